@@ -1,0 +1,53 @@
+PYTHON    ?= python3
+PROFILE   ?= laptop
+EXTRAS    ?= test
+NOTEBOOKS ?=
+
+PY    := .venv/bin/python
+STAMP := .venv/.installed-$(EXTRAS)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv reproduce test notebooks notebooks-check lint format clean
+
+help:  ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PROFILE=$(PROFILE)     a profile of itpo.profiles, such as smoke or laptop"
+	@echo "  NOTEBOOKS=           only these, such as NOTEBOOKS='00 02'"
+	@echo "  EXTRAS=$(EXTRAS)          what .venv holds besides the core; with a GPU: EXTRAS=gpu,test"
+	@echo "  PYTHON=$(PYTHON)       the interpreter (3.11 or newer) that makes .venv"
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing itpo[$(EXTRAS)] into .venv, as pinned in constraints.txt (a minute or more)"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+venv: $(STAMP)  ## make .venv; again only when pyproject.toml or constraints.txt change
+
+reproduce: $(STAMP)  ## run the notebooks at PROFILE: laptop rewrites their outputs and figures/, others go to build/PROFILE
+	@$(PY) -c "from itpo.profiles import get_profile; get_profile('$(PROFILE)')"
+	@$(PY) tools/run_notebooks.py --profile $(PROFILE) $(NOTEBOOKS)
+
+test: $(STAMP)  ## run the tests and the examples in docstrings
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest
+
+notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
+	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)
+
+notebooks-check: $(STAMP)  ## only check that each .ipynb is in step with its .py
+	@$(PY) tools/run_notebooks.py --check $(NOTEBOOKS)
+
+lint: $(STAMP)  ## check style, formatting and types
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+format: $(STAMP)  ## format the code and repair what ruff can repair
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+clean:  ## remove build/ and caches; .venv and the run store runs/ stay
+	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find itpo tests tools notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@echo "Removed build/ and caches (kept .venv and runs/)"

@@ -1,0 +1,254 @@
+"""Reward attribution: one function for each row of the paper's Table 1, and the registry that names them.
+
+A row turns signals about a batch of dialogues into rewards (B, T), zero wherever the row places none. To
+add a row, write one function whose parameters are named after the signals it needs, and add one line to
+`ROWS`.
+
+Shapes: B dialogues, T tokens, K turns. Equation numbers are those of the ITPO paper.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from itpo import turns
+
+
+def _check_outcome(outcome: Tensor, turn_ids: Tensor) -> None:
+    if outcome.shape != turn_ids.shape[:1]:
+        raise ValueError(
+            f"outcome of shape {tuple(outcome.shape)} does not match turn_ids of shape "
+            f"{tuple(turn_ids.shape)}; pass one outcome for each dialogue"
+        )
+
+
+def trajectory_share(outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Place the whole outcome R at the last assistant token, so that every token's return is R.
+
+    Source: Table 1, "trajectory-share".
+
+    Shapes: `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome.
+    Errors: ValueError if the number of outcomes is not that of dialogues.
+    Deviations from the paper: none.
+
+    >>> trajectory_share(torch.tensor([0.75]), torch.tensor([[0, 0, -1, 1]])).tolist()
+    [[0.0, 0.0, 0.0, 0.75]]
+    """
+    _check_outcome(outcome, turn_ids)
+    return torch.where(turns.trajectory_end(turn_ids), outcome[:, None], 0)
+
+
+def uniform(
+    outcome: Float[Tensor, " B"],
+    turn_ids: Int64[Tensor, "B T"],
+    generator: torch.Generator,
+    concentration: float = 1.0,
+) -> Float[Tensor, "B T"]:
+    """Split the outcome over turns by a draw from a symmetric Dirichlet, w ~ Dir(alpha, ..., alpha).
+
+    Source: Table 1, "uniform decomposition".
+
+    Shapes: `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome; rows sum to the outcome.
+    `concentration` is alpha; at 1 every split is equally likely. The draw happens on the generator's
+    device.
+    Errors: ValueError if the number of outcomes is not that of dialogues, or for a concentration that is
+    not positive.
+    Deviations from the paper: the concentration is our choice, the paper's value being unknown to us. The
+    draws follow the (B, K) shape of the batch, so that another batch layout gives another split from the
+    same seed.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> split = uniform(torch.tensor([0.8]), torch.tensor([[0, 0, -1, 1]]), generator)
+    >>> round(split.sum().item(), 6), split[0, 0].item()
+    (0.8, 0.0)
+    """
+    _check_outcome(outcome, turn_ids)
+    if not (math.isfinite(concentration) and concentration > 0):
+        raise ValueError(f"concentration must be positive and finite, got {concentration}; try 1")
+    has_turn = turns.turn_mask(turn_ids)
+    # A Dirichlet draw is a normalised vector of Gamma(alpha) draws, hence the softmax of their logarithms. As
+    # Gamma(alpha) ~ Gamma(alpha + 1) * U^(1/alpha), the logarithm is had without underflow at a small alpha.
+    shape = torch.full(has_turn.shape, concentration + 1, dtype=torch.float64, device=generator.device)
+    exponential = torch.empty_like(shape).exponential_(generator=generator)
+    # torch.distributions draws from the global generator only; this is the function beneath its Gamma.
+    log_gamma = torch._standard_gamma(shape, generator=generator).log() - exponential / concentration
+    weights = turns.normalize(log_gamma.to(outcome.device), has_turn, temperature=1.0)
+    return turns.place_at_turn_ends(weights.to(outcome.dtype) * outcome[:, None], turn_ids)
+
+
+def prime(token_rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Keep the implicit reward r_t of eq. (2) at every assistant token.
+
+    Source: Table 1, "PRIME".
+
+    Shapes: `token_rewards` (B, T), `response_mask` (B, T) bool -> (B, T) in the units of `token_rewards`.
+    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
+    Deviations from the paper: none.
+
+    >>> prime(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])).tolist()
+    [[1.0, 2.0, 0.0]]
+    """
+    if response_mask.dtype != torch.bool or response_mask.shape != token_rewards.shape:
+        raise ValueError(
+            f"response_mask must be bool and of the shape of token_rewards {tuple(token_rewards.shape)}, got "
+            f"{response_mask.dtype} of shape {tuple(response_mask.shape)}; convert it with mask.bool()"
+        )
+    return torch.where(response_mask, token_rewards, 0)
+
+
+def itpo(
+    token_rewards: Float[Tensor, "B T"], turn_ids: Int64[Tensor, "B T"], reduction: str = "sum"
+) -> Float[Tensor, "B T"]:
+    """Place each turn's implicit reward R_k = sum_{t in T_k} r_t at the turn's last token.
+
+    Equation (4); Table 1, "ITPO".
+
+    Shapes: `token_rewards` (B, T), `turn_ids` (B, T) int64 -> (B, T) in the units of `token_rewards`.
+    Errors: ValueError for an unknown reduction or for shapes that do not match.
+    Deviations from the paper: reductions other than "sum", see `itpo.turns.aggregate`.
+
+    >>> itpo(torch.tensor([[1.0, 2.0, 9.0, 4.0]]), torch.tensor([[0, 0, -1, 1]])).tolist()
+    [[0.0, 3.0, 0.0, 4.0]]
+    """
+    return turns.place_at_turn_ends(turns.aggregate(token_rewards, turn_ids, reduction), turn_ids)
+
+
+def norm_itpo(
+    token_rewards: Float[Tensor, "B T"],
+    outcome: Float[Tensor, " B"],
+    turn_ids: Int64[Tensor, "B T"],
+    temperature: float,
+    reduction: str = "sum",
+) -> Float[Tensor, "B T"]:
+    """Split the outcome over turns by the posterior of eq. (5), placing w_k * R at each turn's last token.
+
+    Equation (6); Table 1, "Norm-ITPO".
+
+    Shapes: `token_rewards` (B, T), `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome;
+    rows sum to the outcome, or to 0 in a dialogue without any turn.
+    Errors: ValueError for an unknown reduction, a temperature that is not positive, or shapes that do not
+    match.
+    Deviations from the paper: reductions other than "sum"; the released code uses "length_normalized".
+
+    >>> rewards, ids = torch.tensor([[0.1, 0.1, 9.0, 0.2]]), torch.tensor([[0, 0, -1, 1]])
+    >>> norm_itpo(rewards, torch.tensor([0.5]), ids, temperature=0.4).tolist()
+    [[0.0, 0.25, 0.0, 0.25]]
+    """
+    _check_outcome(outcome, turn_ids)
+    turn_scores = turns.aggregate(token_rewards, turn_ids, reduction)
+    weights = turns.normalize(turn_scores, turns.turn_mask(turn_ids), temperature)
+    return turns.place_at_turn_ends(weights * outcome[:, None], turn_ids)
+
+
+# Where each granularity places its rewards, as a function of the turn ids.
+_REWARD_POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "trajectory": turns.trajectory_end,
+    "turn": turns.turn_ends,
+    "token": lambda turn_ids: turn_ids >= 0,
+}
+
+
+def reward_mask(granularity: str, turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """Mark the positions at which a row of the given granularity places rewards.
+
+    Source: the released code, whose baselines average over the positions at which a source places rewards.
+
+    Shapes: `turn_ids` (B, T) int64 -> (B, T) bool: last assistant tokens, turn ends, or all assistant
+    tokens.
+    Errors: ValueError for an unknown granularity.
+
+    >>> reward_mask("turn", torch.tensor([[0, 0, -1, 1]])).tolist()
+    [[False, True, False, True]]
+    """
+    if granularity not in _REWARD_POSITIONS:
+        raise ValueError(f"unknown granularity {granularity!r}; choose one of {', '.join(_REWARD_POSITIONS)}")
+    return _REWARD_POSITIONS[granularity](turn_ids)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of Table 1: a way to turn signals about a batch into rewards.
+
+    `name` is the key in `ROWS`, `label` what tables and figures print, `function` the attribution, and
+    `granularity` one of "trajectory", "turn" and "token" (ValueError otherwise).
+
+    >>> ROWS["norm_itpo"].granularity, ROWS["norm_itpo"].needs_prm, ROWS["uniform"].needs_prm
+    ('turn', True, False)
+    """
+
+    name: str
+    label: str
+    function: Callable[..., Tensor]
+    granularity: str
+
+    def __post_init__(self) -> None:
+        if self.granularity not in _REWARD_POSITIONS:
+            raise ValueError(
+                f"row {self.name!r} has unknown granularity {self.granularity!r}; "
+                f"choose one of {', '.join(_REWARD_POSITIONS)}"
+            )
+
+    @property
+    def needs_prm(self) -> bool:
+        """Whether the row reads token rewards, so that a process reward model has to be trained for it."""
+        return "token_rewards" in inspect.signature(self.function).parameters
+
+    @property
+    def carries_outcome(self) -> bool:
+        """Whether the row's rewards are shares of the outcome itself."""
+        return "outcome" in inspect.signature(self.function).parameters
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("trajectory_share", "Trajectory-share", trajectory_share, "trajectory"),
+        Row("uniform", "Uniform decomposition", uniform, "turn"),
+        Row("prime", "PRIME", prime, "token"),
+        Row("itpo", "ITPO", itpo, "turn"),
+        Row("norm_itpo", "Norm-ITPO", norm_itpo, "turn"),
+    )
+}
+
+
+def get_row(name: str) -> Row:
+    """Look a row up by name.
+
+    Errors: ValueError for an unknown name, listing the known ones.
+
+    >>> get_row("itpo").label
+    'ITPO'
+    """
+    if name not in ROWS:
+        raise ValueError(f"unknown attribution {name!r}; choose one of {', '.join(ROWS)}")
+    return ROWS[name]
+
+
+def attribute(name: str, **signals: Any) -> Float[Tensor, "B T"]:
+    """Compute the rewards of the row called `name` from whatever signals it declares.
+
+    A row's function is called with those of `signals` that are among its parameters. Others are left aside,
+    so that a training loop can offer every signal it has to any row.
+
+    Shapes: those of the row's function -> (B, T).
+    Errors: ValueError for an unknown name, or for a signal that the row needs and that was not passed.
+
+    >>> rewards, ids = torch.ones(1, 3), torch.tensor([[0, 0, -1]])
+    >>> attribute("itpo", token_rewards=rewards, turn_ids=ids, outcome=torch.ones(1)).tolist()
+    [[0.0, 2.0, 0.0]]
+    """
+    row = get_row(name)
+    parameters = inspect.signature(row.function).parameters
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in signals]
+    if missing:
+        raise ValueError(
+            f"attribution {name!r} needs {', '.join(missing)}, got only {', '.join(signals) or 'nothing'}; "
+            "pass what is missing by keyword"
+        )
+    return row.function(**{key: signals[key] for key in parameters if key in signals})

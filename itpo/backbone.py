@@ -1,0 +1,142 @@
+"""One frozen base model that carries every trainable part as a LoRA adapter.
+
+The reference is the base without adapters, the policy and the process reward model (PRM) are adapters on it, so one set of
+weights serves all. Switching writes two attributes a layer and never touches ``requires_grad``: peft's own ``set_adapter`` and
+``disable_adapter`` do, which is how a frozen adapter comes back trainable or a backward pass loses its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from itpo.dialogue import TokenBatch
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Shape of the LoRA adapters, on all linear layers; rank and scaling are our choice [O]."""
+
+    rank: int = 16
+    alpha: int = 32
+
+
+class Backbone:
+    """A frozen causal LM with named adapters, of which at most one is active at a time.
+
+    Outside :meth:`use` no adapter is active and the model is the reference.
+
+    Raises ``ValueError`` when the model has no linear layer to adapt.
+    """
+
+    def __init__(self, model: Any, names: Sequence[str], adapter: Adapter, seed: int = 0) -> None:
+        model.requires_grad_(False)
+        config = LoraConfig(
+            r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.peft_model = get_peft_model(model, config, adapter_name=names[0])
+            for name in names[1:]:
+                self.peft_model.add_adapter(name, config)
+        self.model = self.peft_model.get_base_model().eval()
+        self.names = tuple(names)
+        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        if not self._layers:
+            raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+        for name in names:
+            for parameter in self.parameters(name).values():
+                parameter.requires_grad_(True)
+        self._activate(None)
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's own parameters by their full name."""
+        if name not in self.names:
+            raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
+        return {key: p for key, p in self.model.named_parameters() if f".{name}." in key}
+
+    def _activate(self, name: str | None) -> None:
+        for layer in self._layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [name]
+        self.active = name
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Make one adapter (``None``: the reference) active inside the block; forward and backward belong inside it.
+
+        Raises ``ValueError`` for an unknown name.
+        """
+        if name is not None and name not in self.names:
+            raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
+        before = self.active
+        self._activate(name)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def token_stats(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
+
+        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed. The
+        head is applied to the positions that predict a response token only. Raises ``ValueError`` if a row's first token is a
+        response token: nothing predicts it.
+        """
+        if bool(response_mask[:, 0].any()):
+            raise ValueError(
+                "a response token at position 0 has no context: begin each row with a prompt token"
+            )
+        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        head = self.model.get_output_embeddings()
+        logp = log_softmax(head(hidden[:, :-1][response_mask[:, 1:]]).float(), dim=-1)
+        chosen = logp.gather(1, input_ids[response_mask][:, None]).squeeze(1)
+        entropy = -(logp.exp() * logp).sum(1)
+        empty = logp.new_zeros(response_mask.shape)
+        return empty.masked_scatter(response_mask, chosen), empty.masked_scatter(response_mask, entropy)
+
+    @torch.no_grad()
+    def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
+        """Log-probabilities (nats) of all response tokens under adapter ``name`` (``None``: the reference), without gradient."""
+        result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
+        with self.use(name):
+            for rows, width in micro_batches(batch.lengths, token_budget):
+                logp, _ = self.token_stats(batch.input_ids[rows, :width], batch.response_mask[rows, :width])
+                result[rows, :width] = logp
+        return result
+
+    def save_adapter(self, name: str, folder: Any) -> None:
+        """Write one adapter as a standard PEFT folder (safetensors)."""
+        self.peft_model.save_pretrained(folder, selected_adapters=[name])
+
+
+def micro_batches(
+    lengths: Int64[Tensor, " B"], token_budget: int
+) -> Iterator[tuple[Int64[Tensor, " b"], int]]:
+    """Split rows into length-sorted pieces of at most ``token_budget`` padded tokens: (row numbers, width) each.
+
+    The longest rows come first, so that a lack of memory shows in the first piece. A row longer than the budget gets a
+    piece of its own.
+
+    >>> [(rows.tolist(), width) for rows, width in micro_batches(torch.tensor([2, 5, 4, 1]), 10)]
+    [([1, 2], 5), ([0, 3], 2)]
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        width = max(int(lengths[order[start]]), 1)
+        count = max(token_budget // width, 1)
+        yield order[start : start + count], width
+        start += count

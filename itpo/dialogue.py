@@ -1,0 +1,170 @@
+"""Messages, dialogues and the token batch that every estimator reads.
+
+A dialogue exists twice: as text, which users and scores read, and as the exact token ids that the policy
+sampled, which are kept and never re-tokenised (decoding and encoding again may change them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from itpo.turns import turn_ids as number_turns
+
+_MARK = "\x02"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation, in the field's role/content form."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The message as chat templates and OpenAI-compatible servers take it."""
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A finished conversation: text, the token ids it was made of, and its outcome.
+
+    ``response_mask[t]`` is true where the policy chose token ``t``; ``sampled_logp[t]`` is the log-probability
+    it had when it was chosen (nats; 0 at the other tokens). ``outcome`` is the task's score in [0, 1].
+    """
+
+    example: Any
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...]
+    response_mask: tuple[bool, ...]
+    sampled_logp: tuple[float, ...]
+    outcome: float
+
+    @property
+    def assistant_turns(self) -> int:
+        """How many assistant turns the dialogue has."""
+        return sum(message.role == "assistant" for message in self.messages)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B dialogues as right-padded tensors of T tokens; rows of one group (same prompt) are contiguous."""
+
+    input_ids: Int64[Tensor, "B T"]
+    attention_mask: Bool[Tensor, "B T"]
+    response_mask: Bool[Tensor, "B T"]
+    turn_ids: Int64[Tensor, "B T"]
+    outcome: Float[Tensor, " B"]
+    group_size: int
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def lengths(self) -> Int64[Tensor, " B"]:
+        """Number of real tokens of each row."""
+        return self.attention_mask.sum(1)
+
+    @property
+    def response_lengths(self) -> Float[Tensor, " B"]:
+        """Tokens after the prompt (assistant and user): the N of the length penalty ``S = R - lambda N`` [S]."""
+        first = torch.where(self.response_mask.any(1), self.response_mask.int().argmax(1), self.lengths)
+        return (self.lengths - first).to(self.outcome.dtype)
+
+
+def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> TokenBatch:
+    """Stack dialogues into one right-padded batch.
+
+    Padding is marked by the attention mask alone, never by the token id. Raises ``ValueError`` for an empty list or
+    a number of dialogues that ``group_size`` does not divide.
+
+    >>> d = Dialogue(None, (), (5, 6, 7), (False, True, True), (0.0, -0.1, -0.2), 1.0)
+    >>> collate([d, d], group_size=2, pad_id=0).turn_ids.tolist()
+    [[-1, 0, 0], [-1, 0, 0]]
+    """
+    if not dialogues or len(dialogues) % group_size:
+        raise ValueError(
+            f"cannot form groups of {group_size} from {len(dialogues)} dialogues: "
+            "pass a positive multiple of group_size"
+        )
+    width = max(len(d.ids) for d in dialogues)
+
+    def pad(rows: list[Sequence[Any]], fill: Any, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)
+
+    response_mask = pad([d.response_mask for d in dialogues], False, torch.bool)
+    return TokenBatch(
+        input_ids=pad([d.ids for d in dialogues], pad_id, torch.int64),
+        attention_mask=pad([[True] * len(d.ids) for d in dialogues], False, torch.bool),
+        response_mask=response_mask,
+        turn_ids=number_turns(response_mask),
+        outcome=torch.tensor([d.outcome for d in dialogues], dtype=torch.float32),
+        group_size=group_size,
+    )
+
+
+class ChatFormat:
+    """Turns messages into token blocks that can be appended one at a time.
+
+    A fresh application of the chat template to a longer conversation may change tokens at turn boundaries, so every
+    block is cut out of a rendered template once and appended as it is. ``eos_id`` ends an assistant turn.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
+                "use an instruction-tuned model, or set tokenizer.chat_template"
+            )
+        self.tokenizer = tokenizer
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
+        return self.tokenizer.apply_chat_template(
+            [m.as_dict() for m in messages], tokenize=False, add_generation_prompt=prompt
+        )
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of the messages before the first assistant turn, ending where the assistant begins to speak."""
+        return self._ids(self._render(messages, prompt=True))
+
+    def user_block(self, text: str, closed: bool = True) -> list[int]:
+        """Tokens from the end of an assistant turn to the start of the next, around the user's ``text``.
+
+        ``closed`` says whether the sampled turn ended with ``eos_id`` itself; a turn cut off by its token limit did
+        not, and the block then begins with the end marker.
+        """
+        around = [Message("user", "x"), Message("assistant", _MARK), Message("user", text)]
+        tail = self._render(around, prompt=True).rpartition(_MARK)[2].lstrip(" ")
+        ids = self._ids(tail)
+        return ids[1:] if closed and ids[:1] == [self.eos_id] else ids
+
+    def assistant_ids(self, text: str) -> list[int]:
+        """Tokens of an assistant turn, its end marker included."""
+        return [*self._ids(text), self.eos_id]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What an assistant turn says, without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """A whole conversation as ids and response mask, built from the same blocks as a rollout."""
+        start = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
+        ids = self.opening(messages[:start])
+        mask = [False] * len(ids)
+        for message in messages[start:]:
+            is_reply = message.role == "assistant"
+            block = self.assistant_ids(message.content) if is_reply else self.user_block(message.content)
+            ids += block
+            mask += [is_reply] * len(block)
+        return ids, mask

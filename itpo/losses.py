@@ -1,0 +1,170 @@
+"""Policy losses over assistant tokens: clipped surrogate, KL to the reference, masked mean.
+
+Shapes: B dialogues, T tokens. Log-probabilities are in nats. Every mean takes an optional `denominator`,
+the number of assistant tokens of the whole minibatch: losses of micro-batches divided by it add up to the
+loss of the minibatch.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# A log-ratio above this is cut before it is exponentiated, since exp overflows float32 from 89 on. No token
+# of a policy that is anywhere near the one it is compared with gets there.
+MAX_LOG_RATIO = 20.0
+
+
+def _masked_log_ratio(logp: Tensor, other_logp: Tensor, mask: Tensor) -> Tensor:
+    if logp.shape != other_logp.shape:
+        raise ValueError(
+            f"log-probabilities of shapes {tuple(logp.shape)} and {tuple(other_logp.shape)} do not match; "
+            "score the same tokens with both models"
+        )
+    _check_mask(mask, logp)
+    # Masked before the exponential: an overflow on padding would turn the gradient into NaN.
+    return torch.where(mask, logp - other_logp, 0).clamp(max=MAX_LOG_RATIO)
+
+
+def _check_mask(mask: Tensor, values: Tensor) -> None:
+    if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape != values.shape:
+        raise ValueError(
+            f"mask must be bool and of the values' shape {tuple(values.shape)} = (B, T), got {mask.dtype} "
+            f"of shape {tuple(mask.shape)}; convert it with mask.bool()"
+        )
+
+
+def _check_surrogate(advantages: Tensor, logp: Tensor, clip: float) -> None:
+    if advantages.shape != logp.shape:
+        raise ValueError(
+            f"advantages of shape {tuple(advantages.shape)} do not match log-probabilities of shape "
+            f"{tuple(logp.shape)}; pass one advantage for each token"
+        )
+    if not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}; the released runs use 0.2")
+
+
+def masked_mean(
+    values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], denominator: int | None = None
+) -> Float[Tensor, ""]:
+    """Average the masked values, sum_{t in mask} v_t / N; on token entropies this is the entropy bonus.
+
+    Source: the released code, which averages every policy loss over assistant tokens.
+
+    Shapes: `values` (B, T), `mask` (B, T) bool -> () in the units of `values`; 0 for an empty mask.
+    `denominator` is N, left out: the number of masked tokens here.
+    Errors: ValueError for a mask that is not bool or not of the values' shape, or a denominator below 1.
+    Deviations from the paper: none.
+
+    >>> masked_mean(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]])).item()
+    2.0
+    """
+    _check_mask(mask, values)
+    if denominator is not None and denominator < 1:
+        raise ValueError(
+            f"denominator must be at least 1, got {denominator}; pass the minibatch's token count"
+        )
+    count = mask.sum().clamp(min=1) if denominator is None else denominator
+    return torch.where(mask, values, 0).sum() / count
+
+
+def importance_ratio(
+    logp: Float[Tensor, "B T"], old_logp: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Give the probability ratio of the new policy to the one that sampled, rho_t = exp(log pi - log pi_old).
+
+    Source: the ratio inside the clipped surrogate (Schulman et al., 2017).
+
+    Shapes: `logp`, `old_logp` (B, T) in nats, `mask` (B, T) bool -> (B, T), 1 off the mask.
+    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
+    Deviations from the paper: ratios are cut at exp(20), which keeps them finite.
+
+    >>> logp, old_logp = torch.tensor([[-1.0, -9.0]]), torch.tensor([[-1.0, -1.0]])
+    >>> importance_ratio(logp, old_logp, torch.tensor([[True, False]])).tolist()
+    [[1.0, 1.0]]
+    """
+    return _masked_log_ratio(logp, old_logp, mask).exp()
+
+
+def clipped_surrogate(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+    denominator: int | None = None,
+) -> Float[Tensor, ""]:
+    """Score a policy step, -mean_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t), to be minimised.
+
+    Source: PPO (Schulman et al., 2017), averaged over assistant tokens as in the released code, clip 0.2.
+
+    Shapes: `logp`, `old_logp` (B, T) in nats, `advantages` (B, T), `mask` (B, T) bool -> (). Gradients
+    reach `logp` only. `denominator`: see `masked_mean`.
+    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip or denominator out
+    of range.
+    Deviations from the paper: ratios are cut at exp(20), which keeps them finite.
+
+    >>> logp = torch.log(torch.tensor([[0.9, 0.5]]))
+    >>> old_logp = torch.log(torch.tensor([[0.5, 0.5]]))
+    >>> loss = clipped_surrogate(logp, old_logp, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    >>> round(loss.item(), 4)
+    -1.1
+    """
+    _check_surrogate(advantages, logp, clip)
+    ratio = importance_ratio(logp, old_logp.detach(), mask)
+    advantages = advantages.detach()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return -masked_mean(surrogate, mask, denominator)
+
+
+def clip_fraction(
+    logp: Float[Tensor, "B T"],
+    old_logp: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+) -> Float[Tensor, ""]:
+    """Measure the share of assistant tokens whose gradient the clipping removes.
+
+    Those are the tokens with A_t > 0 and rho_t > 1 + c, or A_t < 0 and rho_t < 1 - c.
+
+    Shapes: `logp`, `old_logp` (B, T) in nats, `advantages` (B, T), `mask` (B, T) bool -> () between 0 and
+    1.
+    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip that is not
+    positive.
+
+    >>> logp = torch.log(torch.tensor([[0.9, 0.5]]))
+    >>> old_logp = torch.log(torch.tensor([[0.5, 0.5]]))
+    >>> clip_fraction(logp, old_logp, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)).item()
+    0.5
+    """
+    _check_surrogate(advantages, logp, clip)
+    ratio = importance_ratio(logp.detach(), old_logp, mask)
+    clipped = ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
+    return masked_mean(clipped.to(logp.dtype), mask)
+
+
+def kl_k3(
+    logp: Float[Tensor, "B T"],
+    ref_logp: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    denominator: int | None = None,
+) -> Float[Tensor, ""]:
+    """Estimate the KL divergence from the policy to the reference, mean_t exp(d_t) - d_t - 1.
+
+    Here d_t = log pi_ref - log pi at token t.
+
+    Source: the k3 estimator (Schulman, 2020), which the released code uses with coefficient 1e-3. It is
+    never negative, and unbiased on tokens drawn from the policy.
+
+    Shapes: `logp`, `ref_logp` (B, T) in nats, `mask` (B, T) bool -> () in nats. Gradients reach `logp`
+    only. `denominator`: see `masked_mean`.
+    Errors: ValueError for shapes that do not match, a mask that is not bool, or a denominator below 1.
+    Deviations from the paper: d is cut at 20, which keeps the estimate finite.
+
+    >>> logp, mask = torch.tensor([[-1.0, -2.0]]), torch.tensor([[True, False]])
+    >>> round(kl_k3(logp, torch.tensor([[-2.0, -9.0]]), mask).item(), 4)
+    0.3679
+    """
+    difference = _masked_log_ratio(ref_logp.detach(), logp, mask)
+    # expm1 keeps the digits that exp(d) - 1 loses while the two models are close, as early in training.
+    return masked_mean(torch.expm1(difference) - difference, mask, denominator)

@@ -1,0 +1,137 @@
+"""Frozen configurations: one method of Table 1, one run, one profile. Every value says where it comes from.
+
+Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our own choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from itpo.attribution import get_row
+from itpo.backbone import Adapter
+from itpo.embedded import EmbeddedModel
+from itpo.sampler import Sampling
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 1 with the settings that belong to it."""
+
+    row: str
+    coef: float = 5.0  # weight of the row's own rewards; 5 in the released math runs [C]
+    outcome_coef: float = 0.0  # weight of the outcome as a second source; 5 with ITPO on the medical task [C]
+    beta: float = 0.2  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
+    eta: float = 0.4  # eq. (5) [C]
+    reduction: str = "sum"  # eq. (4); the released softmax takes "length_normalized" [C]
+    rescale: bool = False  # the released code's per-batch rescaling of token rewards [C]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run, and nothing else: equal configurations give equal numbers on a CPU."""
+
+    method: Method
+    seed: int
+    steps: int
+    task: str = "math"
+    model: EmbeddedModel = field(default_factory=EmbeddedModel)
+    adapter: Adapter = field(default_factory=Adapter)
+    sampling: Sampling = field(default_factory=Sampling)
+    prompts: int = 16  # per step [C]
+    rollouts: int = 8  # per prompt [C]
+    baseline: str = "released"  # of RLOO [C]
+    length_penalty: float = 5e-6  # lambda, per token after the prompt [S]
+    policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
+    policy_minibatches: int = 4  # per step [C]
+    policy_clip_norm: float = 1.0  # gradient norm [O]
+    clip: float = 0.2  # of the surrogate [C]
+    kl_coef: float = 1e-3  # k3 [C]
+    entropy_coef: float = 1e-3  # [C]
+    prm_lr: float = 1e-3  # [O]; 1e-6 [C]
+    prm_minibatches: int = 8  # "many small minibatches per batch" [C]
+    prm_clip_norm: float = 10.0  # [C]
+    prm_warmup: int = 10  # batches of reference rollouts before the first step [O]
+    token_budget: int = 2048  # padded tokens of one forward pass [O]; changes no result beyond rounding
+    eval_every: int = 10  # steps [O]
+    eval_dialogues: int = 256  # held-out problems [O]
+    probe_dialogues: int = 64  # fixed reference rollouts whose rewards are kept over training [O]
+    probe_every: int = 5  # steps [O]
+    checkpoint_every: int = 10  # steps; 50 [C]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale at which the notebooks run."""
+
+    name: str
+    summary: str
+    run: RunConfig
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+
+    def config(self, row: str, seed: int) -> RunConfig:
+        """The run of one row and seed; raises ``ValueError`` for a row that the profile does not have.
+
+        >>> get_profile("smoke").config("itpo", 0).method.row
+        'itpo'
+        """
+        get_row(row)
+        for method in self.methods:
+            if method.row == row:
+                return replace(self.run, method=method, seed=seed)
+        raise ValueError(
+            f"profile {self.name!r} has no row {row!r}; it has: {', '.join(m.row for m in self.methods)}"
+        )
+
+    def grid(self) -> list[RunConfig]:
+        """Every row with every seed, rows first."""
+        return [self.config(method.row, seed) for method in self.methods for seed in self.seeds]
+
+
+METHODS = (
+    Method("trajectory_share"),
+    Method("uniform"),
+    Method("prime", outcome_coef=5.0),
+    Method("itpo", outcome_coef=5.0),
+    Method("norm_itpo"),
+)
+
+LAPTOP = Profile(
+    name="laptop",
+    summary="embedded model and task, 2 CPU cores",
+    run=RunConfig(method=METHODS[0], seed=0, steps=60),
+    methods=METHODS,
+    seeds=(0, 1, 2),
+)
+
+SMOKE = replace(
+    LAPTOP,
+    name="smoke",
+    summary="a few steps of everything, to see that it works; its numbers mean nothing",
+    run=replace(
+        LAPTOP.run,
+        steps=4,
+        model=EmbeddedModel(steps=150),
+        prompts=4,
+        prm_warmup=1,
+        eval_every=2,
+        eval_dialogues=32,
+        probe_dialogues=16,
+        probe_every=1,
+        checkpoint_every=2,
+    ),
+    seeds=(0, 1),
+)
+
+PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP)}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile called ``name``; raises ``ValueError`` listing the known ones otherwise.
+
+    >>> get_profile("laptop").run.rollouts
+    8
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known profiles: {', '.join(PROFILES)}")
+    return PROFILES[name]

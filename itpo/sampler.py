@@ -1,0 +1,180 @@
+"""Batched multi-turn generation with one key/value cache that is kept across all turns of a dialogue.
+
+Each turn appends one left-padded block to the cache: the last sampled token of the turn before, the user's reply and the
+marker that opens the next assistant turn. Positions follow the attention mask, so ragged rows see exactly what they would see
+alone. Dialogues that have ended leave the batch, and the cache with them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from itpo.backbone import Backbone
+from itpo.dialogue import ChatFormat, Dialogue, Message
+from itpo.tasks import Task
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a turn is decoded. Temperature 1 without truncation keeps importance ratios exact [C]."""
+
+    max_turn_tokens: int = 24
+    greedy: bool = False
+
+
+@dataclass
+class _Open:
+    """A dialogue that is still going on."""
+
+    example: Any
+    messages: list[Message]
+    rng: random.Random
+    ids: list[int]
+    mask: list[bool]
+    logp: list[float]
+    block: list[int]
+    turn: list[int] = field(default_factory=list)
+
+    def close(self, task: Task) -> Dialogue:
+        outcome = float(task.score(self.example, self.messages))
+        if not 0.0 <= outcome <= 1.0:
+            raise ValueError(f"task {task.name!r} scored {outcome}; an outcome must be in [0, 1]")
+        messages, ids, mask = tuple(self.messages), tuple(self.ids), tuple(self.mask)
+        return Dialogue(self.example, messages, ids, mask, tuple(self.logp), outcome)
+
+
+class _Cache:
+    """The key/value cache of the dialogues that go on, and which of its columns are real tokens."""
+
+    def __init__(self, backbone: Backbone, rows: int) -> None:
+        self.model = backbone.model
+        self.device = next(self.model.parameters()).device
+        self.values = DynamicCache()
+        self.mask = torch.zeros((rows, 0), dtype=torch.bool, device=self.device)
+
+    def append(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Feed a block (rows, W) and return the logits after its last column."""
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        positions = (self.mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask.long(),
+            position_ids=positions,
+            past_key_values=self.values,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(rows, device=self.device)
+        self.values.batch_select_indices(index)
+        self.mask = self.mask[index]
+
+
+@torch.no_grad()
+def rollout(
+    backbone: Backbone,
+    chat: ChatFormat,
+    task: Task,
+    examples: Sequence[Any],
+    rngs: Sequence[random.Random],
+    generator: torch.Generator,
+    sampling: Sampling,
+) -> list[Dialogue]:
+    """Hold one conversation per example, all in one batch, under the backbone's active adapter.
+
+    ``rngs`` drive the users (one generator a dialogue), ``generator`` the policy's sampling. Returns the finished
+    dialogues in the order of ``examples``, with the log-probability of each sampled token.
+
+    Raises ``ValueError`` if ``rngs`` and ``examples`` differ in number or a score leaves [0, 1].
+    """
+    if len(rngs) != len(examples):
+        raise ValueError(f"got {len(examples)} examples but {len(rngs)} user generators: pass one for each")
+    states = []
+    for example, rng in zip(examples, rngs, strict=True):
+        messages = list(task.opening(example))
+        ids = chat.opening(messages)
+        states.append(
+            _Open(example, messages, rng, list(ids), [False] * len(ids), [0.0] * len(ids), list(ids))
+        )
+    return run_dialogues(backbone, chat, task, states, generator, sampling)
+
+
+def run_dialogues(
+    backbone: Backbone,
+    chat: ChatFormat,
+    task: Task,
+    states: list[_Open],
+    generator: torch.Generator,
+    sampling: Sampling,
+) -> list[Dialogue]:
+    """Continue open dialogues, each ready for an assistant turn, to their end."""
+    cache = _Cache(backbone, len(states))
+    going = list(range(len(states)))
+    while going:
+        active = [states[i] for i in going]
+        _assistant_turn(cache, chat, active, generator, sampling)
+        stay = [k for k, state in enumerate(active) if _user_turn(state, chat, task)]
+        going = [going[k] for k in stay]
+        if going and len(stay) < len(active):
+            cache.keep(stay)
+    return [state.close(task) for state in states]
+
+
+def _assistant_turn(
+    cache: _Cache, chat: ChatFormat, states: list[_Open], generator: torch.Generator, sampling: Sampling
+) -> None:
+    """Sample one turn for every dialogue; the last token of each stays out of the cache until the next block."""
+    width = max(len(s.block) for s in states)
+    ids = torch.tensor(
+        [[chat.pad_id] * (width - len(s.block)) + s.block for s in states], device=cache.device
+    )
+    mask = torch.tensor(
+        [[False] * (width - len(s.block)) + [True] * len(s.block) for s in states], device=cache.device
+    )
+    open_ = torch.ones(len(states), dtype=torch.bool, device=cache.device)
+    tokens, logps = [], []
+    for _ in range(sampling.max_turn_tokens):
+        logp = torch.log_softmax(cache.append(ids, mask), dim=-1)
+        if sampling.greedy:  # noqa: SIM108
+            chosen = logp.argmax(1, keepdim=True)
+        else:
+            chosen = torch.multinomial(logp.exp(), 1, generator=generator)
+        tokens.append(torch.where(open_[:, None], chosen, chat.pad_id))
+        logps.append(logp.gather(1, chosen).masked_fill(~open_[:, None], 0.0))
+        ended = chosen.squeeze(1) == chat.eos_id
+        lengths = open_.long() if len(tokens) == 1 else lengths + open_.long()
+        open_ = open_ & ~ended
+        if not bool(open_.any()):
+            break
+        ids, mask = tokens[-1], open_[:, None]
+    turn_ids, turn_logps = torch.cat(tokens, 1).tolist(), torch.cat(logps, 1).tolist()
+    for state, row, row_logp, length in zip(states, turn_ids, turn_logps, lengths.tolist(), strict=True):
+        state.turn = row[:length]
+        state.ids += state.turn
+        state.mask += [True] * length
+        state.logp += row_logp[:length]
+        state.messages.append(Message("assistant", chat.text(state.turn)))
+
+
+def _user_turn(state: _Open, chat: ChatFormat, task: Task) -> bool:
+    """Let the user answer; false when the conversation is over."""
+    turns = sum(m.role == "assistant" for m in state.messages)
+    reply = None if turns >= task.max_turns else task.reply(state.example, state.messages, state.rng)
+    if reply is None:
+        return False
+    state.messages.append(Message("user", reply))
+    block = chat.user_block(reply, closed=state.turn[-1] == chat.eos_id)
+    state.ids += block
+    state.mask += [False] * len(block)
+    state.logp += [0.0] * len(block)
+    state.block = [state.turn[-1], *block]
+    return True

@@ -1,0 +1,228 @@
+"""Under the run store: versions of code, hashes of configs, files that survive a crash, and locks.
+
+A whole file is written beside its place, synced and moved there, so that a crash at any moment leaves the
+old one or the new one. Locks are ``flock`` (Linux, macOS), which the system drops when a process ends,
+however it ends.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+IN_WORK = ".partial"
+
+_LIBRARIES = ("torch", "transformers", "peft")
+_PACKAGE = Path(__file__).parent
+_NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
+_NUMERICS += ["users", "embedded", "trainer"]
+_START_OVER = "move the folder away (or delete it) and start again"
+
+
+class RunFolderError(RuntimeError):
+    """A folder of the store is corrupt, was edited, or is not ours. It is never overwritten."""
+
+    def __init__(self, path: Path, wrong: str, remedy: str = _START_OVER) -> None:
+        super().__init__(f"{path}: {wrong}; nothing was changed there: {remedy}")
+
+
+class RunBusyError(RuntimeError):
+    """Another process is training this run."""
+
+
+def numerics_version() -> str:
+    """12 hex digits for the code that decides numbers and the versions of torch, transformers and peft.
+
+    Comments, docstrings and layout do not count, nor does the local tag of torch (``+cpu``). Modules that
+    do not exist are skipped. The value is that of the first call in this process.
+
+    >>> len(numerics_version())
+    12
+    """
+    return _numerics()
+
+
+@functools.cache
+def _numerics() -> str:
+    paths = [path for name in _NUMERICS if (path := _PACKAGE / f"{name}.py").exists()]
+    paths += [p for p in (_PACKAGE / "tasks").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    sources = {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in paths}
+    return hash_sources(sources, {name: v.split("+")[0] for name, v in library_versions().items()})
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that the numbers depend on."""
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def hash_sources(sources: Mapping[str, bytes], versions: Mapping[str, str]) -> str:
+    """12 hex digits for files by name, Python files without comments, docstrings and layout, and library versions.
+
+    Equal under every Python version, which ``ast.dump`` is not. Raises ``SyntaxError`` for a file that
+    Python cannot parse.
+
+    >>> hash_sources({"a.py": b"x = 1  # one"}, {}) == hash_sources({"a.py": b"x=1"}, {})
+    True
+    """
+    content = {n: _dump(ast.parse(s)) if n.endswith(".py") else sha256(s) for n, s in sources.items()}
+    return hash_json([content, dict(versions)])[:12]
+
+
+def _dump(node: object) -> str:
+    """The syntax tree without docstrings and empty fields (Python versions differ in which of those there are)."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    values = {name: getattr(node, name, None) for name in sorted(node._fields)}
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        values["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+    keep_empty = isinstance(node, ast.Constant)
+    inner = [f"{k}={_dump(v)}" for k, v in values.items() if keep_empty or (v is not None and v != [])]
+    return f"{type(node).__name__}({','.join(inner)})"
+
+
+def sha256(content: bytes | str) -> str:
+    """64 hex digits for bytes, or for text in UTF-8."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return sha256(json.dumps(value, sort_keys=True, allow_nan=False))
+
+
+def plain(value: Any, where: str) -> Any:
+    """A config value as JSON; a dataclass keeps its class name, so that two classes with equal fields differ."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+        return {"class": type(value).__qualname__, **inner}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(v, f"{where}.{key}") for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(f"{where} is {value!r}: use finite numbers, strings, None, lists, dicts and dataclasses")
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with None for each float that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Say in an ``OSError`` for lack of space which folder it was and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        reason = f"no space to write in {folder} ({error.strerror})"
+        remedy = "free some space and start again: the run then resumes from its last checkpoint"
+        raise OSError(error.errno, f"{reason}; {remedy}") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a whole file so that a crash at any moment leaves the old one or the new one."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.parent / IN_WORK
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def json_bytes(**content: Any) -> bytes:
+    """A JSON document that people can read. Raises ``TypeError`` or ``ValueError`` for what JSON cannot hold."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line; a float that is not finite becomes null."""
+    lines = [json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
+    return "".join(lines).encode()
+
+
+def read_json(path: Path, remedy: str = _START_OVER) -> dict[str, Any]:
+    """A JSON object from a file. Raises :class:`RunFolderError` with the remedy if there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunFolderError(path, "the file is missing", remedy) from None
+    except (ValueError, OSError) as error:
+        raise RunFolderError(path, f"cannot be read ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise RunFolderError(path, "is not a JSON object", remedy)
+    return content
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a log; a last line without its end is still being written."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RunFolderError(path, f"has a line that is not JSON ({error})") from error
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors in the safetensors format; the same tensors always give the same bytes."""
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+
+
+def take_lock(path: Path, patience: float) -> IO[str]:
+    """Take an exclusive lock, held until the file is closed or the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+")  # noqa: SIM115 - open as long as the lock is held
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            what = f"{path.stem} in {path.parent.parent}"
+            raise RunBusyError(f"{what} is in use by {holder}: wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        return file

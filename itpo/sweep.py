@@ -1,0 +1,242 @@
+"""Train many runs in parallel processes; finished ones are loaded, interrupted ones go on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from itpo.runs import Run, Store
+
+Train = Callable[[Any, Run], None]
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+_POLL_SECONDS = 2.0
+
+
+class SweepError(RuntimeError):
+    """Some runs of a sweep failed; the message has their folders and the first traceback, ``failures`` has all."""
+
+    def __init__(self, failures: Sequence[tuple[Run, str]], total: int) -> None:
+        self.failures = tuple(failures)
+        others = "".join(
+            f"\nalso failed: {run.folder}: {text.splitlines()[-1]}" for run, text in failures[1:]
+        )
+        run, text = failures[0]
+        super().__init__(f"{len(failures)} of {total} runs failed. {run.folder}:\n{text.rstrip()}{others}")
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One child process and our end of the pipe to it."""
+
+    process: Any
+    connection: Connection
+
+
+def sweep(
+    store_root: Path | str, configs: Sequence[Any], train: Train, workers: int = 2, progress: bool = True
+) -> list[Run]:
+    """Load or train the run of each config and return them in the order of ``configs``.
+
+    ``train(config, run)`` must be a function of a module (or a ``functools.partial`` of one): each of
+    ``workers`` fresh processes, with one torch thread, imports it by name. It resumes by ``run.restore()``
+    and ends with ``run.finish(...)``. A config has ``steps``, which the progress bar counts against the
+    steps in ``metrics.jsonl``. Global random generators are seeded before every run, so that none depends
+    on the runs its process trained before.
+
+    When a run fails the others still finish; then :class:`SweepError` is raised. Raises ``ValueError``,
+    before anything is trained, if ``train`` or a config's class cannot be imported or ``workers`` is not
+    positive, and :class:`itpo.runs.RunFolderError` for a damaged folder. An interrupt ends the processes;
+    their runs resume next time.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: at least one process must train")
+    for thing in (train, *{type(config) for config in configs}):
+        _require_importable(thing)
+    store = Store(store_root)
+    runs = [store.open(config) for config in configs]
+    todo = list({run.folder: run for run in runs if not run.done}.values())
+    for run in todo:
+        run.release()
+    start = time.monotonic()
+    failures = _train_all(store.root, todo, train, workers, progress) if todo else []
+    if failures:
+        raise SweepError(failures, len(runs))
+    if progress:
+        loaded = len(runs) - len(todo)
+        took = _duration(time.monotonic() - start)
+        print(f"{len(runs)} runs: {loaded} loaded, {len(todo)} trained in {took}")
+    return [store.open(config) for config in configs]
+
+
+def _require_importable(thing: Any) -> None:
+    while isinstance(thing, partial):
+        thing = thing.func
+    in_notebook = thing.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    if in_notebook or "<" in thing.__qualname__:
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        raise ValueError(f"another process cannot import {name}: define it at the top level of a module")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _train_all(
+    root: Path, todo: Sequence[Run], train: Train, workers: int, progress: bool
+) -> list[tuple[Run, str]]:
+    """Hand out the runs, one at a time to each process, and collect (run, traceback) of those that failed."""
+    pending, failures = deque(todo), []
+    idle: list[_Worker] = []
+    busy: dict[_Worker, Run] = {}
+    with _Progress(todo, progress) as bar:
+        try:
+            while pending or busy:
+                while pending and len(busy) < workers:
+                    worker, run = idle.pop() if idle else _start(root), pending.popleft()
+                    busy[worker] = run
+                    with suppress(BrokenPipeError):  # it died: the wait below sees that
+                        worker.connection.send((train, run.config, run.folder))
+                ready = wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
+                bar.update(busy.values(), len(todo) - len(pending) - len(busy))
+                for worker in [worker for worker in busy if worker.connection in ready]:
+                    run, error = busy.pop(worker), _result(worker)
+                    if worker.process.exitcode is None:
+                        idle.append(worker)
+                    if error:
+                        failures.append((run, error))
+        finally:
+            _end([*idle, *busy])
+    return failures
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(5.0)
+        worker.process.kill()
+
+
+def _start(root: Path) -> _Worker:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, root), daemon=True)
+    with _environment(_ONE_THREAD):  # read when the child imports torch, before any code of ours runs there
+        process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _result(worker: _Worker) -> str:
+    """The traceback that a process sends at the end of a run, empty if all went well."""
+    try:
+        return str(worker.connection.recv())
+    except (EOFError, ConnectionResetError):
+        worker.process.join()
+        code = worker.process.exitcode
+        return f"the process ended with exit code {code} (-9: killed, perhaps for lack of memory)"
+
+
+def _work(connection: Connection, root: Path) -> None:
+    """What a child does: train the runs it is sent until it is terminated or its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the interrupt too, and ends its children
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            train, config, folder = connection.recv()
+            error = _train_one(train, config, folder, Store(root))
+        except EOFError:
+            return
+        except Exception:
+            error = traceback.format_exc()
+        connection.send(error)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _train_one(train: Train, config: Any, folder: Path, store: Store) -> str:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    run = store.open(config)
+    if run.folder != folder:
+        return "the code changed since the sweep began: restart the process that called it"
+    try:
+        train(config, run)
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        run.release()
+    return "" if run.done else f"{train} returned without run.finish(...)"
+
+
+class _Progress:
+    """A bar of training steps in plain text on stderr, drawn seldom and removed at the end."""
+
+    def __init__(self, todo: Sequence[Run], show: bool) -> None:
+        self.steps = {run.folder: run.checkpoint_step() for run in todo}
+        self.bar = tqdm(
+            total=sum(run.config.steps for run in todo),
+            initial=sum(self.steps.values()),
+            desc="training",
+            unit="step",
+            file=sys.stderr,
+            mininterval=_POLL_SECONDS if sys.stderr.isatty() else 5 * _POLL_SECONDS,
+            miniters=0,
+            smoothing=0.1,
+            ncols=100,
+            leave=False,
+            disable=not show,
+        )
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, running: Iterable[Run], ended: int) -> None:
+        for run in running:
+            self.steps[run.folder] = max(self.steps[run.folder], min(run.steps_done(), run.config.steps))
+        self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs", refresh=False)
+        self.bar.update(sum(self.steps.values()) - self.bar.n)

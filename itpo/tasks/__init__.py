@@ -1,0 +1,75 @@
+"""Tasks: what a user wants, how it answers, and how a finished conversation is scored.
+
+A new task is one module with one class that has the members of :class:`Task`, and one line in ``TASKS``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from itpo.dialogue import Message
+
+
+class Task(Protocol):
+    """What the sampler and the trainer need to know of a task.
+
+    The user is stateless: a reply depends on the example, the messages so far and the random generator alone, so
+    that a conversation can be continued from any point.
+    """
+
+    name: str
+    max_turns: int
+
+    def sample(self, rng: random.Random) -> Any:
+        """Draw one example (the user's latent goal)."""
+        ...
+
+    def opening(self, example: Any) -> list[Message]:
+        """The messages before the first assistant turn."""
+        ...
+
+    def reply(self, example: Any, messages: Sequence[Message], rng: random.Random) -> str | None:
+        """The user's answer to the last assistant message; ``None`` ends the conversation."""
+        ...
+
+    def score(self, example: Any, messages: Sequence[Message]) -> float:
+        """Outcome ``R`` in [0, 1] of a finished conversation, without the length penalty."""
+        ...
+
+
+class EmbeddedTask(Task, Protocol):
+    """A task that also brings its own small language: words, and a tutor to learn them from."""
+
+    ideal: Any  # the habits of a tutor that solves the task
+    novice: Any  # the habits that the warm start imitates
+
+    @property
+    def words(self) -> list[str]:
+        """Every word that user or tutor may say."""
+        ...
+
+    def tutor(self, example: Any, messages: Sequence[Message], rng: random.Random, habits: Any) -> str:
+        """What a scripted tutor with these habits says next."""
+        ...
+
+
+def _math() -> EmbeddedTask:
+    from itpo.tasks.math import MathTutoring
+
+    return MathTutoring()
+
+
+TASKS: dict[str, Callable[[], EmbeddedTask]] = {"math": _math}
+
+
+def get_task(name: str) -> EmbeddedTask:
+    """Build the task called ``name``; raises ``ValueError`` listing the known tasks otherwise.
+
+    >>> get_task("math").max_turns
+    5
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(sorted(TASKS))}")
+    return TASKS[name]()

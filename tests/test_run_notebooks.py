@@ -1,0 +1,143 @@
+"""The notebook runner, held to what it promises with a real kernel and throw-away notebooks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import run_notebooks
+
+SOURCE = """\
+# %% [markdown]
+# # A title
+
+# %% tags=["parameters"]
+profile = "laptop"
+
+# %%
+import sys, warnings
+from pathlib import Path
+print(profile, sys.executable, Path.cwd())
+warnings.warn("look here")
+
+# %%
+1 + 1
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "00_first.py").write_text(SOURCE)
+    return tmp_path
+
+
+def call(root: Path, *arguments: str) -> None:
+    run_notebooks.main(["--root", str(root), *arguments])
+
+
+def printed(notebook: Path) -> str:
+    """All that a notebook's cells printed to standard output."""
+    outputs = [output for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.get("name") == "stdout")
+
+
+def test_laptop_rewrites_the_pair_and_leaves_no_trace_of_the_machine(root: Path, capsys) -> None:
+    call(root)
+    pair = root / "notebooks" / "00_first.ipynb"
+    notebook = nbformat.read(pair, 4)
+    nbformat.validate(notebook)
+    assert notebook.metadata == run_notebooks.METADATA
+    assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3]
+    assert notebook.cells[-1].outputs[0].data["text/plain"] == "2"
+    text = pair.read_text()
+    assert "papermill" not in text and "ipykernel" not in text
+    for folder in (root, Path(sys.prefix), Path.home()):
+        assert str(folder) not in text
+    assert printed(pair).startswith("laptop ")
+    assert "00_first ... " in capsys.readouterr().out
+    call(root, "--check")
+
+
+def test_other_profiles_run_beside_the_committed_outputs_in_this_environment(root: Path) -> None:
+    call(root, "--profile", "smoke", "00")
+    assert not (root / "notebooks" / "00_first.ipynb").exists()
+    profile, executable, folder = printed(root / "build" / "smoke" / "00_first.ipynb").split()
+    assert profile == "smoke"
+    assert Path(executable).parent == Path(sys.executable).parent
+    assert Path(folder) == (root / "notebooks").resolve()
+
+
+def test_a_failure_names_the_cell_and_keeps_the_old_outputs(root: Path) -> None:
+    source, pair = (root / "notebooks" / f"00_first.{end}" for end in ("py", "ipynb"))
+    (root / "notebooks" / "01_never.py").write_text(SOURCE)
+    source.write_text(SOURCE + "\n# %%\nraise ValueError('no such luck')\n")
+    pair.write_text("old")
+    with pytest.raises(
+        SystemExit, match=r"(?s)no such luck.*00_first.py failed.*build/laptop/00_first.ipynb"
+    ):
+        call(root)
+    assert pair.read_text() == "old"
+    assert printed(root / "build" / "laptop" / "00_first.ipynb").startswith("laptop")
+    assert not (root / "build" / "laptop" / "01_never.ipynb").exists()
+
+
+def test_sync_keeps_outputs_of_unchanged_cells_only(root: Path) -> None:
+    call(root)
+    source, pair = (root / "notebooks" / f"00_first.{end}" for end in ("py", "ipynb"))
+    before = pair.read_bytes()
+    call(root, "--sync", "--check")
+    assert pair.read_bytes() == before
+    source.write_text(SOURCE.replace("1 + 1", "1 + 2"))
+    with pytest.raises(SystemExit, match=r"00_first.py: cell 3 differs(?s:.*)make notebooks"):
+        call(root, "--check")
+    call(root, "--sync", "--check")
+    cells = nbformat.read(pair, 4).cells
+    assert cells[2].outputs and not cells[3].outputs
+    assert cells[3].execution_count is None
+
+
+def test_check_finds_a_missing_pair_and_a_lost_tag_and_sync_repairs_both(root: Path) -> None:
+    with pytest.raises(SystemExit, match="has no .ipynb"):
+        call(root, "--check")
+    call(root, "--sync", "--check")
+    pair = root / "notebooks" / "00_first.ipynb"
+    notebook = nbformat.read(pair, 4)
+    del notebook.cells[1].metadata["tags"]
+    nbformat.write(notebook, pair)
+    with pytest.raises(SystemExit, match="cell 1 differs"):
+        call(root, "--check")
+    call(root, "--sync", "--check")
+
+
+def test_papermill_alone_runs_a_pair_with_another_profile(root: Path) -> None:
+    call(root, "--sync")
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "notebooks/00_first.ipynb",
+        "out.ipynb",
+        "-p",
+        "profile",
+        "smoke",
+    ]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    profile, executable, _ = printed(root / "out.ipynb").split()
+    assert profile == "smoke"
+    assert Path(executable).parent == Path(sys.executable).parent
+
+
+def test_unknown_notebook_and_wrong_default_are_refused(root: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no notebook 07.*00_first"):
+        call(root, "07")
+    (root / "notebooks" / "00_first.py").write_text(SOURCE.replace('"laptop"', '"smoke"'))
+    with pytest.raises(SystemExit, match="must default to laptop, not smoke"):
+        call(root)
+
+
+def test_a_notebook_without_parameters_runs_as_it_is(root: Path) -> None:
+    (root / "notebooks" / "00_first.py").write_text("# %%\nprint('plain')\n")
+    call(root, "--profile", "smoke")
+    assert printed(root / "build" / "smoke" / "00_first.ipynb") == "plain\n"

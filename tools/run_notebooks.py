@@ -1,0 +1,157 @@
+"""Run the notebooks, or hold each .ipynb in step with the .py it comes from.
+
+    python tools/run_notebooks.py                      run all (laptop); rewrite the committed outputs
+    python tools/run_notebooks.py --profile smoke 02   run one, reduced; the result goes to build/smoke/
+    python tools/run_notebooks.py --check              fail if an .ipynb differs from its .py
+    python tools/run_notebooks.py --sync               update each .ipynb, keeping outputs of unchanged cells
+
+A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, and `notebooks/NN_name.ipynb`,
+the same cells with the outputs of the laptop profile. One that depends on the profile has a cell tagged
+`parameters` with `profile = "laptop"` in it.
+"""
+
+import os
+import re
+import sys
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import defaultdict
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+COMMITTED = "laptop"  # the profile whose outputs are kept in the repository
+QUIET = ["--log-level=CRITICAL"]  # of the kernel itself; what cells print and raise is not affected
+METADATA = {
+    "jupytext": {"formats": "ipynb,py:percent"},
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def find_sources(folder: Path, names: list[str]) -> list[Path]:
+    """The notebooks of `folder` in order; if there are `names` ("02", "02_main" or a path), only these."""
+    sources = sorted(folder.glob("[0-9][0-9]_*.py"))
+    wanted = {Path(name).stem for name in names}
+    if unknown := wanted - {key for source in sources for key in (source.stem, source.stem[:2])}:
+        raise SystemExit(f"no notebook {', '.join(unknown)}; there are: {', '.join(s.stem for s in sources)}")
+    return [s for s in sources if not wanted or wanted & {s.stem, s.stem[:2]}]
+
+
+def read_source(source: Path) -> NotebookNode:
+    """The .py as a notebook without outputs, with metadata that are the same on every machine."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index:02d}"
+    return notebook
+
+
+def cell_key(cell: NotebookNode) -> tuple[str, str, tuple[str, ...]]:
+    """What must agree between the two halves of a pair: kind, text and tags of a cell."""
+    return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ()))
+
+
+def without_paths(value: Any, root: Path) -> Any:
+    """`value`, an output or a part of one, with this machine's folders replaced in all its text."""
+    if isinstance(value, dict):
+        return {k: v if k.startswith("image/") else without_paths(v, root) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item, root) for item in value]
+    if isinstance(value, str):
+        value = re.sub(r"[^\s\"'(]*/ipykernel_\d+/\d+\.py", "<cell>", value)
+        for folder, name in ((root, "."), (Path(sys.prefix), "<environment>"), (Path.home(), "~")):
+            value = value.replace(str(folder), name) if len(folder.parts) > 1 else value
+    return value
+
+
+def write_pair(source: Path, executed: NotebookNode, root: Path) -> None:
+    """Write the .ipynb of `source`; a code cell gets the outputs of the same cell in `executed`, if any."""
+    found = defaultdict(list)
+    for cell in executed.cells:
+        found[cell_key(cell)].append(cell)
+    notebook = read_source(source)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and (same := found[cell_key(cell)]):
+            match = same.pop(0)
+            cell.execution_count = match.execution_count
+            cell.outputs = [nbformat.from_dict(without_paths(output, root)) for output in match.outputs]
+    nbformat.write(notebook, source.with_suffix(".ipynb"))
+
+
+def difference(source: Path) -> str | None:
+    """How the .ipynb differs from its .py, outputs and injected parameters aside; None if in step."""
+    if not source.with_suffix(".ipynb").exists():
+        return "has no .ipynb"
+    ours = [cell_key(cell) for cell in read_source(source).cells]
+    theirs = [cell_key(cell) for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells]
+    theirs = [key for key in theirs if "injected-parameters" not in key[2]]
+    first = next((i for i, (a, b) in enumerate(zip_longest(ours, theirs)) if a != b), None)
+    return None if first is None else f"cell {first} differs from the .ipynb"
+
+
+def choose_parameters(notebook: Path, profile: str) -> dict[str, str]:
+    """What to inject: the profile, unless the notebook declares none or has it as its default."""
+    declared = papermill.inspect_notebook(str(notebook))
+    default = declared["profile"]["default"].strip("\"'") if "profile" in declared else profile
+    if profile == COMMITTED != default:
+        raise SystemExit(f"{notebook.stem}.py: its `profile` must default to {COMMITTED}, not {default}")
+    return {} if profile == default else {"profile": profile}
+
+
+def run(source: Path, profile: str, root: Path) -> None:
+    """Execute one notebook in build/<profile>/; if it succeeds at the committed profile, write its .ipynb."""
+    target = root / "build" / profile / f"{source.stem}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(read_source(source), target)
+    parameters = choose_parameters(target, profile)
+    print(f"{source.stem} ... ", end="", flush=True)
+    start = time.monotonic()
+    settings = {"progress_bar": False, "extra_arguments": QUIET, "cwd": source.parent}
+    try:
+        executed = papermill.execute_notebook(target, target, parameters, **settings)
+    except (PapermillExecutionError, DeadKernelError) as error:
+        print(f"FAILED after {time.monotonic() - start:.0f} s", flush=True)
+        message = f"{error}\n{source.name} failed; partial result: {target.relative_to(root)}"
+        raise SystemExit(message) from None
+    if profile == COMMITTED:
+        write_pair(source, executed, root)
+        target = source.with_suffix(".ipynb")
+    print(f"{time.monotonic() - start:.0f} s -> {target.relative_to(root)}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line; exits with a message and a non-zero status at the first failure."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="only these notebooks, such as 02 or 02_main_results")
+    parser.add_argument("--profile", default=COMMITTED, help="default: %(default)s")
+    parser.add_argument("--sync", action="store_true", help="update each .ipynb from its .py; run nothing")
+    parser.add_argument("--check", action="store_true", help="fail if a pair is out of step; run nothing")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="default: this project")
+    options = parser.parse_args(arguments)
+    root = options.root.resolve()
+    sources = find_sources(root / "notebooks", options.names)
+    os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
+    for source in sources:
+        pair = source.with_suffix(".ipynb")
+        if options.sync and difference(source):
+            write_pair(source, nbformat.read(pair, 4) if pair.exists() else read_source(source), root)
+        elif not (options.sync or options.check):
+            run(source, options.profile, root)
+    if options.check and (wrong := [f"{s.name}: {how}" for s in sources if (how := difference(s))]):
+        raise SystemExit(
+            "\n".join([*wrong, "The .py is the source; bring the .ipynb in step: make notebooks"])
+        )
+    if options.check:
+        print(f"{len(sources)} of {len(sources)} notebooks in step with their .py")
+
+
+if __name__ == "__main__":
+    main()
