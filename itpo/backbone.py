@@ -109,7 +109,7 @@ class Backbone:
 
     @torch.no_grad()
     def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
-        """Log-probabilities (nats) of all response tokens under adapter ``name`` (``None``: the reference), without gradient."""
+        """Log-probabilities (nats) of the response tokens under adapter ``name`` (``None``: reference), without gradient."""
         result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
         with self.use(name):
             for rows, width in micro_batches(batch.lengths, token_budget):

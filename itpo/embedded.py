@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from itpo.dialogue import ChatFormat, Message
 from itpo.tasks import EmbeddedTask
@@ -53,7 +59,7 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     special = [PAD, END, UNKNOWN, USER, ASSISTANT]
     vocabulary = {word: i for i, word in enumerate([*special, *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token=PAD,
@@ -86,7 +92,9 @@ def scripted_dialogue(
     return example, messages, task.score(example, messages)
 
 
-def _training_batch(task: EmbeddedTask, chat: ChatFormat, habits: Any, count: int, rng: random.Random):
+def _training_batch(
+    task: EmbeddedTask, chat: ChatFormat, habits: Any, count: int, rng: random.Random
+) -> tuple[torch.Tensor, torch.Tensor]:
     encoded = [chat.encode(scripted_dialogue(task, habits, rng)[1]) for _ in range(count)]
     width = max(len(ids) for ids, _ in encoded)
     ids = torch.tensor([row + [chat.pad_id] * (width - len(row)) for row, _ in encoded])
@@ -139,8 +147,6 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
     Raises ``FileNotFoundError`` when there is no model in ``folder``.
     """
-    from transformers import AutoTokenizer
-
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(
             f"no model in {folder}: expected config.json, model.safetensors and tokenizer.json"

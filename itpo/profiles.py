@@ -111,7 +111,7 @@ SMOKE = replace(
     run=replace(
         LAPTOP.run,
         steps=4,
-        model=EmbeddedModel(steps=150),
+        model=EmbeddedModel(steps=300),
         prompts=4,
         prm_warmup=1,
         eval_every=2,

@@ -275,7 +275,8 @@ class Run:
 def _numbers(step: int, values: Mapping[str, SupportsFloat]) -> dict[str, Any]:
     if "step" in values:
         raise ValueError('a value may not be called "step": the line already has the step under that name')
-    return {"step": step, **{k: v if isinstance(v, int) else float(v) for k, v in values.items()}}
+    numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
+    return {"step": step, **{k: v if isinstance(v, int) else float(v) for k, v in numbers.items()}}
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:

@@ -88,35 +88,25 @@ def rollout(
     rngs: Sequence[random.Random],
     generator: torch.Generator,
     sampling: Sampling,
+    histories: Sequence[Sequence[Message]] | None = None,
 ) -> list[Dialogue]:
     """Hold one conversation per example, all in one batch, under the backbone's active adapter.
 
-    ``rngs`` drive the users (one generator a dialogue), ``generator`` the policy's sampling. Returns the finished
-    dialogues in the order of ``examples``, with the log-probability of each sampled token.
+    ``rngs`` drive the users (one generator a dialogue), ``generator`` the policy's sampling. With ``histories``, each
+    conversation goes on from its history, which must end with a user message; the assistant turns in it count as context,
+    not as choices of the policy. Returns the finished dialogues in the order of ``examples``, with the log-probability
+    of each sampled token.
 
-    Raises ``ValueError`` if ``rngs`` and ``examples`` differ in number or a score leaves [0, 1].
+    Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
     """
-    if len(rngs) != len(examples):
-        raise ValueError(f"got {len(examples)} examples but {len(rngs)} user generators: pass one for each")
-    states = []
-    for example, rng in zip(examples, rngs, strict=True):
-        messages = list(task.opening(example))
-        ids = chat.opening(messages)
-        states.append(
-            _Open(example, messages, rng, list(ids), [False] * len(ids), [0.0] * len(ids), list(ids))
+    if histories is None:
+        histories = [task.opening(example) for example in examples]
+    if not len(examples) == len(rngs) == len(histories):
+        raise ValueError(
+            f"got {len(examples)} examples, {len(rngs)} user generators and {len(histories)} histories: "
+            "pass one of each for every dialogue"
         )
-    return run_dialogues(backbone, chat, task, states, generator, sampling)
-
-
-def run_dialogues(
-    backbone: Backbone,
-    chat: ChatFormat,
-    task: Task,
-    states: list[_Open],
-    generator: torch.Generator,
-    sampling: Sampling,
-) -> list[Dialogue]:
-    """Continue open dialogues, each ready for an assistant turn, to their end."""
+    states = [_start(chat, *parts) for parts in zip(examples, histories, rngs, strict=True)]
     cache = _Cache(backbone, len(states))
     going = list(range(len(states)))
     while going:
@@ -127,6 +117,13 @@ def run_dialogues(
         if going and len(stay) < len(active):
             cache.keep(stay)
     return [state.close(task) for state in states]
+
+
+def _start(chat: ChatFormat, example: Any, history: Sequence[Message], rng: random.Random) -> _Open:
+    if not history or history[-1].role != "user":
+        raise ValueError("a conversation must end with a user message for the assistant to answer")
+    ids, _ = chat.encode(history)
+    return _Open(example, list(history), rng, list(ids), [False] * len(ids), [0.0] * len(ids), ids)
 
 
 def _assistant_turn(
@@ -141,7 +138,9 @@ def _assistant_turn(
         [[False] * (width - len(s.block)) + [True] * len(s.block) for s in states], device=cache.device
     )
     open_ = torch.ones(len(states), dtype=torch.bool, device=cache.device)
-    tokens, logps = [], []
+    lengths = torch.zeros(len(states), dtype=torch.int64, device=cache.device)
+    tokens: list[Tensor] = []
+    logps: list[Tensor] = []
     for _ in range(sampling.max_turn_tokens):
         logp = torch.log_softmax(cache.append(ids, mask), dim=-1)
         if sampling.greedy:  # noqa: SIM108
@@ -150,9 +149,8 @@ def _assistant_turn(
             chosen = torch.multinomial(logp.exp(), 1, generator=generator)
         tokens.append(torch.where(open_[:, None], chosen, chat.pad_id))
         logps.append(logp.gather(1, chosen).masked_fill(~open_[:, None], 0.0))
-        ended = chosen.squeeze(1) == chat.eos_id
-        lengths = open_.long() if len(tokens) == 1 else lengths + open_.long()
-        open_ = open_ & ~ended
+        lengths += open_
+        open_ = open_ & (chosen.squeeze(1) != chat.eos_id)
         if not bool(open_.any()):
             break
         ids, mask = tokens[-1], open_[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -112,14 +113,13 @@ def turn_scores(
     return turns.aggregate(token_rewards, batch.turn_ids, method.reduction)
 
 
-def base_model(config: RunConfig, store: Store) -> str:
+def base_model(config: RunConfig, store: Store) -> Path:
     """Folder of the run's base model: made by :func:`itpo.embedded.warm_start` the first time, then found again."""
     task = get_task(config.task)
     determinants = {"task": config.task, "model": asdict(config.model), "habits": asdict(task.novice)}
-    folder = store.artifact(
-        "warm_start", determinants, lambda target: warm_start(task, task.novice, config.model, target)
+    return store.artifact(
+        "warm_start", determinants, lambda folder: warm_start(task, task.novice, config.model, folder)
     )
-    return str(folder)
 
 
 def build_learner(config: RunConfig, store: Store) -> Learner:

@@ -119,34 +119,41 @@ def _train_until_sync(root: Path, count: int) -> None:
         return call
 
     os.fsync, os.replace = dying(real_fsync), dying(real_replace)
-    train(Toy(), Store(root).open(Toy()))
+    train_one(root)
 
 
 def kill_at_every_sync(root: Path) -> None:
     """Print, for each moment at which a run can be killed, the fingerprint it has after starting once more."""
+    train_one(root / "uninterrupted")
     for count in range(1, 1000):
-        store = Store(root / str(count))
-        status = _fork(lambda count=count, store=store: _train_until_sync(store.root, count))
+        folder = root / str(count)
+        status = _fork(lambda folder=folder, count=count: _train_until_sync(folder, count))
         if status == 0:
             return
         assert status == -signal.SIGKILL, status
-        assert _fork(lambda store=store: train(Toy(), store.open(Toy()))) == 0
-        print(count, fingerprint(store.open(Toy())))
+        assert _fork(lambda folder=folder: train_one(folder)) == 0
+        print(count, fingerprint(Store(folder).open(Toy())))
 
 
 def train_with_small_files(root: Path) -> None:
     """Train where no file may grow beyond 900 bytes, then without that limit."""
 
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
-        train(Toy(), Store(root).open(Toy()))
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (900, unlimited[1]))
+        try:
+            train_one(root)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
     assert _fork(limited) == 1
-    train(Toy(), Store(root).open(Toy()))
+    train_one(root)
 
 
 def train_one(root: Path) -> None:
-    train(Toy(), Store(root).open(Toy()))
+    run = Store(root).open(Toy())
+    if not run.done:
+        train(Toy(), run)
 
 
 def sweep_two(root: Path) -> None:

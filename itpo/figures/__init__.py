@@ -1,0 +1,1 @@
+"""Figures: one function a figure, data in, matplotlib ``Figure`` out; no computation."""
