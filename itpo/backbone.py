@@ -7,15 +7,19 @@ weights serves all. Switching writes two attributes a layer and never touches ``
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
@@ -43,7 +47,9 @@ class Backbone:
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # peft asks transformers for a property by its old name
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(seed)
             self.peft_model = get_peft_model(model, config, adapter_name=names[0])
             for name in names[1:]:
@@ -57,6 +63,11 @@ class Backbone:
             for parameter in self.parameters(name).values():
                 parameter.requires_grad_(True)
         self._activate(None)
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether sampling and training compute log-probabilities alike up to rounding (float32 or finer)."""
+        return self.model.dtype in (torch.float32, torch.float64)
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's own parameters by their full name."""
@@ -118,8 +129,16 @@ class Backbone:
         return result
 
     def save_adapter(self, name: str, folder: Any) -> None:
-        """Write one adapter as a standard PEFT folder (safetensors)."""
-        self.peft_model.save_pretrained(folder, selected_adapters=[name])
+        """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
+
+        peft's own ``save_pretrained`` would put a named adapter into a folder of that name inside ``folder``.
+        """
+        config = copy(self.peft_model.peft_config[name])
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+        tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def micro_batches(

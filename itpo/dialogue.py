@@ -54,13 +54,17 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """B dialogues as right-padded tensors of T tokens; rows of one group (same prompt) are contiguous."""
+    """B dialogues as right-padded tensors of T tokens; rows of one group (same prompt) are contiguous.
+
+    ``sampled_logp`` is the log-probability (nats) that a response token had when it was sampled, 0 at other tokens.
+    """
 
     input_ids: Int64[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
     response_mask: Bool[Tensor, "B T"]
     turn_ids: Int64[Tensor, "B T"]
     outcome: Float[Tensor, " B"]
+    sampled_logp: Float[Tensor, "B T"]
     group_size: int
 
     def __len__(self) -> int:
@@ -105,6 +109,7 @@ def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> Toke
         response_mask=response_mask,
         turn_ids=number_turns(response_mask),
         outcome=torch.tensor([d.outcome for d in dialogues], dtype=torch.float32),
+        sampled_logp=pad([d.sampled_logp for d in dialogues], 0.0, torch.float32),
         group_size=group_size,
     )
 

@@ -22,9 +22,12 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from itpo.dialogue import ChatFormat, Message
 from itpo.tasks import EmbeddedTask
+
+disable_progress_bar()  # a bar for reading one small file is noise in a notebook
 
 PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|unk|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -43,7 +46,7 @@ class EmbeddedModel:
     hidden_size: int = 64
     layers: int = 3
     heads: int = 4
-    steps: int = 1000
+    steps: int = 1200
     dialogues_per_step: int = 32
     learning_rate: float = 3e-3
     seed: int = 0

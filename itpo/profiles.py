@@ -22,6 +22,7 @@ class Method:
     outcome_coef: float = 0.0  # weight of the outcome as a second source; 5 with ITPO on the medical task [C]
     beta: float = 0.2  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
     eta: float = 0.4  # eq. (5) [C]
+    policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
     reduction: str = "sum"  # eq. (4); the released softmax takes "length_normalized" [C]
     rescale: bool = False  # the released code's per-batch rescaling of token rewards [C]
 
@@ -41,7 +42,6 @@ class RunConfig:
     rollouts: int = 8  # per prompt [C]
     baseline: str = "released"  # of RLOO [C]
     length_penalty: float = 5e-6  # lambda, per token after the prompt [S]
-    policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
     policy_minibatches: int = 4  # per step [C]
     policy_clip_norm: float = 1.0  # gradient norm [O]
     clip: float = 0.2  # of the surrogate [C]
@@ -111,7 +111,7 @@ SMOKE = replace(
     run=replace(
         LAPTOP.run,
         steps=4,
-        model=EmbeddedModel(steps=300),
+        model=EmbeddedModel(layers=2, steps=1200, dialogues_per_step=8, learning_rate=5e-3),
         prompts=4,
         prm_warmup=1,
         eval_every=2,

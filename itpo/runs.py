@@ -200,9 +200,9 @@ class Run:
                     (self.folder / log).unlink(missing_ok=True)
             for name in set(self._probe_names()) - set(probes):
                 (self.folder / "probe" / name).unlink()
-            for path in (self.policy, self.prm, *([] if state else [self.folder / "checkpoint"])):
-                if path.exists():
-                    shutil.rmtree(path)
+            keep = ("probe", "checkpoint") if state else ("probe",)
+            for path in [path for path in self.folder.iterdir() if path.is_dir() and path.name not in keep]:
+                shutil.rmtree(path)
             return (state["step"], tensors, state["extra"]) if state else None
 
     def _state(self) -> dict[str, Any]:
@@ -314,11 +314,10 @@ class Store:
         nothing, if the folder is not ours, its config does not give its name, or a file of a finished run
         is not as it was when it finished.
         """
-        parameters = getattr(type(config), "__dataclass_params__", None)
-        if parameters is None or not parameters.frozen:
-            name = type(config).__name__
+        name = type(config).__name__
+        if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
             raise TypeError(f"{name} is not a frozen dataclass: decorate it @dataclass(frozen=True)")
-        content = {"numerics": numerics_version(), "config": plain(config, type(config).__name__)}
+        content = {"numerics": numerics_version(), "config": plain(config, name)}
         folder = self.root / hash_json(content)[:16]
         run = Run(folder, config)
         if _is_absent(folder):
@@ -359,8 +358,7 @@ class Store:
             with explain_full_disk(self.root), take_lock(_lock_path(folder), patience=float("inf")):
                 if _is_absent(folder):
                     _build(folder, content, build)
-        document = read_json(folder / "artifact.json")
-        if document != {"format": "itpo-artifact", "version": 1, **content}:
+        if read_json(folder / "artifact.json") != {"format": "itpo-artifact", "version": 1, **content}:
             raise RunFolderError(folder / "artifact.json", "is not what this folder's name stands for")
         return folder
 

@@ -31,7 +31,7 @@ IN_WORK = ".partial"
 _LIBRARIES = ("torch", "transformers", "peft")
 _PACKAGE = Path(__file__).parent
 _NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
-_NUMERICS += ["users", "embedded", "trainer"]
+_NUMERICS += ["users", "embedded", "learner", "trainer"]
 _START_OVER = "move the folder away (or delete it) and start again"
 
 
@@ -93,6 +93,8 @@ def _dump(node: object) -> str:
     values = {name: getattr(node, name, None) for name in sorted(node._fields)}
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         values["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.0 and 3.12.1 add empty pieces
+        values["values"] = [v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")]
     keep_empty = isinstance(node, ast.Constant)
     inner = [f"{k}={_dump(v)}" for k, v in values.items() if keep_empty or (v is not None and v != [])]
     return f"{type(node).__name__}({','.join(inner)})"

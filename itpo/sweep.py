@@ -55,6 +55,9 @@ def sweep(
 ) -> list[Run]:
     """Load or train the run of each config and return them in the order of ``configs``.
 
+    For example ``sweep("runs", [replace(config, seed=seed) for seed in range(5)], train)``, or in a script
+    the same under ``if __name__ == "__main__":``, because each process imports the script.
+
     ``train(config, run)`` must be a function of a module (or a ``functools.partial`` of one): each of
     ``workers`` fresh processes, with one torch thread, imports it by name. It resumes by ``run.restore()``
     and ends with ``run.finish(...)``. A config has ``steps``, which the progress bar counts against the
@@ -76,13 +79,12 @@ def sweep(
     for run in todo:
         run.release()
     start = time.monotonic()
-    failures = _train_all(store.root, todo, train, workers, progress) if todo else []
+    with _Progress(todo, progress) as bar:
+        failures = _train_all(store.root, todo, train, workers, bar)
     if failures:
         raise SweepError(failures, len(runs))
-    if progress:
-        loaded = len(runs) - len(todo)
-        took = _duration(time.monotonic() - start)
-        print(f"{len(runs)} runs: {loaded} loaded, {len(todo)} trained in {took}")
+    took = _duration(time.monotonic() - start)
+    bar.conclude(f"{len(runs)} runs: {len(runs) - len(todo)} loaded, {len(todo)} trained in {took}")
     return [store.open(config) for config in configs]
 
 
@@ -102,30 +104,29 @@ def _duration(seconds: float) -> str:
 
 
 def _train_all(
-    root: Path, todo: Sequence[Run], train: Train, workers: int, progress: bool
+    root: Path, todo: Sequence[Run], train: Train, workers: int, bar: _Progress
 ) -> list[tuple[Run, str]]:
     """Hand out the runs, one at a time to each process, and collect (run, traceback) of those that failed."""
     pending, failures = deque(todo), []
     idle: list[_Worker] = []
     busy: dict[_Worker, Run] = {}
-    with _Progress(todo, progress) as bar:
-        try:
-            while pending or busy:
-                while pending and len(busy) < workers:
-                    worker, run = idle.pop() if idle else _start(root), pending.popleft()
-                    busy[worker] = run
-                    with suppress(BrokenPipeError):  # it died: the wait below sees that
-                        worker.connection.send((train, run.config, run.folder))
-                ready = wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
-                bar.update(busy.values(), len(todo) - len(pending) - len(busy))
-                for worker in [worker for worker in busy if worker.connection in ready]:
-                    run, error = busy.pop(worker), _result(worker)
-                    if worker.process.exitcode is None:
-                        idle.append(worker)
-                    if error:
-                        failures.append((run, error))
-        finally:
-            _end([*idle, *busy])
+    try:
+        while pending or busy:
+            while pending and len(busy) < workers:
+                worker, run = idle.pop() if idle else _start(root), pending.popleft()
+                busy[worker] = run
+                with suppress(BrokenPipeError):  # it died: the wait below sees that
+                    worker.connection.send((train, run.config, run.folder))
+            ready = wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
+            bar.update(busy.values(), len(todo) - len(pending) - len(busy))
+            for worker in [worker for worker in busy if worker.connection in ready]:
+                run, error = busy.pop(worker), _result(worker)
+                if worker.process.exitcode is None:
+                    idle.append(worker)
+                if error:
+                    failures.append((run, error))
+    finally:
+        _end([*idle, *busy])
     return failures
 
 
@@ -210,23 +211,49 @@ def _train_one(train: Train, config: Any, folder: Path, store: Store) -> str:
     return "" if run.done else f"{train} returned without run.finish(...)"
 
 
+class _Cell:
+    """A line in a notebook's output that each write replaces, so that a saved notebook holds only the last."""
+
+    def __init__(self) -> None:
+        from IPython.display import display  # here: no child process needs it, and it takes long to import
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.handle.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        """Nothing is held back; tqdm asks for the method."""
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
+
 class _Progress:
-    """A bar of training steps in plain text on stderr, drawn seldom and removed at the end."""
+    """A bar of training steps in plain text, drawn seldom and replaced by a last line.
+
+    It is drawn on stderr; in a notebook, where stderr would keep every state of the bar, in a line of its own.
+    """
 
     def __init__(self, todo: Sequence[Run], show: bool) -> None:
+        self.show = show
+        self.cell = _Cell() if show and _in_notebook() else None
         self.steps = {run.folder: run.checkpoint_step() for run in todo}
         self.bar = tqdm(
             total=sum(run.config.steps for run in todo),
             initial=sum(self.steps.values()),
             desc="training",
             unit="step",
-            file=sys.stderr,
-            mininterval=_POLL_SECONDS if sys.stderr.isatty() else 5 * _POLL_SECONDS,
+            file=self.cell or sys.stderr,
+            mininterval=_POLL_SECONDS if self.cell or sys.stderr.isatty() else 5 * _POLL_SECONDS,
             miniters=0,
             smoothing=0.1,
             ncols=100,
             leave=False,
-            disable=not show,
+            disable=not (show and todo),
         )
 
     def __enter__(self) -> _Progress:
@@ -240,3 +267,9 @@ class _Progress:
             self.steps[run.folder] = max(self.steps[run.folder], min(run.steps_done(), run.config.steps))
         self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs", refresh=False)
         self.bar.update(sum(self.steps.values()) - self.bar.n)
+
+    def conclude(self, text: str) -> None:
+        if self.cell:
+            self.cell.write(text)
+        elif self.show:
+            print(text)

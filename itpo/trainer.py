@@ -37,25 +37,9 @@ def train(config: RunConfig, run: Run) -> None:
     if start == 0:
         warm_up_prm(learner, run)
     for step in range(start, config.steps):
-        stream = f"{config.seed}/{step}"
         observe(learner, run, step)
         clock = Stopwatch()
-        _, batch = learner.collect(
-            stream, config.prompts, config.rollouts, "policy"
-        )  # roll out n dialogues each, score
-        clock.lap("generation")
-        reference = learner.log_probs(batch, None)
-        clock.lap("reference")
-        metrics = describe(batch)
-        token_rewards = None
-        if learner.row.needs_prm:
-            metrics |= learner.update_prm(batch, reference, stream)  # (3), before the rewards are computed
-            token_rewards = learner.token_rewards(batch, reference)  # (1)-(2), under the updated PRM
-        clock.lap("prm")
-        sources = reward_sources(config, batch, token_rewards, seeded(stream, "attribution"))  # (4)-(6)
-        credit = estimate_advantages(config, batch, sources)
-        metrics |= learner.update_policy(batch, credit, reference, stream)
-        clock.lap("policy")
+        _, metrics = training_step(learner, f"{config.seed}/{step}", clock)
         run.log(step, metrics)
         run.log_time(step, clock.laps)
         if (step + 1) % config.checkpoint_every == 0:
@@ -63,6 +47,25 @@ def train(config: RunConfig, run: Run) -> None:
     observe(learner, run, config.steps)
     learner.save(run)
     run.finish(final_evaluation(learner))
+
+
+def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[TokenBatch, dict[str, float]]:
+    """One pass of Algorithm 1; ``stream`` decides all of its randomness. Returns the batch and its metrics."""
+    config = learner.config
+    _, batch = learner.collect(stream, config.prompts, config.rollouts, "policy")  # roll out and score
+    clock.lap("generation")
+    reference = learner.log_probs(batch, None)
+    clock.lap("reference")
+    metrics, token_rewards = describe(batch), None
+    if learner.row.needs_prm:
+        metrics |= learner.update_prm(batch, reference, stream)  # (3), before the rewards are computed
+        token_rewards = learner.token_rewards(batch, reference)  # (1)-(2), under the updated PRM
+    clock.lap("prm")
+    sources = reward_sources(config, batch, token_rewards, seeded(stream, "attribution"))  # (4)-(6)
+    credit = estimate_advantages(config, batch, sources)
+    metrics |= learner.update_policy(batch, credit, reference, stream)
+    clock.lap("policy")
+    return batch, metrics
 
 
 def reward_sources(

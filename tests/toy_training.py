@@ -71,23 +71,43 @@ def train(config: Toy, run: Run) -> None:
         loss.backward()
         optimizer.step()
         best = min(best, loss.item())
-        run.log(
-            step, {"loss": loss, "best": best, "ratio": float("inf") if step == 2 else 1.0, "count": step}
-        )
-        run.log_time(step, {"pid": os.getpid(), "threads": torch.get_num_threads()})
-        if step % 2 == 0:
-            run.save_probe(step, {"weight": model.weight})
-        if step % 4 == 0:
-            run.save_dialogues(step, [{"messages": [["user", "¿qué?"]], "outcome": loss.item()}] * 2)
+        _record(config, run, step, loss, model.weight)
+        if step % config.checkpoint_every == 0:
+            run.checkpoint(step, _flat(model, optimizer), {"best": best})
+    _end(run, model.weight, best)
+
+
+def walk(config: Toy, run: Run) -> None:
+    """A random walk: a training that starts faster, for tests with many processes."""
+    restored = run.restore()
+    state = restored[1]["state"] if restored else torch.zeros(3)
+    for step in range(restored[0] + 1 if restored else 1, config.steps + 1):
+        state = state + torch.randn(3, generator=_generator(config, step))
+        _record(config, run, step, state.sum(), state)
         if config.accident == "raise" and step == 5:
             raise ArithmeticError("the toy went wrong")
         if config.accident == "die" and step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+        if config.accident == "leave" and step == 5:
+            return
         if step % config.checkpoint_every == 0:
-            run.checkpoint(step, _flat(model, optimizer), {"best": best})
+            run.checkpoint(step, {"state": state})
+    _end(run, state, state.sum().item())
+
+
+def _record(config: Toy, run: Run, step: int, loss: torch.Tensor, weight: torch.Tensor) -> None:
+    run.log(step, {"loss": loss, "ratio": float("inf") if step == 2 else 1.0, "count": step})
+    run.log_time(step, {"pid": os.getpid(), "threads": torch.get_num_threads()})
+    if step % 2 == 0:
+        run.save_probe(step, {"weight": weight})
+    if step % 4 == 0:
+        run.save_dialogues(step, [{"messages": [["user", "¿qué?"]], "outcome": loss.item()}] * 2)
+    time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+
+
+def _end(run: Run, weight: torch.Tensor, best: float) -> None:
     run.policy.mkdir()
-    save_file({"weight": model.weight.detach()}, run.policy / "adapter_model.safetensors")
+    save_file({"weight": weight.detach()}, run.policy / "adapter_model.safetensors")
     run.finish({"best": best})
 
 
@@ -104,7 +124,7 @@ def _fork(work: Any) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _train_until_sync(root: Path, count: int) -> None:
+def _train_until_sync(root: Path, config: Toy, count: int) -> None:
     """Train, and be killed by SIGKILL right before file number ``count`` would be synced or moved."""
     real_fsync, real_replace, calls = os.fsync, os.replace, 0
 
@@ -119,28 +139,30 @@ def _train_until_sync(root: Path, count: int) -> None:
         return call
 
     os.fsync, os.replace = dying(real_fsync), dying(real_replace)
-    train_one(root)
+    train_one(root, config)
 
 
 def kill_at_every_sync(root: Path) -> None:
     """Print, for each moment at which a run can be killed, the fingerprint it has after starting once more."""
-    train_one(root / "uninterrupted")
+    config = Toy(steps=4, checkpoint_every=2)
+    train_one(root, config)
+    print("uninterrupted", fingerprint(Store(root).open(config)))
     for count in range(1, 1000):
         folder = root / str(count)
-        status = _fork(lambda folder=folder, count=count: _train_until_sync(folder, count))
+        status = _fork(lambda folder=folder, count=count: _train_until_sync(folder, config, count))
         if status == 0:
             return
         assert status == -signal.SIGKILL, status
-        assert _fork(lambda folder=folder: train_one(folder)) == 0
-        print(count, fingerprint(Store(folder).open(Toy())))
+        train_one(folder, config)
+        print(count, fingerprint(Store(folder).open(config)))
 
 
 def train_with_small_files(root: Path) -> None:
-    """Train where no file may grow beyond 900 bytes, then without that limit."""
+    """Train where no file may grow beyond 700 bytes, then without that limit."""
 
     def limited() -> None:
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (900, unlimited[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, unlimited[1]))
         try:
             train_one(root)
         finally:
@@ -150,14 +172,14 @@ def train_with_small_files(root: Path) -> None:
     train_one(root)
 
 
-def train_one(root: Path) -> None:
-    run = Store(root).open(Toy())
+def train_one(root: Path, config: Toy | None = None) -> None:
+    run = Store(root).open(config or Toy())
     if not run.done:
-        train(Toy(), run)
+        train(run.config, run)
 
 
-def sweep_two(root: Path) -> None:
-    sweep(root, [Toy(), Toy(seed=1)], train)
+def sweep_one(root: Path) -> None:
+    sweep(root, [Toy(steps=40)], walk)
 
 
 if __name__ == "__main__":

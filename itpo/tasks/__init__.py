@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from itpo.dialogue import Message
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the sampler and the trainer need to know of a task.
 
@@ -39,15 +40,21 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class EmbeddedTask(Task, Protocol):
     """A task that also brings its own small language: words, and a tutor to learn them from."""
 
+    skills: tuple[str, ...]  # acts that the ideal tutor needs and the warm start shows too rarely
     ideal: Any  # the habits of a tutor that solves the task
     novice: Any  # the habits that the warm start imitates
 
     @property
     def words(self) -> list[str]:
         """Every word that user or tutor may say."""
+        ...
+
+    def act(self, text: str) -> str:
+        """What kind of turn an assistant message is, in the task's own terms."""
         ...
 
     def tutor(self, example: Any, messages: Sequence[Message], rng: random.Random, habits: Any) -> str:

@@ -6,7 +6,7 @@ many ?" after a vague answer, "are you sure ?" after a doubtful one. Each number
 number the tutor assumes is never told. So the turns that decide the outcome often come early, nothing repairs them later,
 and the turns after them vary without mattering: the structure in which turn-wise credit has something to gain.
 
-``python -m itpo.tasks.math gates`` measures whether the task is fit for that purpose (see ``itpo.tasks.gates``).
+``python -m itpo gates math`` measures whether the task is fit for that purpose (see :mod:`itpo.gates`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REPLIES = {
     "assumed": ("if you say so .", "fine ."),
     "chat": ("ok .", "i like {item} .", "nice .", "what next ?"),
 }
-NUMBERS = range(2, 8)
+NUMBERS = range(2, 7)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Habits:
 IDEAL = Habits()
 # The warm start imitates this tutor: the skills that pay are a minority, so that neither sampling nor greedy decoding
 # already solves the task [O].
-NOVICE = Habits(press=0.3, check=0.3, assume=0.06, chat=0.08, swap=0.3)
+NOVICE = Habits(press=0.27, check=0.27, assume=0.08, chat=0.08, swap=0.3)
 
 
 def compute(operation: str, first: int, second: int) -> int:
@@ -131,8 +131,10 @@ class MathTutoring:
 
     name = "math"
     max_turns = 5
+    skills: tuple[str, ...] = ("press", "check")
     ideal = IDEAL
     novice = NOVICE
+    act = staticmethod(act_of)
 
     def __init__(self, clear: float = 0.5, vague: float = 0.25, mistaken: float = 0.9) -> None:
         self.clear, self.vague, self.mistaken = clear, vague, mistaken

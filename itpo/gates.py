@@ -1,0 +1,142 @@
+"""Gates: what an embedded task must show before a comparison of methods on it means anything.
+
+A testbed on which nothing can be learned, or nothing is left to learn, or whose outcomes cannot be told from the
+conversation, ranks methods by noise. Each gate is a measured number with bounds, all our own choice [O].
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from itpo.analysis import ranking_auc
+from itpo.dialogue import Dialogue, Message
+from itpo.embedded import scripted_dialogue
+from itpo.learner import Learner, seeded
+from itpo.profiles import RunConfig, get_profile
+from itpo.runs import Store
+from itpo.sampler import rollout
+from itpo.sweep import sweep
+from itpo.trainer import build_learner, train
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One measured number and the range it must lie in."""
+
+    name: str
+    value: float
+    low: float
+    high: float = 1.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number lies in the range; ``nan`` does not."""
+        return self.low <= self.value <= self.high
+
+    def __str__(self) -> str:
+        """A line for people: verdict, name, value, range.
+
+        >>> print(Gate("ideal tutor", 0.97, 0.95))
+        pass  ideal tutor                                              0.970  in [0.95, 1.00]
+        """
+        verdict = "pass" if self.passed else "FAIL"
+        return f"{verdict}  {self.name:<55} {self.value:6.3f}  in [{self.low:.2f}, {self.high:.2f}]"
+
+
+def measure(config: RunConfig, store: Store, dialogues: int = 1000) -> list[Gate]:
+    """All gates of the configured task and warm start; the last one trains trajectory-share RLOO (or loads that run).
+
+    ``dialogues`` is the sample size of each of the other figures.
+    """
+    learner = build_learner(config, store)
+    sampled, batch = learner.collect("gates", 2 * dialogues, 1, None)
+    greedy, _ = learner.collect("gates", dialogues, 1, None, greedy=True)
+    before = batch.outcome.mean().item()
+    return [
+        Gate("ideal tutor: success", _ideal_success(learner, dialogues), 0.95),
+        Gate("warm start: success, sampled", before, 0.2, 0.45),
+        Gate("warm start: success, greedy", _mean(d.outcome for d in greedy), 0.2, 0.45),
+        *_skill_gates(learner, dialogues),
+        Gate("outcome from the words, logistic classifier: AUC", _classifier_auc(sampled), 0.8),
+        Gate("trajectory-share RLOO: lift of success", _lift(config, store, before), 0.25),
+    ]
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else float("nan")
+
+
+def _ideal_success(learner: Learner, count: int) -> float:
+    rng = random.Random("gates/ideal")
+    task: Any = learner.task
+    return _mean(scripted_dialogue(task, task.ideal, rng)[2] for _ in range(count))
+
+
+def _skill_gates(learner: Learner, count: int) -> list[Gate]:
+    """How often the warm start does what the ideal tutor would do next, and whether it answers right when it knows all."""
+    task: Any = learner.task
+    rng = random.Random("gates/skills")
+    points: list[tuple[str, bool, Any, list[Message]]] = []
+    for _ in range(count):
+        example, messages, _ = scripted_dialogue(task, task.ideal, rng)
+        acts = [task.act(m.content) for m in messages if m.role == "assistant"]
+        for k, act in enumerate(acts):
+            repaired = any(past in task.skills for past in acts[:k])
+            points.append((act, repaired, example, messages[: 2 * k + 1]))
+    finished = rollout(
+        learner.backbone,
+        learner.chat,
+        task,
+        [example for _, _, example, _ in points],
+        [random.Random(f"gates/skills/{i}") for i in range(len(points))],
+        seeded("gates/skills"),
+        learner.config.sampling,
+        [history for _, _, _, history in points],
+    )
+    chosen = [task.act(d.messages[len(p[3])].content) for d, p in zip(finished, points, strict=True)]
+    gates = []
+    for skill in task.skills:
+        share = _mean(c == skill for c, p in zip(chosen, points, strict=True) if p[0] == skill)
+        gates.append(Gate(f"warm start: share of '{skill}' where it is needed", share, 0.05, 0.5))
+    for name, wanted in (("nothing had to be repaired", False), ("a repair", True)):
+        right = _mean(
+            d.outcome
+            for d, c, p in zip(finished, chosen, points, strict=True)
+            if c == p[0] == "answer" and p[1] == wanted
+        )
+        gates.append(Gate(f"warm start: answers right when {name} before it", right, 0.9))
+    return gates
+
+
+def _classifier_auc(dialogues: list[Dialogue]) -> float:
+    """Held-out AUC of logistic regression on word counts (numbers masked), fitted on the first half."""
+    texts = [re.sub(r"\d+", "#", " | ".join(m.content for m in d.messages)) for d in dialogues]
+    won = [d.outcome > 0.5 for d in dialogues]
+    half = len(texts) // 2
+    classifier = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
+    classifier.fit(texts[:half], won[:half])
+    return ranking_auc(classifier.predict_proba(texts[half:])[:, 1], won[half:])
+
+
+def _lift(config: RunConfig, store: Store, before: float) -> float:
+    method = next(m for m in get_profile("laptop").methods if m.row == "trajectory_share")
+    (run,) = sweep(store.root, [replace(config, method=method)], train, workers=1, progress=False)
+    return run.summary()["success"] - before
+
+
+def report(config: RunConfig, store: Store) -> bool:
+    """Print every gate; true if all pass."""
+    torch.set_num_threads(1)
+    gates = measure(config, store)
+    print("\n".join(map(str, gates)))
+    return all(gate.passed for gate in gates)

@@ -1,0 +1,161 @@
+# %% [markdown]
+# # Reward stability: how soon, and how well, does the PRM rank?
+#
+# The process reward model (PRM) is trained while its rewards are already being used. Two things can then go wrong. The
+# rewards may keep changing their mind about *which part* of a dialogue deserves credit; and they may fail to say *which
+# dialogue* was good. The paper claims that turn-wise rewards settle sooner than token-wise ones (C5), and that the implicit
+# return ranks dialogues as the outcome does (C6). Both are rank correlations, one within dialogues, one between them.
+#
+# Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
+
+# %% tags=["parameters"]
+profile = "laptop"
+
+# %%
+import warnings
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, clear_output, display
+
+from itpo import tables
+from itpo.figures import results as draw
+from itpo.figures.style import publish, use_style
+from itpo.paths import runs_root
+from itpo.profiles import get_profile
+from itpo.sweep import sweep
+from itpo.trainer import train
+
+use_style()
+scale = get_profile(profile)
+
+# %% [markdown]
+# The runs are those of notebook 02, of which only the rows with a PRM are needed. Their *probes* are dialogues of the
+# untrained policy, held once and never learned from; every few steps the PRM gives its log-ratio (1) for each of their
+# tokens.
+
+# %%
+runs = sweep(runs_root(), scale.grid(), train)
+clear_output()
+judged = [run for run in runs if run.probes()]
+Markdown(tables.scale_note(scale))
+
+# %% [markdown]
+# ## 1. Within a dialogue: turns against tokens
+#
+# **Question.** At which step do the rewards of a dialogue have the order that they will have in the end?
+#
+# **Method.** For every probe of at least three turns: Spearman's correlation between its turn rewards (4) at step s and those
+# at the last step, averaged over probes. The same for its token rewards (2). A dialogue in which all rewards are equal has no
+# order and is left out of the mean.
+#
+# **Is that fair?** Not quite: three to five turns are compared with some thirty tokens, and a turn's reward is a sum, whose
+# noise averages out. Hence two controls [O]:
+# - *as many random tokens as turns*: the same number of items, without summing;
+# - *tokens shuffled, then summed*: a dialogue's token rewards are moved at random among its assistant tokens, the same way at every
+#   step, and summed to "turns" of the same sizes. These groups enjoy all that summing does, but mean nothing. Only what
+#   real turns have above them is owed to turns as such.
+#
+# **How to read it.** One panel a row; mean over seeds and 95 % t-interval. The thin line marks 0.8. At the last step every
+# curve is 1 *by construction*, since the rewards are compared with themselves; and just before it they are high because
+# little is learned between two neighbouring probes. What counts is how early a curve is high. A ranking at random is at 0 for
+# any number of items, but fewer items scatter more. Step 0 is not ignorance: the PRM has been warmed up on dialogues of the
+# reference by then.
+
+# %%
+stability = tables.spearman_curves(judged, np.random.default_rng(0))
+band = tables.bands(stability, by=["row", "items"])
+publish(
+    draw.stability(band),
+    "F03_spearman_to_converged",
+    band,
+    profile,
+    "F3. Spearman correlation of each probe's rewards at a step with those at the last step, mean over probes of at least three "
+    "turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. Dotted and "
+    "dashed: controls of ours [O], means only.",
+)
+
+# %% [markdown]
+# **Steps needed.** The first observed step from which a run's curve stays at 0.8 or above, the last step left out; a mean
+# over the runs that get there. Beside it the mean correlation before the last step.
+
+# %%
+convergence = tables.convergence_table(stability)
+names = {"mean_correlation": "mean before the end", "first_step": "above 0.8 from step"}
+columns = ["row", "items", *names, "reached", "seeds"]
+Markdown(tables.markdown(convergence[columns].rename(columns=names)))
+
+# %% [markdown]
+# ### Claim C5
+#
+# **The rule.** Effect: a run's mean correlation before the last step, turns minus the rival, paired by seed. If its 95 %
+# t-interval lies above 0, C5 is replicated; below 0, not replicated; otherwise inconclusive at this scale. The paper compares
+# turns with all tokens; the two controls tell whether the number of items or the summing alone would explain it.
+#
+# Secondary sources [S] report 0.8-0.9 for turns within 50-100 steps, and 0.5-0.6 for tokens with over 200 steps needed. Those
+# runs are longer, their dialogues have thousands of tokens, and what they call converged is not known to us.
+
+# %%
+for rival, title in tables.RIVALS.items():
+    lines = tables.verdict_text(tables.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
+    display(Markdown(f"Turns against {title}:\n\n{lines}"))
+
+# %% [markdown]
+# ## 2. Between dialogues: implicit return against outcome
+#
+# **Question.** Does the sum of a dialogue's implicit rewards rank dialogues as their outcomes do?
+#
+# **Method.** Kendall's tau-b between $\beta \sum_t q_t$ and $R$. Left: on every training batch, *before* the PRM learns from
+# it, so that it is a prediction, and the policy's own dialogues of the moment. Right: on the probes, the same dialogues
+# throughout. Negative steps are the PRM's warm-up on dialogues of the reference.
+#
+# **A ceiling.** Tau-b corrects for ties in a way that leaves less than 1 to a yes-or-no outcome. If a share p of n dialogues
+# succeeds and no two scores are equal,
+#
+# $$\tau_b = (2\,\mathrm{AUC} - 1)\,\sqrt{2p(1-p)\,\tfrac{n}{n-1}}$$
+#
+# so that a *perfect* ranking has about 0.71 at p = 0.5 and 0.42 at p = 0.1 or 0.9. Two things can thus make tau fall on the
+# policy's own dialogues while the PRM is as good as before: **success moves away from one half** (the ceiling falls; few
+# failures are left to be told apart), and **the dialogues become alike** (the easy cases are gone, and AUC falls). The right
+# panel has neither: its dialogues do not change, and its ceiling is one number.
+#
+# **How to read it.** Mean over seeds and 95 % t-interval; the left panel is smoothed within each run by a centred mean over
+# five batches. Dotted: the tau of a perfect ranking at the success rate of that step. Grey: the range that secondary sources
+# report, 0.5-0.75 [S], for other tasks and models; its upper end lies above what any ranking could reach here.
+
+# %%
+batches = tables.bands(tables.curves(judged, "prm_kendall", smooth=5))
+probes = tables.probe_curves(judged)
+fixed = tables.bands(probes)
+ceilings = tables.tau_ceilings(judged, probes, smooth=5)
+numbers = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes")]).merge(
+    ceilings.rename(columns={"value": "ceiling"}), how="left"
+)
+publish(
+    draw.kendall_over_training(batches, fixed, ceilings, tables.REPORTED_TAU),
+    "F05_kendall",
+    numbers,
+    profile,
+    "F5. Kendall's tau-b between implicit return and outcome, RLOO: on fresh training batches before the PRM learns from them "
+    "(left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % t-interval over seeds. Negative "
+    "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S].",
+)
+
+# %% [markdown]
+# **Taking tau apart.** On fresh batches, means over seeds: tau-b, the ceiling, and AUC, which does not depend on the success
+# rate. If tau falls together with its ceiling while AUC stays, the policy has changed, not the PRM's judgement.
+
+# %%
+Markdown(tables.markdown(tables.tau_changes(judged)))
+
+# %% [markdown]
+# ### Claim C6
+#
+# **The rule.** Effect: tau-b averaged over a run's training batches, against 0, which is what a ranking at random has. If its
+# 95 % t-interval over seeds lies above 0, C6 is replicated; below 0, not replicated; otherwise inconclusive at this scale.
+# The size is a second question, and is to be held against the ceiling in the table above rather than against 1.
+
+# %%
+Markdown(tables.verdict_text(tables.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))

@@ -1,0 +1,113 @@
+"""Configurations: what they list, that they cannot be changed, and that a run store can name them."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from itpo import attribution
+from itpo.profiles import PROFILES, Method, RunConfig, get_profile
+from itpo.runs import Store
+from itpo.tasks import TASKS
+
+EVERY_CONFIG = [config for profile in PROFILES.values() for config in profile.grid()]
+
+
+def leaves(value, path=""):
+    """Every field of nested dataclasses as (path, value)."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from leaves(getattr(value, field.name), f"{path}.{field.name}")
+    else:
+        yield path, value
+
+
+def test_unknown_profiles_and_rows_are_named_with_the_known():
+    with pytest.raises(ValueError, match=f"unknown profile 'huge'; known profiles: {', '.join(PROFILES)}"):
+        get_profile("huge")
+    for profile in PROFILES.values():
+        with pytest.raises(
+            ValueError, match="unknown attribution 'nonsense'; choose one of trajectory_share"
+        ):
+            profile.config("nonsense", 0)
+
+
+def test_a_row_that_the_profile_leaves_out_is_named_with_those_it_has():
+    short = dataclasses.replace(get_profile("smoke"), methods=(Method("itpo"), Method("prime")))
+    with pytest.raises(ValueError, match="profile 'smoke' has no row 'uniform'; it has: itpo, prime"):
+        short.config("uniform", 0)
+
+
+def test_the_grid_is_rows_by_seeds_rows_first():
+    for profile in PROFILES.values():
+        pairs = [(config.method.row, config.seed) for config in profile.grid()]
+        rows = [method.row for method in profile.methods]
+        assert pairs == list(itertools.product(rows, profile.seeds))
+        for config in profile.grid():
+            assert config == dataclasses.replace(profile.run, method=config.method, seed=config.seed)
+            assert config.method in profile.methods
+
+
+def test_profiles_are_found_by_their_own_name():
+    for name, profile in PROFILES.items():
+        assert get_profile(name) is profile and profile.name == name and profile.summary
+
+
+def test_rows_and_tasks_exist():
+    for config in EVERY_CONFIG:
+        assert config.method.row in attribution.ROWS and config.task in TASKS
+        assert len({m.row for m in get_profile("laptop").methods}) == len(get_profile("laptop").methods)
+
+
+def test_configs_are_frozen_to_the_last_field():
+    for config in EVERY_CONFIG:
+        for part in (config, config.method, config.model, config.adapter, config.sampling):
+            for field in dataclasses.fields(part):
+                with pytest.raises(dataclasses.FrozenInstanceError):
+                    setattr(part, field.name, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_profile("smoke").name = "other"
+
+
+def test_every_field_is_plain_and_hashable():
+    for config in EVERY_CONFIG:
+        assert isinstance(hash(config), int)
+        for path, value in leaves(config):
+            assert isinstance(value, str | int | float | bool), path
+
+
+def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
+    store = Store(tmp_path)
+    assert len({store.open(config).folder for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
+    base = get_profile("smoke").config("norm_itpo", 0)
+    folders = {store.open(base).folder}
+    count = 1
+
+    def changed(value):
+        return value + "x" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
+
+    def variants(part):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            news = variants(value) if dataclasses.is_dataclass(value) else [changed(value)]
+            for new in news:
+                yield dataclasses.replace(part, **{field.name: new})
+
+    for variant in variants(base):
+        folders.add(store.open(variant).folder)
+        count += 1
+    assert count > 30 and len(folders) == count
+
+
+def test_batches_can_be_split_as_the_profiles_say():
+    for config in EVERY_CONFIG:
+        assert config.rollouts >= 2  # leave-one-out needs another rollout
+        assert config.prompts * config.rollouts >= max(config.policy_minibatches, config.prm_minibatches)
+        assert config.steps % config.checkpoint_every == 0
+
+
+def test_defaults_are_the_released_ones_where_they_are_marked_so():
+    config = RunConfig(method=Method("norm_itpo"), seed=0, steps=1)
+    assert (config.prompts, config.rollouts, config.policy_minibatches) == (16, 8, 4)
+    assert (config.clip, config.kl_coef, config.entropy_coef, config.prm_clip_norm) == (0.2, 1e-3, 1e-3, 10.0)
+    assert (config.method.coef, config.method.eta, config.length_penalty) == (5.0, 0.4, 5e-6)
