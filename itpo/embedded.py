@@ -46,7 +46,7 @@ class EmbeddedModel:
     hidden_size: int = 64
     layers: int = 3
     heads: int = 4
-    steps: int = 1200
+    steps: int = 1400
     dialogues_per_step: int = 32
     learning_rate: float = 3e-3
     seed: int = 0

@@ -104,7 +104,7 @@ n = len(scale.seeds)
 Markdown(
     f"With n = {n} seeds the nominal 95 % bootstrap interval can cover at most **{bootstrap_coverage(n):.0%}**. One final "
     f"measurement of {2 * scale.run.eval_dialogues} dialogues has a sampling error of up to "
-    f"{50 / np.sqrt(2 * scale.run.eval_dialogues):.1f} points of its own, some of it common to all runs: they meet the same users."
+    f"{50 / np.sqrt(2 * scale.run.eval_dialogues):.1f} points of its own, some of it common to all runs."
 )
 
 # %% [markdown]

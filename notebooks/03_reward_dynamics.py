@@ -34,9 +34,9 @@ scale = get_profile(profile)
 # %% [markdown]
 # ## 1. The whole method in one picture
 #
-# **How to read it.** Left: policy and user talk. Top: their dialogue, which ends with an outcome $R$; by (3) that outcome trains
-# the process reward model (PRM). In the middle, from top to bottom: the PRM's token rewards (2) of a made-up dialogue, their
-# sums over turns (4), the weights that a softmax makes of them (5), and the outcome paid out in that proportion (6), from which
+# **How to read it.** Left: policy and user talk. Top: their dialogue, which ends with an outcome $R$; by (3) that outcome
+# trains the process reward model (PRM). In the middle, from top to bottom: the PRM's token rewards (2) of a made-up dialogue,
+# their sums over turns (4), the weights that a softmax makes of them (5), and the outcome paid out in that proportion (6), from which
 # the policy's advantages are estimated.
 
 # %%

@@ -54,8 +54,8 @@ Markdown(tables.scale_note(scale))
 # **Is that fair?** Not quite: three to five turns are compared with some thirty tokens, and a turn's reward is a sum, whose
 # noise averages out. Hence two controls [O]:
 # - *as many random tokens as turns*: the same number of items, without summing;
-# - *tokens shuffled, then summed*: a dialogue's token rewards are moved at random among its assistant tokens, the same way at every
-#   step, and summed to "turns" of the same sizes. These groups enjoy all that summing does, but mean nothing. Only what
+# - *tokens shuffled, then summed*: a dialogue's token rewards are moved at random among its assistant tokens, the same way at
+#   every step, and summed to "turns" of the same sizes. These groups enjoy all that summing does, but mean nothing. Only what
 #   real turns have above them is owed to turns as such.
 #
 # **How to read it.** One panel a row; mean over seeds and 95 % t-interval. The thin line marks 0.8. At the last step every
@@ -72,9 +72,9 @@ publish(
     "F03_spearman_to_converged",
     band,
     profile,
-    "F3. Spearman correlation of each probe's rewards at a step with those at the last step, mean over probes of at least three "
-    "turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. Dotted and "
-    "dashed: controls of ours [O], means only.",
+    "F3. Spearman correlation of each probe's rewards at a step with those at the last step, mean over probes of at least "
+    "three turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. "
+    "Dotted and dashed: controls of ours [O], means only.",
 )
 
 # %% [markdown]
