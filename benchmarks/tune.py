@@ -1,6 +1,6 @@
 """Tune every row of Table 1 with the same budget: ``python -m benchmarks.tune`` writes ``figures/tuning.csv``.
 
-Three settings a row, 40 steps each, on one seed that no result uses; the setting with the highest mean success on held-out
+Four settings a row, 40 steps each, on one seed that no result uses; the setting with the highest mean success on held-out
 problems over training is kept in ``itpo.profiles.METHODS``. Takes about ten minutes on two cores.
 """
 
@@ -17,15 +17,19 @@ from itpo.sweep import sweep
 from itpo.trainer import train
 
 SEED, STEPS = 1000, 40
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 CANDIDATES = [
-    *(Method("trajectory_share", policy_lr=rate) for rate in (5e-4, 1e-3, 2e-3)),
-    *(Method("uniform", policy_lr=rate) for rate in (5e-4, 1e-3, 2e-3)),
+    *(Method("trajectory_share", policy_lr=rate) for rate in RATES),
+    *(Method("uniform", policy_lr=rate) for rate in RATES),
     *(
         Method(row, outcome_coef=5.0, policy_lr=rate, beta=beta)
         for row in ("prime", "itpo")
-        for rate, beta in ((1e-3, 0.2), (2e-3, 0.2), (1e-3, 0.05))
+        for rate, beta in ((5e-4, 0.2), (1e-3, 0.2), (2e-3, 0.2), (1e-3, 0.05))
     ),
-    *(Method("norm_itpo", policy_lr=rate, eta=eta) for rate, eta in ((1e-3, 0.4), (2e-3, 0.4), (1e-3, 0.1))),
+    *(
+        Method("norm_itpo", policy_lr=rate, eta=eta)
+        for rate, eta in ((5e-4, 0.4), (1e-3, 0.4), (2e-3, 0.4), (1e-3, 0.1))
+    ),
 ]
 
 

@@ -13,17 +13,14 @@ profile = "laptop"
 
 # %%
 import random
-import warnings
 from dataclasses import replace
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
 
 import pandas as pd
 import torch
 
 from itpo import attribution, turns
 from itpo.advantages import returns
-from itpo.figures import framework as draw
+from itpo.figures import method as draw
 from itpo.figures.style import publish, use_style
 from itpo.learner import seeded
 from itpo.paths import runs_root

@@ -13,15 +13,12 @@ profile = "laptop"
 
 # %%
 import inspect
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
 
 import pandas as pd
 import torch
 
 from itpo import advantages, attribution, losses, prm, trainer, turns
-from itpo.figures import framework as draw
+from itpo.figures import method as draw
 from itpo.figures.style import publish, use_style
 
 use_style()

@@ -22,10 +22,6 @@
 profile = "laptop"
 
 # %%
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
-
 import numpy as np
 from IPython.display import Markdown, clear_output
 

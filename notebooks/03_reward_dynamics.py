@@ -11,15 +11,11 @@
 profile = "laptop"
 
 # %%
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import tables
+from itpo import probes, tables
 from itpo.figures import results as draw
 from itpo.figures.framework import EXAMPLE, framework
 from itpo.figures.style import publish, use_style
@@ -69,16 +65,16 @@ Markdown(tables.scale_note(scale))
 
 # %%
 first = next(run for run in judged if run.config.method.row == "norm_itpo")
-probes = tables.read_probes(first)
-case, rule = tables.choose_case(probes)
-outcome = "succeeds" if probes.outcome[case] > 0.5 else "fails"
-Markdown(f"Chosen: {rule}. It is number {case + 1} of {len(probes.outcome)}, and it {outcome}.")
+watched = probes.read_probes(first)
+case, rule = probes.choose_case(watched)
+outcome = "succeeds" if watched.outcome[case] > 0.5 else "fails"
+Markdown(f"Chosen: {rule}. It is number {case + 1} of {len(watched.outcome)}, and it {outcome}.")
 
 # %%
-kinds = iter(probes.kinds(case))
+kinds = iter(watched.kinds(case))
 lines = [
     {"who": role, "says": text, "kind of turn": next(kinds) if role == "assistant" else ""}
-    for role, text in probes.messages(case)
+    for role, text in watched.messages(case)
 ]
 Markdown(tables.markdown(pd.DataFrame(lines)))
 
@@ -96,11 +92,11 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # tokens; in the lower half each token has its own.
 
 # %%
-picture = tables.case_of(probes, case)
+picture = probes.case_of(watched, case)
 publish(
     draw.reward_dynamics(picture),
     "F02_reward_dynamics",
-    tables.case_table(picture),
+    probes.case_table(picture),
     profile,
     f"F2. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); Norm-ITPO, seed "
     f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
@@ -124,7 +120,7 @@ publish(
 # they may leave the picture. Kinds that few probes contain are in the CSV file beside the picture with their number of turns.
 
 # %%
-credit = tables.credit_by_kind([run for run in judged if run.config.method.row == "norm_itpo"])
+credit = probes.credit_by_kind([run for run in judged if run.config.method.row == "norm_itpo"])
 band = tables.bands(credit, by=["kind"], along="success")
 counts = credit.groupby(["kind", "success"])["turns"].max().rename("turns").reset_index()
 publish(
@@ -141,7 +137,7 @@ publish(
 # credited above a missed repair, and asking for a number above assuming it.
 
 # %%
-Markdown(tables.credit_text(credit, scale))
+Markdown(probes.credit_text(credit, scale))
 
 # %% [markdown]
 # **Two cautions.** A kind's credit mixes what the turn does with what came before it, as a missed repair needs a bad answer

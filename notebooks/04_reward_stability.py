@@ -12,15 +12,11 @@
 profile = "laptop"
 
 # %%
-import warnings
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no widgets are needed here
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import tables
+from itpo import probes, tables
 from itpo.figures import results as draw
 from itpo.figures.style import publish, use_style
 from itpo.paths import runs_root
@@ -65,7 +61,7 @@ Markdown(tables.scale_note(scale))
 # reference by then.
 
 # %%
-stability = tables.spearman_curves(judged, np.random.default_rng(0))
+stability = probes.spearman_curves(judged, np.random.default_rng(0))
 band = tables.bands(stability, by=["row", "items"])
 publish(
     draw.stability(band),
@@ -82,7 +78,7 @@ publish(
 # over the runs that get there. Beside it the mean correlation before the last step.
 
 # %%
-convergence = tables.convergence_table(stability)
+convergence = probes.convergence_table(stability)
 names = {"mean_correlation": "mean before the end", "first_step": "above 0.8 from step"}
 columns = ["row", "items", *names, "reached", "seeds"]
 Markdown(tables.markdown(convergence[columns].rename(columns=names)))
@@ -98,8 +94,8 @@ Markdown(tables.markdown(convergence[columns].rename(columns=names)))
 # runs are longer, their dialogues have thousands of tokens, and what they call converged is not known to us.
 
 # %%
-for rival, title in tables.RIVALS.items():
-    lines = tables.verdict_text(tables.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
+for rival, title in probes.RIVALS.items():
+    lines = tables.verdict_text(probes.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
     display(Markdown(f"Turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
@@ -127,9 +123,9 @@ for rival, title in tables.RIVALS.items():
 
 # %%
 batches = tables.bands(tables.curves(judged, "prm_kendall", smooth=5))
-probes = tables.probe_curves(judged)
-fixed = tables.bands(probes)
-ceilings = tables.tau_ceilings(judged, probes, smooth=5)
+probed = probes.probe_curves(judged)
+fixed = tables.bands(probed)
+ceilings = probes.tau_ceilings(judged, probed, smooth=5)
 numbers = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes")]).merge(
     ceilings.rename(columns={"value": "ceiling"}), how="left"
 )
@@ -148,7 +144,7 @@ publish(
 # rate. If tau falls together with its ceiling while AUC stays, the policy has changed, not the PRM's judgement.
 
 # %%
-Markdown(tables.markdown(tables.tau_changes(judged)))
+Markdown(tables.markdown(probes.tau_changes(judged)))
 
 # %% [markdown]
 # ### Claim C6
@@ -158,4 +154,4 @@ Markdown(tables.markdown(tables.tau_changes(judged)))
 # The size is a second question, and is to be held against the ceiling in the table above rather than against 1.
 
 # %%
-Markdown(tables.verdict_text(tables.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))
+Markdown(tables.verdict_text(probes.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))

@@ -5,20 +5,31 @@ pyproject.toml installs the import hook before this file is loaded. Tests of our
 the checks off with `unchecked`.
 """
 
+import io
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxtyping
+import matplotlib
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from itpo.backbone import Adapter, Backbone
-from itpo.embedded import EmbeddedModel, load, warm_start
+from itpo.embedded import EmbeddedModel, build_tokenizer, load, warm_start
+from itpo.figures.style import use_style
+from itpo.profiles import Profile, get_profile
+from itpo.runs import Run, Store
 from itpo.tasks import get_task
 
 torch.set_num_threads(1)
@@ -119,3 +130,127 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
         return model.requires_grad_(False)
 
     return make
+
+
+# Runs written by hand, for tables and probes
+
+
+CONVERSATION = "<|user|> sam has some pears and gets more . how many now ? <|end|> <|assistant|> how many pears at first ? "
+CONVERSATION += "<|end|> <|user|> a lot of pears . <|end|> <|assistant|> how many more pears came ? <|end|> <|user|> maybe 3 . "
+CONVERSATION += "<|end|> <|assistant|> are you sure ? <|end|> <|user|> sorry , it is 4 . <|end|> <|assistant|> so 2 plus 4 : "
+CONVERSATION += "the answer is 6 . <|end|> <|pad|>"
+
+
+def _probe(rng: np.random.Generator, outcome: Tensor) -> dict[str, Tensor]:
+    """The conversation as often as there are outcomes, with made-up log-ratios."""
+    tokens = build_tokenizer(get_task("math").words)(CONVERSATION)["input_ids"]
+    words, ids, turn, inside = CONVERSATION.split(), [], -1, False
+    for word in words:
+        ids.append(turn if inside else -1)
+        inside = inside and word != "<|end|>"
+        if word == "<|assistant|>":
+            turn, inside = turn + 1, True
+    turn_ids = torch.tensor(ids).repeat(len(outcome), 1)
+    log_ratio = torch.from_numpy(rng.normal(size=turn_ids.shape)).float() * (turn_ids >= 0)
+    return {
+        "log_ratio": log_ratio,
+        "turn_ids": turn_ids,
+        "input_ids": torch.tensor([tokens] * len(outcome)),
+        "outcome": outcome,
+    }
+
+
+@pytest.fixture(scope="session")
+def three_seeds() -> Profile:
+    """The smoke profile with as many seeds as statistics need."""
+    return replace(get_profile("smoke"), seeds=(0, 1, 2))
+
+
+@pytest.fixture(scope="session")
+def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Finished runs of every row and three seeds, with made-up numbers: the more to the right the row, the better."""
+    store, outcome, found = Store(tmp_path_factory.mktemp("runs")), torch.tensor([1.0, 0.0, 0.0, 1.0]), []
+    for config in three_seeds.grid():
+        rng = np.random.default_rng(config.seed)
+        level = 0.3 + 0.1 * [m.row for m in three_seeds.methods].index(config.method.row) + 0.01 * config.seed
+        judged = config.method.row in ("prime", "itpo", "norm_itpo")
+        ranking = {"prm_auc": 0.75, "prm_kendall": 0.25 + 0.01 * config.seed} if judged else {}
+        run = store.open(config)
+        if judged:
+            run.log(-1, ranking)
+        for step in range(4):
+            if step % 2 == 0:
+                run.log(step, {"eval_success": level * step / 2})
+            run.log(step, {"success": 0.5, **ranking})
+        run.log(4, {"eval_success": level * 2})
+        for step in range(5 * judged):
+            run.save_probe(step, _probe(rng, outcome))
+        run.finish({"success": level + 0.001 * config.seed, "greedy_success": level, "turns": 4.0})
+        found.append(run)
+    return found
+
+
+@pytest.fixture(scope="session")
+def judged_runs(written_runs: list[Run]) -> list[Run]:
+    """Those of rows with a process reward model, which have probes."""
+    return [run for run in written_runs if run.probes()]
+
+
+# What every picture is checked for
+
+
+@pytest.fixture
+def figure_style() -> Iterator[None]:
+    """Draw as the notebooks do, without a screen."""
+    matplotlib.use("Agg")
+    with matplotlib.rc_context():
+        use_style()
+        yield
+
+
+def _text_boxes(figure: Figure) -> dict[Text, Bbox]:
+    """The box, in pixels, of every visible text of a figure but tick labels (some of which are never drawn)."""
+    figure.draw_without_rendering()
+    ticks = {
+        text
+        for ax in figure.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for text in (tick.label1, tick.label2)
+    }
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return {text: text.get_window_extent() for text in texts if text not in ticks}
+
+
+@pytest.fixture
+def text_boxes(figure_style: None) -> Callable[[Figure], dict[Text, Bbox]]:
+    """Measures the texts of a figure."""
+    return _text_boxes
+
+
+@pytest.fixture
+def check_apart(figure_style: None) -> Callable[[Figure], None]:
+    """Fails if a text of the figure overlaps another or leaves the page."""
+
+    def check(figure: Figure) -> None:
+        boxes = _text_boxes(figure)
+        for (a, first), (b, second) in itertools.combinations(boxes.items(), 2):
+            assert not first.overlaps(second), (a.get_text(), b.get_text())
+        page = figure.bbox
+        for text, box in boxes.items():
+            inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+            assert inside, text.get_text()
+
+    return check
+
+
+@pytest.fixture
+def png(figure_style: None) -> Callable[[Figure], bytes]:
+    """Draws a figure as the bytes of a file."""
+
+    def draw(figure: Figure) -> bytes:
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=60, metadata={"Software": None})
+        return file.getvalue()
+
+    return draw

@@ -1,27 +1,18 @@
-"""Statistics against brute force and scipy, and the tables that are made of them against runs written by hand."""
+"""Statistics against brute force and scipy."""
 
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from itpo import analysis, tables
-from itpo.embedded import build_tokenizer
-from itpo.profiles import Profile, get_profile
-from itpo.runs import Run, Store
-from itpo.tasks import get_task
+from itpo import analysis
 
 SEEDS = st.integers(0, 2**16)
-SMOKE = get_profile("smoke")
 
 
 def concordance(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int]:
@@ -272,185 +263,3 @@ def test_a_claim_of_absence_needs_a_margin() -> None:
     for expected, margin in (("no gain", 0.0), ("loss", 0.1)):
         with pytest.raises(ValueError, match="margin"):
             analysis.judge("C", "it helps", [0.1, 0.2], expected, margin)
-
-
-# Tables
-
-
-CONVERSATION = "<|user|> sam has some pears and gets more . how many now ? <|end|> <|assistant|> how many pears at first ? "
-CONVERSATION += "<|end|> <|user|> a lot of pears . <|end|> <|assistant|> how many more pears came ? <|end|> <|user|> maybe 3 . "
-CONVERSATION += "<|end|> <|assistant|> are you sure ? <|end|> <|user|> sorry , it is 4 . <|end|> <|assistant|> so 2 plus 4 : "
-CONVERSATION += "the answer is 6 . <|end|> <|pad|>"
-
-
-def probe(rng: np.random.Generator, outcome: torch.Tensor) -> dict[str, torch.Tensor]:
-    tokens = build_tokenizer(get_task("math").words)(CONVERSATION)["input_ids"]
-    words, ids, turn, inside = CONVERSATION.split(), [], -1, False
-    for word in words:
-        ids.append(turn if inside else -1)
-        inside = inside and word != "<|end|>"
-        if word == "<|assistant|>":
-            turn, inside = turn + 1, True
-    turn_ids = torch.tensor(ids).repeat(len(outcome), 1)
-    log_ratio = torch.from_numpy(rng.normal(size=turn_ids.shape)).float() * (turn_ids >= 0)
-    return {
-        "log_ratio": log_ratio,
-        "turn_ids": turn_ids,
-        "input_ids": torch.tensor([tokens] * len(outcome)),
-        "outcome": outcome,
-    }
-
-
-@pytest.fixture(scope="module")
-def profile() -> Profile:
-    return replace(SMOKE, seeds=(0, 1, 2))
-
-
-@pytest.fixture(scope="module")
-def runs(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Finished runs of every row and three seeds, with made-up numbers: the more to the right the row, the better."""
-    store, outcome, found = Store(tmp_path_factory.mktemp("runs")), torch.tensor([1.0, 0.0, 0.0, 1.0]), []
-    for config in profile.grid():
-        rng = np.random.default_rng(config.seed)
-        level = 0.3 + 0.1 * [m.row for m in profile.methods].index(config.method.row) + 0.01 * config.seed
-        judged = config.method.row in ("prime", "itpo", "norm_itpo")
-        ranking = {"prm_auc": 0.75, "prm_kendall": 0.25 + 0.01 * config.seed} if judged else {}
-        run = store.open(config)
-        if judged:
-            run.log(-1, ranking)
-        for step in range(4):
-            if step % 2 == 0:
-                run.log(step, {"eval_success": level * step / 2})
-            run.log(step, {"success": 0.5, **ranking})
-        run.log(4, {"eval_success": level * 2})
-        for step in range(5 * judged):
-            run.save_probe(step, probe(rng, outcome))
-        run.finish({"success": level + 0.001 * config.seed, "greedy_success": level, "turns": 4.0})
-        found.append(run)
-    return found
-
-
-@pytest.fixture(scope="module")
-def judged(runs: list[Run]) -> list[Run]:
-    return [run for run in runs if run.probes()]
-
-
-def test_results_and_main_table(runs: list[Run], profile: Profile) -> None:
-    frame = tables.results(runs)
-    assert len(frame) == 15
-    line = frame[(frame["row"] == "uniform") & (frame["seed"] == 1)].iloc[0]
-    assert line["mean_success"] == pytest.approx(0.41) and np.isnan(line["tau"])
-    table = tables.main_table(frame, np.random.default_rng(0))
-    assert table["gain"].tolist()[1:] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert np.isnan(table["gain"][0]) and np.isnan(table["tau"][0])
-    text = tables.main_text(table)
-    assert text["gain [S]"].tolist() == ["–", "+0.94", "+0.69", "+0.00", "+3.44"]
-    assert text["paper [S] (%)"][3] == "29.06 (one source)"
-    assert "for 3 of the 3 rows" in tables.order_text(table, profile)
-
-
-def test_differences_are_paired_by_seed_in_any_order(runs: list[Run]) -> None:
-    frame = tables.results(runs)
-    expected = tables.effects(frame, "norm_itpo", "uniform", "success")
-    np.testing.assert_allclose(expected, [0.3, 0.3, 0.3])
-    mixed = frame.sample(frac=1.0, random_state=0)
-    np.testing.assert_allclose(tables.effects(mixed, "norm_itpo", "uniform", "success"), expected)
-    with pytest.raises(ValueError, match="train both"):
-        tables.effects(frame.iloc[1:], "norm_itpo", "trajectory_share", "success")
-
-
-def test_verdicts_are_marked_at_the_smoke_profile(runs: list[Run], profile: Profile) -> None:
-    verdicts = tables.math_verdicts(tables.results(runs))
-    assert [verdict.claim for verdict in verdicts] == ["C1", "C3", "C3, normalised", "C4"]
-    lines = tables.verdict_text(verdicts, profile).splitlines()
-    assert all("not meaningful" in line for line in lines)
-    assert "not meaningful" not in tables.verdict_text(verdicts, get_profile("laptop"))
-
-
-def test_one_seed_fills_every_table_without_an_interval(runs: list[Run], profile: Profile) -> None:
-    frame = tables.results([run for run in runs if run.config.seed == 0])
-    text = tables.main_text(tables.main_table(frame, np.random.default_rng(0)))
-    assert "no interval from 1 seed" in text.iloc[1, 1]
-    assert all(verdict.ruling == analysis.INCONCLUSIVE for verdict in tables.math_verdicts(frame))
-
-
-def test_curves_and_bands(runs: list[Run]) -> None:
-    curves = tables.curves(runs, "prm_kendall", smooth=3)
-    assert set(curves["row"]) == {"prime", "itpo", "norm_itpo"}
-    band = tables.bands(curves.sample(frac=1.0, random_state=0))
-    for _, part in band.groupby("row"):
-        assert part["step"].tolist() == [-1, 0, 1, 2, 3]
-        assert part["mean"].tolist() == pytest.approx([0.26] * 5)
-    assert tables.curves(runs, "nothing").empty
-
-
-def test_probes_are_read_back_as_conversations(judged: list[Run], runs: list[Run]) -> None:
-    probes = tables.read_probes(judged[0])
-    assert probes.messages(0)[2] == ("user", "a lot of pears .")
-    assert probes.kinds(0) == ["ask_first", "missed repair", "check", "answer"]
-    assert probes.turn_rewards.shape == (5, 4, 4)
-    np.testing.assert_allclose(probes.turn_rewards.sum(-1), probes.token_rewards.sum(-1), rtol=1e-6)
-    with pytest.raises(ValueError, match="kept no probes"):
-        tables.read_probes(runs[0])
-
-
-def test_the_case_is_chosen_by_the_first_rule_that_applies(judged: list[Run]) -> None:
-    probes = tables.read_probes(judged[0])
-    case, rule = tables.choose_case(probes)
-    assert case == 1 and "unrepaired" in rule
-    case, rule = tables.choose_case(replace(probes, outcome=np.ones(4)))
-    assert case == 0 and "failed" not in rule
-    assert "most turns" in tables.choose_case(probes, turns_wanted=9)[1]
-    picture = tables.case_of(probes, 1)
-    assert picture.answers == ["a lot of pears .", "maybe 3 .", "sorry , it is 4 .", ""]
-    assert len(tables.case_table(picture)) == picture.token_rewards.size
-    assert np.abs(picture.turn_rewards).max() == 1.0
-
-
-def test_credit_by_kind_sums_to_nothing_in_a_dialogue(judged: list[Run], profile: Profile) -> None:
-    credit = tables.credit_by_kind(judged)
-    total = (credit["value"] * credit["turns"]).groupby([credit["row"], credit["seed"]]).sum()
-    np.testing.assert_allclose(total, 0.0, atol=1e-6)
-    assert "confirmed" in (text := tables.credit_text(credit, profile)) or "inconclusive" in text
-    assert "replicated" not in text
-
-
-def test_stability_tables(judged: list[Run]) -> None:
-    frame = tables.spearman_curves(judged, np.random.default_rng(0))
-    assert frame.loc[frame["step"] == 4, "value"].to_numpy() == pytest.approx(1.0)
-    table = tables.convergence_table(frame, level=-1.0)
-    assert (table["first_step"] == 0).all() and (table["reached"] == 3).all() and len(table) == 12
-    assert tables.convergence_table(frame, level=2.0)["first_step"].isna().all()
-    for rival in tables.RIVALS:
-        assert len(tables.stability_verdicts(frame, rival)) == 3
-
-
-def test_tau_tables(judged: list[Run]) -> None:
-    found = tables.probe_curves(judged)
-    probes = tables.read_probes(judged[0])
-    expected = stats.kendalltau(probes.log_ratio[2].sum(-1), probes.outcome).statistic
-    assert found["value"][2] == pytest.approx(expected)
-    ceilings = tables.tau_ceilings(judged, found)
-    assert set(ceilings["panel"]) == {"batches", "probes"}
-    changes = tables.tau_changes(judged)
-    assert changes["tau"].tolist() == pytest.approx([0.26] * 6)
-    np.testing.assert_allclose(changes["ceiling"], analysis.kendall_ceiling(0.5, 32))
-    assert [v.ruling for v in tables.tau_verdicts(tables.results(judged))] == ["replicated"] * 3
-
-
-def test_tables_are_written_with_their_label(
-    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "output_folder", lambda profile: tmp_path)
-    tables.write_table(pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [0.5]}), "T0", SMOKE, "A note.")
-    assert "These numbers mean nothing" in (tmp_path / "T0.md").read_text()
-    assert (tmp_path / "T0.csv").read_text() == "b\n0.5\n"
-
-
-def test_settings_and_tuning(profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tables.settings_text(profile.methods)["row"].tolist()[-1] == "Norm-ITPO"
-    monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
-    assert "no tuning record" in tables.tuning_text()
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "tuning.csv").write_text("row,beta\nitpo,0.2\n")
-    assert "| itpo | 0.2 |" in tables.tuning_text()

@@ -1,6 +1,7 @@
 """Figures of the main comparison: learning curves (F4), reward dynamics (F2), rank stability (F3) and Kendall's tau (F5).
 
-Every function takes the tables of :mod:`itpo.tables` and returns a matplotlib ``Figure``; none computes anything.
+Every function takes tables of :mod:`itpo.tables` or :mod:`itpo.probes` and returns a matplotlib ``Figure``; none computes
+anything.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from itpo.attribution import ROWS
-from itpo.figures.style import ACCENT, COLUMN, NEGATIVE, POSITIVE, ROW_COLORS, TEXT
+from itpo.figures.style import ACCENT, COLUMN, INK, NEGATIVE, POSITIVE, QUIET, ROW_COLORS, SMALL, TEXT
 
-INK, QUIET, PALE = "#333333", "#8c8c8c", "#e4e4e4"
-SMALL = 6.5  # points
+PALE = "#e4e4e4"
 # How the four lists of rewards that F3 compares are drawn: colour, line style, width, label.
 ITEM_STYLES = {
     "turns": (ROW_COLORS["norm_itpo"], "-", 1.8, "turns (4)"),

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -27,12 +28,20 @@ ROW_COLORS = {
     "norm_itpo": "#0072B2",
 }
 ACCENT, POSITIVE, NEGATIVE = "#D55E00", "#009E73", "#CC79A7"
+INK, QUIET = "#333333", "#8c8c8c"
+SMALL, BODY = 6.5, 7.5  # font sizes in points
 
 
 def use_style() -> None:
     """Set fonts and grid for figures that are read at column width."""
     sns.set_theme(context="paper", style="whitegrid", font_scale=0.9)
     mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "axes.titlesize": 9, "legend.frameon": False})
+
+
+def shown_once(figure: Figure) -> Figure:
+    """The figure, taken out of pyplot's list: a notebook would show it at the end of the cell and as its value."""
+    plt.close(figure)
+    return figure
 
 
 def output_folder(profile: str) -> Path:

@@ -1,0 +1,340 @@
+"""What the process reward model (PRM) says of the fixed probe dialogues over training, and how its ranking fares.
+
+Runs in, tables out, as in :mod:`itpo.tables`: for the notebooks on reward dynamics and reward stability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from itpo import turns
+from itpo.analysis import (
+    Verdict,
+    judge,
+    kendall,
+    kendall_ceiling,
+    rank_stability,
+    relative_to_largest,
+    step_above_for_good,
+    sum_turns,
+    t_interval,
+)
+from itpo.attribution import ROWS
+from itpo.embedded import ASSISTANT, END, PAD, USER, build_tokenizer
+from itpo.figures.results import Case
+from itpo.profiles import Profile
+from itpo.runs import Run
+from itpo.tables import curves, interval_columns, verdict_text
+from itpo.tasks import get_task
+from itpo.tasks.math import REPLIES
+
+RIVALS = {
+    "tokens": "all tokens",
+    "few tokens": "as many tokens as turns",
+    "token groups": "shuffled tokens, summed",
+}
+KINDS = (
+    "ask_first",
+    "ask_second",
+    "press",
+    "check",
+    "missed repair",
+    "assume_first",
+    "assume_second",
+    "chat",
+    "answer",
+)
+REPAIRS = {"vague": "press", "doubtful": "check"}  # the only turn that undoes such an answer
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probe dialogues of one run: S observed steps, P dialogues of T tokens (``log_ratio`` is q_t of eq. (1), nats).
+
+    ``words`` holds each dialogue's tokens as text; ``beta`` turns log-ratios into rewards (2).
+    """
+
+    run: Run
+    steps: Int64[np.ndarray, " S"]
+    log_ratio: Float[np.ndarray, "S P T"]
+    turn_ids: Int64[np.ndarray, "P T"]
+    outcome: Float[np.ndarray, " P"]
+    words: tuple[tuple[str, ...], ...]
+
+    @property
+    def token_mask(self) -> Bool[np.ndarray, "P T"]:
+        """The assistant tokens."""
+        return self.turn_ids >= 0
+
+    @property
+    def turn_mask(self) -> Bool[np.ndarray, "P K"]:
+        """The turns that each dialogue has."""
+        return turns.turn_mask(torch.from_numpy(self.turn_ids)).numpy()
+
+    @property
+    def token_rewards(self) -> Float[np.ndarray, "S P T"]:
+        """r_t of eq. (2), in logits."""
+        return self.run.config.method.beta * self.log_ratio
+
+    @property
+    def turn_rewards(self) -> Float[np.ndarray, "S P K"]:
+        """R_k of eq. (4), in logits, for every row alike."""
+        return sum_turns(self.token_rewards, self.turn_ids)
+
+    def kinds(self, dialogue: int) -> list[str]:
+        """What each turn of a dialogue does: its act, or "missed repair" (see :func:`turn_kinds`)."""
+        return turn_kinds(self.messages(dialogue))
+
+    def messages(self, dialogue: int) -> list[tuple[str, str]]:
+        """The conversation as (role, text), read back from its tokens."""
+        found: list[tuple[str, list[str]]] = []
+        for word in self.words[dialogue]:
+            if word in (USER, ASSISTANT):
+                found.append(("user" if word == USER else "assistant", []))
+            elif word not in (END, PAD):
+                found[-1][1].append(word)
+        return [(role, " ".join(text)) for role, text in found]
+
+
+def read_probes(run: Run) -> Probes:
+    """Load a run's probes. Errors: ValueError for a run without any (its row has no PRM)."""
+    saved = run.probes()
+    if not saved:
+        raise ValueError(f"the run of {run.config.method.row!r} kept no probes: only rows with a PRM do")
+    static = {name: tensor.numpy() for name, tensor in saved[0][1].items()}
+    tokenizer = build_tokenizer(get_task(run.config.task).words)
+    return Probes(
+        run,
+        np.array([step for step, _ in saved]),
+        np.stack([tensors["log_ratio"].numpy().astype(np.float64) for _, tensors in saved]),
+        static["turn_ids"],
+        static["outcome"].astype(np.float64),
+        tuple(tuple(tokenizer.convert_ids_to_tokens(ids.tolist())) for ids in static["input_ids"]),
+    )
+
+
+def turn_kinds(messages: Sequence[tuple[str, str]]) -> list[str]:
+    """The math task's act of each assistant turn; "missed repair" where it should have undone the answer before it.
+
+    >>> turn_kinds([("user", "a lot of pens ."), ("assistant", "are you sure ?"), ("user", "yes ."), ("assistant", "ok .")])
+    ['missed repair', 'chat']
+    """
+    act = get_task("math").act
+    kinds, wanted = [], ""
+    for role, text in messages:
+        if role == "user":
+            wanted = next((repair for kind, repair in REPAIRS.items() if _says(kind, text)), "")
+        else:
+            kinds.append("missed repair" if wanted and act(text) != wanted else act(text))
+    return kinds
+
+
+def _says(kind: str, text: str) -> bool:
+    return text.startswith(tuple(reply.partition("{")[0].strip() for reply in REPLIES[kind]))
+
+
+def choose_case(probes: Probes, turns_wanted: int = 4) -> tuple[int, str]:
+    """The probe dialogue to look at, and the rule that chose it: the first that meets the first rule that any meets."""
+    long = probes.turn_mask.sum(1) >= turns_wanted
+    failed = probes.outcome <= 0.5
+    missed = np.array(["missed repair" in probes.kinds(p) for p in range(len(long))])
+    size = f"at least {turns_wanted} turns"
+    rules = [
+        (
+            long & failed & missed,
+            f"the first failed dialogue of {size} with a vague or doubtful answer left unrepaired",
+        ),
+        (long & failed, f"the first failed dialogue of {size}"),
+        (long, f"the first dialogue of {size}"),
+        (probes.turn_mask.sum(1) == probes.turn_mask.sum(1).max(), "the first dialogue with the most turns"),
+    ]
+    meets, rule = next(rule for rule in rules if rule[0].any())
+    return int(np.flatnonzero(meets)[0]), rule
+
+
+def case_of(probes: Probes, dialogue: int) -> Case:
+    """One probe dialogue as F2 draws it; at each step both kinds of rewards are relative to their own largest."""
+    messages, mask = probes.messages(dialogue), probes.token_mask[dialogue]
+    said = [text for role, text in messages if role == "assistant"]
+    later = [text for role, text in messages[2:] if role == "user"]
+    return Case(
+        probes.steps.tolist(),
+        [word for word, ours in zip(probes.words[dialogue], mask, strict=True) if ours],
+        probes.turn_ids[dialogue][mask].tolist(),
+        probes.kinds(dialogue),
+        [*later, *[""] * (len(said) - len(later))],
+        relative_to_largest(probes.turn_rewards[:, dialogue, : len(said)]),
+        relative_to_largest(probes.token_rewards[:, dialogue, mask]),
+    )
+
+
+def case_table(case: Case) -> pd.DataFrame:
+    """The numbers of F2, a line for each step and assistant token."""
+    steps, tokens = case.token_rewards.shape
+    turn_of = np.asarray(case.turn_of)
+    return pd.DataFrame(
+        {
+            "step": np.repeat(case.steps, tokens),
+            "turn": np.tile(turn_of + 1, steps),
+            "kind": np.tile(np.asarray(case.kinds)[turn_of], steps),
+            "token": np.tile(case.words, steps),
+            "relative_turn_reward": case.turn_rewards[:, turn_of].ravel(),
+            "relative_token_reward": case.token_rewards.ravel(),
+        }
+    )
+
+
+def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
+    """Turn rewards at the last step by kind of turn, a line for row, seed, kind and outcome: their mean and number.
+
+    ``value`` is R_k minus the mean over the dialogue's turns, in logits: above 0 where the turn is credited more than its
+    neighbours.
+    """
+    lines = []
+    for probes in map(read_probes, runs):
+        rewards, mask = probes.turn_rewards[-1], probes.turn_mask
+        centred = rewards - (rewards * mask).sum(1, keepdims=True) / mask.sum(1, keepdims=True).clip(1)
+        who = {"row": probes.run.config.method.row, "seed": probes.run.config.seed}
+        for p, won in enumerate(probes.outcome > 0.5):
+            for k, kind in enumerate(probes.kinds(p)):
+                lines.append({**who, "kind": kind, "success": bool(won), "value": centred[p, k]})
+    by = ["row", "seed", "kind", "success"]
+    found = pd.DataFrame(lines).groupby(by, sort=False)["value"].agg(value="mean", turns="size").reset_index()
+    return found.sort_values(
+        "kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable", ignore_index=True
+    )
+
+
+def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: int = 3) -> pd.DataFrame:
+    """:func:`itpo.analysis.rank_stability` of every run's probes: row, seed, items, step, value.
+
+    Only dialogues of at least ``min_turns`` turns count: two turns have an order, but hardly a ranking.
+    """
+    lines = []
+    for probes in map(read_probes, runs):
+        keep = probes.turn_mask.sum(1) >= min_turns
+        found = rank_stability(probes.token_rewards[:, keep], probes.turn_ids[keep], rng)
+        who = {"row": probes.run.config.method.row, "seed": probes.run.config.seed}
+        for items, values in found.items():
+            lines.append(pd.DataFrame({**who, "items": items, "step": probes.steps, "value": values}))
+    return pd.concat(lines, ignore_index=True)
+
+
+def probe_curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Kendall's tau-b between implicit return and outcome on the probe dialogues: row, seed, step, value, ceiling."""
+    lines = []
+    for probes in map(read_probes, runs):
+        returns = probes.token_rewards.sum(-1)
+        ceiling = float(kendall_ceiling(probes.outcome.mean(), len(probes.outcome)))
+        who = {"row": probes.run.config.method.row, "seed": probes.run.config.seed, "ceiling": ceiling}
+        values = [kendall(step, probes.outcome) for step in returns]
+        lines.append(pd.DataFrame({**who, "step": probes.steps, "value": values}))
+    return pd.concat(lines, ignore_index=True)
+
+
+def convergence_table(frame: pd.DataFrame, level: float = 0.8) -> pd.DataFrame:
+    """First step from which the curves of :func:`spearman_curves` stay above ``level``, and their mean before the end.
+
+    A line for row and items. The last step, compared with itself, is left out. ``first_step`` is a mean over the
+    ``reached`` of ``seeds`` runs that do reach the level.
+    """
+    lines = []
+    for (row, items), group in frame[frame["step"] < frame["step"].max()].groupby(
+        ["row", "items"], sort=False
+    ):
+        by_seed = [run for _, run in group.groupby("seed")]
+        first = [step_above_for_good(run["step"], run["value"], level) for run in by_seed]
+        reached = np.isfinite(first)
+        mean = t_interval([run["value"].mean() for run in by_seed])
+        line = {
+            "row": ROWS[row].label,
+            "items": RIVALS.get(items, items),
+            **interval_columns("mean_correlation", mean),
+        }
+        line |= {"first_step": np.mean(first, where=reached) if reached.any() else float("nan")}
+        lines.append(line | {"reached": int(reached.sum()), "seeds": len(first)})
+    return pd.DataFrame(lines)
+
+
+def stability_verdicts(frame: pd.DataFrame, rival: str) -> list[Verdict]:
+    """Claim C5 for each row: mean correlation before the last step, turns minus ``rival`` (of RIVALS), paired by seed."""
+    before = frame[frame["step"] < frame["step"].max()]
+    means = before.groupby(["row", "items", "seed"], sort=False)["value"].mean().unstack("items")
+    claim = "C5" if rival == "tokens" else "C5, control"
+    return [
+        judge(
+            claim,
+            f"{ROWS[row].label}: turns keep their order better than {RIVALS[rival]}",
+            part["turns"] - part[rival],
+        )
+        for row, part in means.groupby("row", sort=False)
+    ]
+
+
+def tau_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Claim C6 for each row with a PRM: mean tau over fresh training batches, against 0 (:func:`results`)."""
+    known = frame.dropna(subset="tau")
+    return [
+        judge(
+            "C6", f"{ROWS[row].label}: the implicit return ranks dialogues as the outcome does", part["tau"]
+        )
+        for row, part in known.groupby("row", sort=False)
+    ]
+
+
+def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
+    """Success, tau-b, its ceiling and AUC on fresh batches in the first and last third of training, means over seeds."""
+    lines = []
+    for run in runs:
+        metrics = (
+            run.metrics()
+            .reindex(columns=["step", "success", "prm_kendall", "prm_auc"])
+            .dropna(subset="success")
+        )
+        ceiling = kendall_ceiling(metrics["success"], run.config.prompts * run.config.rollouts)
+        metrics = metrics.rename(columns={"prm_kendall": "tau", "prm_auc": "AUC"}).assign(ceiling=ceiling)
+        third = -(-run.config.steps // 3)
+        for name, part in (("first third", metrics.head(third)), ("last third", metrics.tail(third))):
+            means = part[["success", "tau", "ceiling", "AUC"]].mean()
+            lines.append({"row": ROWS[run.config.method.row].label, "when": name, **means})
+    return pd.DataFrame(lines).groupby(["row", "when"], sort=False).mean().reset_index()
+
+
+def tau_ceilings(runs: Sequence[Run], probes: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
+    """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "probes"), row, step, value.
+
+    Means over seeds; ``smooth`` as in :func:`curves`.
+    """
+    size = {run.config.prompts * run.config.rollouts for run in runs}
+    success = curves(runs, "success", smooth)
+    success["value"] = kendall_ceiling(success["value"], size.pop())
+    fixed = probes.assign(value=probes["ceiling"])
+    both = pd.concat([success.assign(panel="batches"), fixed.assign(panel="probes")])
+    return both.groupby(["panel", "row", "step"], sort=False)["value"].mean().reset_index()
+
+
+def credit_text(frame: pd.DataFrame, profile: Profile) -> str:
+    """Whether :func:`credit_by_kind` has repairs above missed repairs and asking above assuming, paired by seed.
+
+    A seed whose probes lack one of the two sides is left out.
+    """
+    pairs = (
+        ("repairs are credited above missed repairs", ["press", "check"], ["missed repair"]),
+        ("asking is credited above assuming", ["ask_first", "ask_second"], ["assume_first", "assume_second"]),
+    )
+    verdicts = []
+    for statement, better, worse in pairs:
+        sides = []
+        for kinds in (better, worse):
+            part = frame[frame["kind"].isin(kinds)]
+            weighted = (part["value"] * part["turns"]).groupby(part["seed"]).sum()
+            sides.append(weighted / part.groupby("seed")["turns"].sum())
+        verdicts.append(judge("Task's rules", statement, sides[0] - sides[1]))
+    lines = verdict_text(verdicts, profile, scale=1.0, unit="logits")
+    return lines.replace("not replicated", "contradicted").replace("replicated", "confirmed")

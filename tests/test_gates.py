@@ -1,0 +1,32 @@
+"""The embedded math task passes its gates at laptop scale; what a gate is, and how the command reports."""
+
+from __future__ import annotations
+
+import pytest
+
+from itpo.__main__ import main
+from itpo.gates import Gate, measure
+from itpo.paths import runs_root
+from itpo.profiles import get_profile
+from itpo.runs import Store
+
+
+def test_the_math_task_passes_every_gate() -> None:
+    """Real warm start, real training; loaded from the checkout's run store where `make reproduce` has made them."""
+    config = get_profile("laptop").config("trajectory_share", seed=0)
+    gates = measure(config, Store(runs_root()), dialogues=600)
+    assert len(gates) == 8
+    assert all(gate.passed for gate in gates), "\n".join(map(str, gates))
+
+
+@pytest.mark.parametrize(
+    ("value", "passed"), [(0.2, True), (0.45, True), (0.19, False), (0.46, False), (float("nan"), False)]
+)
+def test_a_gate_is_a_closed_range(value: float, passed: bool) -> None:
+    assert Gate("warm start", value, 0.2, 0.45).passed is passed
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gates", "chess"])
+    assert "math" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""What is said of probe dialogues against runs written by hand, whose probes all hold one conversation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from itpo import analysis, probes, tables
+from itpo.profiles import Profile
+from itpo.runs import Run
+
+
+def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_runs: list[Run]) -> None:
+    found = probes.read_probes(judged_runs[0])
+    assert found.messages(0)[2] == ("user", "a lot of pears .")
+    assert found.kinds(0) == ["ask_first", "missed repair", "check", "answer"]
+    assert found.turn_rewards.shape == (5, 4, 4)
+    np.testing.assert_allclose(found.turn_rewards.sum(-1), found.token_rewards.sum(-1), rtol=1e-6)
+    with pytest.raises(ValueError, match="kept no probes"):
+        probes.read_probes(written_runs[0])
+
+
+def test_the_case_is_chosen_by_the_first_rule_that_applies(judged_runs: list[Run]) -> None:
+    found = probes.read_probes(judged_runs[0])
+    case, rule = probes.choose_case(found)
+    assert case == 1 and "unrepaired" in rule
+    case, rule = probes.choose_case(replace(found, outcome=np.ones(4)))
+    assert case == 0 and "failed" not in rule
+    assert "most turns" in probes.choose_case(found, turns_wanted=9)[1]
+    picture = probes.case_of(found, 1)
+    assert picture.answers == ["a lot of pears .", "maybe 3 .", "sorry , it is 4 .", ""]
+    assert len(probes.case_table(picture)) == picture.token_rewards.size
+    assert np.abs(picture.turn_rewards).max() == 1.0
+
+
+def test_credit_by_kind_sums_to_nothing_in_a_dialogue(judged_runs: list[Run], three_seeds: Profile) -> None:
+    credit = probes.credit_by_kind(judged_runs)
+    total = (credit["value"] * credit["turns"]).groupby([credit["row"], credit["seed"]]).sum()
+    np.testing.assert_allclose(total, 0.0, atol=1e-6)
+    assert "confirmed" in (text := probes.credit_text(credit, three_seeds)) or "inconclusive" in text
+    assert "replicated" not in text
+
+
+def test_stability_tables(judged_runs: list[Run]) -> None:
+    frame = probes.spearman_curves(judged_runs, np.random.default_rng(0))
+    assert frame.loc[frame["step"] == 4, "value"].to_numpy() == pytest.approx(1.0)
+    table = probes.convergence_table(frame, level=-1.0)
+    assert (table["first_step"] == 0).all() and (table["reached"] == 3).all() and len(table) == 12
+    assert probes.convergence_table(frame, level=2.0)["first_step"].isna().all()
+    for rival in probes.RIVALS:
+        assert len(probes.stability_verdicts(frame, rival)) == 3
+
+
+def test_tau_tables(judged_runs: list[Run]) -> None:
+    curves = probes.probe_curves(judged_runs)
+    found = probes.read_probes(judged_runs[0])
+    expected = stats.kendalltau(found.log_ratio[2].sum(-1), found.outcome).statistic
+    assert curves["value"][2] == pytest.approx(expected)
+    ceilings = probes.tau_ceilings(judged_runs, curves)
+    assert set(ceilings["panel"]) == {"batches", "probes"}
+    changes = probes.tau_changes(judged_runs)
+    assert changes["tau"].tolist() == pytest.approx([0.26] * 6)
+    np.testing.assert_allclose(changes["ceiling"], analysis.kendall_ceiling(0.5, 32))
+    assert [v.ruling for v in probes.tau_verdicts(tables.results(judged_runs))] == ["replicated"] * 3
