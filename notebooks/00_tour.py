@@ -13,20 +13,22 @@ profile = "laptop"
 
 # %%
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import torch
 
 from itpo import attribution, turns
 from itpo.advantages import returns
+from itpo.embedded import load, warm_start
 from itpo.figures import method as draw
 from itpo.figures.style import publish, use_style
-from itpo.learner import seeded
+from itpo.learner import Learner, seeded
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.runs import Store
-from itpo.trainer import build_learner
+from itpo.tasks import get_task
+from itpo.tasks.math import Habits
 
 use_style()
 torch.set_num_threads(1)
@@ -38,14 +40,17 @@ torch.set_num_threads(1)
 # one, the user states it, is vague about it ("quite a few"), or gives a doubtful and mostly wrong value ("maybe 3"). Only the
 # very next turn can repair that: *exactly how many ?* or *are you sure ?* A turn too late, and the number is lost for good.
 #
-# The assistant is a language model of two layers that has imitated a mediocre scripted tutor. To keep the tour short, it is
-# smaller and has learned less than the base model of the later notebooks, so expect blunders, wrong sums among them.
+# The assistant is a language model of two layers that has imitated a scripted tutor, one who repairs only every other such
+# answer. To keep the tour short, it is smaller than the base model of the later notebooks and has learned less, so expect
+# blunders, wrong sums among them.
 
 # %%
-tiny = get_profile("smoke").run.model  # [O], whatever the profile of this notebook
+task, tiny = get_task("math"), get_profile("smoke").run.model
+habits = Habits(press=0.5, check=0.5, assume=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
+made_from = {"model": asdict(tiny), "habits": asdict(habits)}
+folder = Store(runs_root()).artifact("tour", made_from, lambda new: warm_start(task, habits, tiny, new))
 config = replace(get_profile("laptop").config("norm_itpo", seed=0), model=tiny)
-learner = build_learner(config, Store(runs_root()))  # makes the base model the first time, in half a minute
-task = learner.task
+learner = Learner(config, *load(folder), task)
 
 # %% [markdown]
 # Now 256 conversations with it. None of them will be used for learning.
@@ -215,8 +220,8 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
-# Two things to take along. First, this PRM is much better at recognising a call that was missed than one that was met. What
-# follows a miss is doomed whatever is said, but to ask *are you sure ?* only keeps hope alive: the sum may still go wrong.
+# Two things to take along. First, compare the two lines. What follows a miss is doomed whatever is said, but to ask *are you
+# sure ?* only keeps hope alive: the sum may still go wrong.
 #
 # Second, look at the failed conversation's weights. A turn that spoils everything has a *low* $R_k$, hence a *low* weight:
 # (5) finds the turn that speaks most for success, not the one to blame. In a failure Norm-ITPO has nothing to hand out
