@@ -135,6 +135,8 @@ class Backbone:
         """
         config = copy(self.peft_model.peft_config[name])
         config.inference_mode = True
+        # The folder's name, not its path: equal runs write equal files wherever their store is.
+        config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
         config.save_pretrained(folder)
         tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}

@@ -30,6 +30,7 @@ from itpo.tasks import EmbeddedTask
 disable_progress_bar()  # a bar for reading one small file is noise in a notebook
 
 PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|unk|>", "<|user|>", "<|assistant|>"
+CONTEXT = 512  # tokens of a dialogue
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -100,6 +101,10 @@ def _training_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     encoded = [chat.encode(scripted_dialogue(task, habits, rng)[1]) for _ in range(count)]
     width = max(len(ids) for ids, _ in encoded)
+    if width > CONTEXT or any(chat.tokenizer.unk_token_id in ids for ids, _ in encoded):
+        raise ValueError(
+            f"a scripted dialogue of task {task.name!r} has a word that is not in task.words, or more than {CONTEXT} tokens"
+        )
     ids = torch.tensor([row + [chat.pad_id] * (width - len(row)) for row, _ in encoded])
     targets = ids.masked_fill(~torch.tensor([m + [False] * (width - len(m)) for _, m in encoded]), -100)
     return ids, targets
@@ -120,7 +125,7 @@ def warm_start(task: EmbeddedTask, habits: Any, spec: EmbeddedModel, folder: Pat
         intermediate_size=3 * spec.hidden_size,
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
-        max_position_embeddings=512,
+        max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

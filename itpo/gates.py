@@ -17,13 +17,13 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from itpo.analysis import ranking_auc
 from itpo.dialogue import Dialogue, Message
 from itpo.embedded import scripted_dialogue
 from itpo.learner import Learner, seeded
+from itpo.metrics import ranking_auc
 from itpo.profiles import RunConfig, get_profile
 from itpo.runs import Store
-from itpo.sampler import rollout
+from itpo.sampler import Sampling, rollout
 from itpo.sweep import sweep
 from itpo.trainer import build_learner, train
 
@@ -90,9 +90,10 @@ def _skill_gates(learner: Learner, count: int) -> list[Gate]:
     for _ in range(count):
         example, messages, _ = scripted_dialogue(task, task.ideal, rng)
         acts = [task.act(m.content) for m in messages if m.role == "assistant"]
+        opened = len(task.opening(example))
         for k, act in enumerate(acts):
             repaired = any(past in task.skills for past in acts[:k])
-            points.append((act, repaired, example, messages[: 2 * k + 1]))
+            points.append((act, repaired, example, messages[: opened + 2 * k]))
     finished = rollout(
         learner.backbone,
         learner.chat,
@@ -100,7 +101,7 @@ def _skill_gates(learner: Learner, count: int) -> list[Gate]:
         [example for _, _, example, _ in points],
         [random.Random(f"gates/skills/{i}") for i in range(len(points))],
         seeded("gates/skills"),
-        learner.config.sampling,
+        Sampling(learner.config.max_turn_tokens),
         [history for _, _, _, history in points],
     )
     chosen = [task.act(d.messages[len(p[3])].content) for d, p in zip(finished, points, strict=True)]

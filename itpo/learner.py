@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from itpo import attribution, losses, prm
-from itpo.analysis import kendall, ranking_auc
 from itpo.backbone import Backbone, micro_batches
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
+from itpo.metrics import kendall, ranking_auc
 from itpo.profiles import RunConfig
 from itpo.runs import Run
-from itpo.sampler import rollout
+from itpo.sampler import Sampling, rollout
 from itpo.tasks import Task
 
 
@@ -55,7 +54,7 @@ class Learner:
         problems = [self.task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
-        sampling = replace(self.config.sampling, greedy=greedy)
+        sampling = Sampling(self.config.max_turn_tokens, greedy)
         with self.backbone.use(adapter):
             dialogues = rollout(
                 self.backbone, self.chat, self.task, examples, users, seeded(stream, "sampling"), sampling
@@ -67,10 +66,10 @@ class Learner:
         return self.backbone.log_probs(batch, adapter, self.config.token_budget)
 
     def token_rewards(self, batch: TokenBatch, reference: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Equations (1)-(2) under the present PRM, rescaled over the batch if the method says so."""
-        method = self.config.method
-        rewards = prm.token_rewards(self.log_probs(batch, "prm"), reference, batch.response_mask, method.beta)
-        return prm.batch_norm(rewards) if method.rescale else rewards
+        """Equations (1)-(2) under the present PRM; the "released" scale drops the last token's and rescales the batch."""
+        method, mask = self.config.method, batch.response_mask
+        rewards = prm.token_rewards(self.log_probs(batch, "prm"), reference, mask, method.beta)
+        return rewards if method.scale == "paper" else prm.batch_norm(prm.drop_last_token(rewards, mask))
 
     def update_prm(self, batch: TokenBatch, reference: Float[Tensor, "B T"], stream: str) -> dict[str, float]:
         """Equation (3) in small minibatches.

@@ -17,7 +17,6 @@ from itpo import turns
 from itpo.analysis import (
     Verdict,
     judge,
-    kendall,
     kendall_ceiling,
     rank_stability,
     relative_to_largest,
@@ -28,6 +27,7 @@ from itpo.analysis import (
 from itpo.attribution import ROWS
 from itpo.embedded import ASSISTANT, END, PAD, USER, build_tokenizer
 from itpo.figures.results import Case
+from itpo.metrics import kendall
 from itpo.profiles import Profile
 from itpo.runs import Run
 from itpo.tables import curves, interval_columns, verdict_text

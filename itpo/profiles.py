@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from itpo.advantages import BASELINES
 from itpo.attribution import get_row
 from itpo.backbone import Adapter
 from itpo.embedded import EmbeddedModel
-from itpo.sampler import Sampling
+from itpo.turns import REDUCTIONS
+
+SCALES = ("paper", "released")
+
+
+def _check(name: str, right: bool, value: object, wanted: str) -> None:
+    if not right:
+        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,21 @@ class Method:
     coef: float = 5.0  # weight of the row's own rewards; 5 in the released math runs [C]
     outcome_coef: float = 0.0  # weight of the outcome as a second source; 5 with ITPO on the medical task [C]
     beta: float = 0.2  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
-    eta: float = 0.4  # eq. (5) [C]
+    eta: float = 0.4  # eq. (5) [C], there on rescaled rewards with the reduction "length_normalized"
     policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
     reduction: str = "sum"  # eq. (4); the released softmax takes "length_normalized" [C]
-    rescale: bool = False  # the released code's per-batch rescaling of token rewards [C]
+    scale: str = "paper"  # token rewards of (2) as they are, or "released": the last one dropped, then batch-rescaled [C]
+
+    def __post_init__(self) -> None:
+        row = get_row(self.row)
+        _check("reduction", self.reduction in REDUCTIONS, self.reduction, f"one of {', '.join(REDUCTIONS)}")
+        _check("scale", self.scale in SCALES, self.scale, f"one of {', '.join(SCALES)}")
+        for name in ("beta", "eta", "policy_lr"):
+            _check(name, getattr(self, name) > 0, getattr(self, name), "above 0")
+        if self.outcome_coef and row.carries_outcome:
+            raise ValueError(
+                f"row {row.name!r} pays the outcome itself: outcome_coef must be 0, not {self.outcome_coef}"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,7 @@ class RunConfig:
     task: str = "math"
     model: EmbeddedModel = field(default_factory=EmbeddedModel)
     adapter: Adapter = field(default_factory=Adapter)
-    sampling: Sampling = field(default_factory=Sampling)
+    max_turn_tokens: int = 24  # of one assistant turn [O]
     prompts: int = 16  # per step [C]
     rollouts: int = 8  # per prompt [C]
     baseline: str = "released"  # of RLOO [C]
@@ -48,15 +67,29 @@ class RunConfig:
     kl_coef: float = 1e-3  # k3 [C]
     entropy_coef: float = 1e-3  # [C]
     prm_lr: float = 1e-3  # [O]; 1e-6 [C]
-    prm_minibatches: int = 8  # "many small minibatches per batch" [C]
+    prm_minibatches: int = 8  # "many small" [C]; the number is ours [O]
     prm_clip_norm: float = 10.0  # [C]
     prm_warmup: int = 10  # batches of reference rollouts before the first step [O]
     token_budget: int = 2048  # padded tokens of one forward pass [O]; changes no result beyond rounding
     eval_every: int = 10  # steps [O]
-    eval_dialogues: int = 256  # held-out problems [O]
+    eval_dialogues: int = 256  # fresh problems, the same for all runs [O]
     probe_dialogues: int = 64  # fixed reference rollouts whose rewards are kept over training [O]
     probe_every: int = 5  # steps [O]
     checkpoint_every: int = 10  # steps; 50 [C]
+
+    def __post_init__(self) -> None:
+        _check("baseline", self.baseline in BASELINES, self.baseline, f"one of {', '.join(BASELINES)}")
+        sizes = ["steps", "max_turn_tokens", "prompts", "rollouts", "policy_minibatches", "prm_minibatches"]
+        sizes += [
+            "token_budget",
+            "eval_every",
+            "eval_dialogues",
+            "probe_dialogues",
+            "probe_every",
+            "checkpoint_every",
+        ]
+        for name in sizes:
+            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)
@@ -95,7 +128,7 @@ METHODS = (
     Method("uniform", policy_lr=5e-4),
     Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
     Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
-    Method("norm_itpo", policy_lr=1e-3),
+    Method("norm_itpo", policy_lr=1e-3, beta=0.05),
 )
 
 LAPTOP = Profile(

@@ -31,7 +31,7 @@ IN_WORK = ".partial"
 _LIBRARIES = ("torch", "transformers", "peft")
 _PACKAGE = Path(__file__).parent
 _NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
-_NUMERICS += ["users", "embedded", "learner", "trainer"]
+_NUMERICS += ["embedded", "metrics", "learner", "trainer"]
 _START_OVER = "move the folder away (or delete it) and start again"
 
 
@@ -61,9 +61,14 @@ def numerics_version() -> str:
 @functools.cache
 def _numerics() -> str:
     paths = [path for name in _NUMERICS if (path := _PACKAGE / f"{name}.py").exists()]
-    paths += [p for p in (_PACKAGE / "tasks").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    paths += [p for p in (_PACKAGE / "tasks").rglob("*") if p.is_file() and not _is_by_product(p)]
     sources = {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in paths}
     return hash_sources(sources, {name: v.split("+")[0] for name, v in library_versions().items()})
+
+
+def _is_by_product(path: Path) -> bool:
+    """Whether a file is bytecode, hidden or an editor's copy, and decides nothing."""
+    return "__pycache__" in path.parts or path.name.startswith(".") or path.name.endswith("~")
 
 
 def library_versions() -> dict[str, str]:

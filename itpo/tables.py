@@ -20,11 +20,11 @@ from itpo.analysis import (
     area_under_curve,
     bootstrap_interval,
     judge,
-    kendall,
     t_interval,
 )
 from itpo.attribution import ROWS
 from itpo.figures.style import output_folder
+from itpo.metrics import kendall
 from itpo.paths import project_root
 from itpo.profiles import Method, Profile
 from itpo.runs import Run
@@ -82,7 +82,7 @@ def write_table(text: pd.DataFrame, numbers: pd.DataFrame, name: str, profile: P
 def results(runs: Sequence[Run]) -> pd.DataFrame:
     """One line a finished run: final success (sampled, greedy), mean success over training, turns, and the PRM's ranking.
 
-    ``mean_success`` is the area under the held-out curve divided by its length. ``auc``, ``tau`` are means over training
+    ``mean_success`` is the area under the evaluation curve divided by its length. ``auc``, ``tau`` are means over training
     batches, each dialogue scored before the PRM learns from it; ``nan`` for rows without a PRM.
     """
     return pd.DataFrame([_result(run) for run in runs])

@@ -19,10 +19,11 @@ from itpo import advantages, attribution, prm, turns
 from itpo.dialogue import Dialogue, TokenBatch
 from itpo.embedded import load, warm_start
 from itpo.learner import Learner, seeded
-from itpo.profiles import Method, RunConfig
+from itpo.profiles import RunConfig
 from itpo.runs import Run, Store
 from itpo.tasks import get_task
 
+MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
 Source = tuple[Tensor, Tensor]  # rewards (B, T) and the positions (B, T) at which they are placed
 
 
@@ -65,6 +66,11 @@ def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[Toke
     credit = estimate_advantages(config, batch, sources)
     metrics |= learner.update_policy(batch, credit, reference, stream)
     clock.lap("policy")
+    if learner.backbone.full_precision and metrics["ratio_error"] > MAX_RATIO_ERROR:
+        raise FloatingPointError(
+            f"importance ratios of the first minibatch differ from 1 by {metrics['ratio_error']:.2g}: the policy that "
+            "sampled is not the one that learned; compare the log-probabilities of sampler and backbone"
+        )
     return batch, metrics
 
 
@@ -109,13 +115,6 @@ def estimate_advantages(
     return advantages.whiten(advantages.returns(total, batch.response_mask), batch.response_mask)
 
 
-def turn_scores(
-    method: Method, token_rewards: Float[Tensor, "B T"], batch: TokenBatch
-) -> Float[Tensor, "B K"]:
-    """Turn-wise implicit rewards (4) with the method's reduction."""
-    return turns.aggregate(token_rewards, batch.turn_ids, method.reduction)
-
-
 def base_model(config: RunConfig, store: Store) -> Path:
     """Folder of the run's base model: made by :func:`itpo.embedded.warm_start` the first time, then found again."""
     task = get_task(config.task)
@@ -147,7 +146,7 @@ def warm_up_prm(learner: Learner, run: Run) -> None:
 
 
 def observe(learner: Learner, run: Run, step: int) -> None:
-    """Measure without learning: success on held-out problems, and the rewards of the fixed probe dialogues."""
+    """Measure without learning: success on fresh problems, and the rewards of the fixed probe dialogues."""
     config = learner.config
     if step % config.eval_every == 0 or step == config.steps:
         dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy")
@@ -177,7 +176,7 @@ def record(dialogue: Dialogue) -> dict[str, object]:
 
 
 def final_evaluation(learner: Learner) -> dict[str, float]:
-    """Success of the trained policy on twice the held-out problems, sampled and greedy."""
+    """Success of the trained policy on twice the fresh problems, sampled and greedy."""
     count = 2 * learner.config.eval_dialogues
     sampled = describe(learner.collect("final", count, 1, "policy")[1])
     greedy = describe(learner.collect("final", count, 1, "policy", greedy=True)[1])

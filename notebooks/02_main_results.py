@@ -41,7 +41,7 @@ scale = get_profile(profile)
 # ## 1. The runs
 #
 # Every row with every seed. A run that the store holds is loaded; what is missing is trained now, two processes at a time. A
-# seed decides the adapters' initial values, the training problems, the users and all sampling. The held-out problems are the
+# seed decides the adapters' initial values, the training problems, the users and all sampling. The fresh problems are the
 # same for all.
 
 # %%
@@ -63,7 +63,7 @@ Markdown(f"{tables.markdown(tables.settings_text(scale.methods))}\n\n{tables.tun
 #
 # **Question.** Does a row learn faster, or reach a higher level? **Method.** At regular steps the policy talks, sampling at
 # temperature 1, to users of problems that it is never trained on. Success is the share of dialogues that end in the right
-# answer. This is measured on held-out problems, not on training batches, so nothing is smoothed. **How to read it.** One
+# answer. This is measured on fresh problems, not on training batches, so nothing is smoothed. **How to read it.** One
 # panel for each row, in its colour; dashed, for comparison, the mean of trajectory-share. Thick: mean over seeds. Thin: each
 # seed. Shaded: 95 % t-interval of the mean. Two overlapping bands do *not* show that two rows are equal: the rows share
 # seeds, and the paired differences of section 3 are sharper than the bands.
@@ -76,7 +76,7 @@ publish(
     "F04_learning_curves",
     band,
     profile,
-    f"F4. Success on {scale.run.eval_dialogues} held-out problems against training step, RLOO, math tutoring. A panel a "
+    f"F4. Success on {scale.run.eval_dialogues} fresh problems against training step, RLOO, math tutoring. A panel a "
     "row; dashed: the mean of trajectory-share. Thick: mean over seeds; thin: each seed; shaded: 95 % t-interval of the mean, "
     "cut off where it leaves the range of the runs.",
 )
@@ -84,7 +84,7 @@ publish(
 # %% [markdown]
 # ## 3. Table 1
 #
-# **What is measured.** *Success, sampled*: the trained policy on fresh held-out problems, at temperature 1, as it was
+# **What is measured.** *Success, sampled*: the trained policy on fresh problems, at temperature 1, as it was
 # trained. *Greedy*: the same problems, the likeliest token each time. *Mean over training*: the area under a run's learning
 # curve divided by its length, which rewards early learning and forgives a bad last step. *Gain*: difference to
 # trajectory-share **paired by seed**, in points of sampled success.
@@ -163,5 +163,10 @@ Markdown(tables.verdict_text(tables.math_verdicts(frame, "mean_success"), scale)
 #
 # The embedded task is built so that an early turn can decide the outcome; that is where turn-wise credit has something to
 # gain, and a null result here would weigh more than a positive one. The policy is a small model trained from a warm start,
-# with adapters [O]. The seeds vary training but not the held-out problems, so the intervals speak of this task only. And
+# with adapters [O]. The seeds vary training but not the fresh problems, so the intervals speak of this task only. And
 # where a line above says *inconclusive*, it says that these seeds cannot tell, not that there is no difference.
+#
+# Two choices bear on the turn-wise rows. The released baseline [C] is subtracted at *every* reward: once a dialogue for
+# trajectory-share, once a turn for the rows that pay turns, so that these are charged for asking one question more (01_method
+# shows by how much), and the skills that pay here cost a question each. And the settings of a row were chosen by its learning
+# curve on the same fresh problems as F4, with one seed; the success after training in Table 1 is measured on others.

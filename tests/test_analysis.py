@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from itpo import analysis
+from itpo import analysis, metrics
 
 SEEDS = st.integers(0, 2**16)
 
@@ -39,9 +39,9 @@ def test_kendall_counts_pairs(seed: int) -> None:
     surplus, untied, untied_outcomes = concordance(scores, outcomes)
     if untied and untied_outcomes:
         expected = surplus / math.sqrt(untied * untied_outcomes)
-        assert analysis.kendall(scores, outcomes) == pytest.approx(expected)
+        assert metrics.kendall(scores, outcomes) == pytest.approx(expected)
     else:
-        assert math.isnan(analysis.kendall(scores, outcomes))
+        assert math.isnan(metrics.kendall(scores, outcomes))
 
 
 @given(SEEDS)
@@ -49,9 +49,7 @@ def test_auc_counts_pairs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, won = rng.integers(0, 4, 9), rng.random(9) > 0.5
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[won] for b in scores[~won]]
-    assert analysis.ranking_auc(scores, won) == pytest.approx(
-        np.mean(pairs) if pairs else np.nan, nan_ok=True
-    )
+    assert metrics.ranking_auc(scores, won) == pytest.approx(np.mean(pairs) if pairs else np.nan, nan_ok=True)
 
 
 @given(SEEDS, st.integers(2, 12))
@@ -59,8 +57,8 @@ def test_kendall_is_auc_times_its_ceiling(seed: int, dialogues: int) -> None:
     rng = np.random.default_rng(seed)
     scores, outcomes = rng.permutation(dialogues), (rng.random(dialogues) > 0.5) * 1.0
     ceiling = float(analysis.kendall_ceiling(outcomes.mean(), dialogues))
-    expected = (2 * analysis.ranking_auc(scores, outcomes) - 1) * ceiling
-    assert analysis.kendall(scores, outcomes) == pytest.approx(expected, nan_ok=True)
+    expected = (2 * metrics.ranking_auc(scores, outcomes) - 1) * ceiling
+    assert metrics.kendall(scores, outcomes) == pytest.approx(expected, nan_ok=True)
 
 
 def test_ceiling_needs_two_dialogues() -> None:

@@ -275,13 +275,15 @@ def test_the_prm_exists_only_where_the_row_needs_it(make_learner):
 
 def test_token_rewards_are_beta_times_the_log_ratio(make_learner):
     batch = collect(make_learner())
-    for rescale in (False, True):
-        learner = make_learner(method=Method("itpo", beta=0.7, rescale=rescale))
+    for scale in ("paper", "released"):
+        learner = make_learner(method=Method("itpo", beta=0.7, scale=scale))
         reference = learner.log_probs(batch, None)
         learner.update_prm(batch, reference, "a")
         expected = 0.7 * (learner.log_probs(batch, "prm") - reference)
         rewards = learner.token_rewards(batch, reference)
-        if rescale:
+        if scale == "released":
+            for row, mask in zip(expected, batch.response_mask, strict=True):
+                row[int(mask.nonzero().max())] = 0.0
             sums = [abs(float(row[t:].sum())) for row in expected for t in range(len(row))]
             expected = expected / (max(sums) + 1e-6)
         torch.testing.assert_close(rewards, expected, atol=1e-5, rtol=1e-4)

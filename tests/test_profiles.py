@@ -61,7 +61,7 @@ def test_rows_and_tasks_exist():
 
 def test_configs_are_frozen_to_the_last_field():
     for config in EVERY_CONFIG:
-        for part in (config, config.method, config.model, config.adapter, config.sampling):
+        for part in (config, config.method, config.model, config.adapter):
             for field in dataclasses.fields(part):
                 with pytest.raises(dataclasses.FrozenInstanceError):
                     setattr(part, field.name, None)
@@ -79,7 +79,8 @@ def test_every_field_is_plain_and_hashable():
 def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     store = Store(tmp_path)
     assert len({store.open(config).folder for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
-    base = get_profile("smoke").config("norm_itpo", 0)
+    base = get_profile("smoke").config("itpo", 0)
+    others = {"row": "prime", "reduction": "mean", "scale": "released", "baseline": "trajectory"}
     folders = {store.open(base).folder}
     count = 1
 
@@ -89,7 +90,11 @@ def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     def variants(part):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            news = variants(value) if dataclasses.is_dataclass(value) else [changed(value)]
+            news = (
+                variants(value)
+                if dataclasses.is_dataclass(value)
+                else [others.get(field.name) or changed(value)]
+            )
             for new in news:
                 yield dataclasses.replace(part, **{field.name: new})
 
@@ -111,3 +116,24 @@ def test_defaults_are_the_released_ones_where_they_are_marked_so():
     assert (config.prompts, config.rollouts, config.policy_minibatches) == (16, 8, 4)
     assert (config.clip, config.kl_coef, config.entropy_coef, config.prm_clip_norm) == (0.2, 1e-3, 1e-3, 10.0)
     assert (config.method.coef, config.method.eta, config.length_penalty) == (5.0, 0.4, 5e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"row": "itpo", "reduction": "median"}, "reduction is 'median'; it must be one of sum"),
+        ({"row": "itpo", "scale": "big"}, "scale is 'big'; it must be one of paper, released"),
+        ({"row": "itpo", "eta": 0.0}, "eta is 0.0; it must be above 0"),
+        ({"row": "norm_itpo", "outcome_coef": 5.0}, "outcome_coef must be 0"),
+        ({"row": "chess"}, "unknown attribution 'chess'"),
+    ],
+)
+def test_a_method_that_cannot_run_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Method(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"baseline": "none"}, {"eval_every": 0}, {"policy_minibatches": 0}])
+def test_a_run_that_cannot_run_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        dataclasses.replace(get_profile("smoke").run, **wrong)

@@ -377,12 +377,20 @@ def test_the_numerics_are_the_listed_modules_and_all_of_tasks(
     (tmp_path / "tasks").mkdir()
     monkeypatch.setattr(storage, "_PACKAGE", tmp_path)
     versions = {}
-    for name in ("trainer.py", "tasks/math.py", "tasks/words.json", "figures.py", "tasks/__pycache__/m.pyc"):
+    for name in (
+        "trainer.py",
+        "tasks/math.py",
+        "tasks/words.json",
+        "figures.py",
+        "tasks/__pycache__/m.pyc",
+        "tasks/math.py~",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1")
         versions[name] = storage._numerics.__wrapped__()
     assert len(set(versions.values())) == 3
     assert versions["tasks/words.json"] == versions["figures.py"] == versions["tasks/__pycache__/m.pyc"]
+    assert versions["tasks/math.py~"] == versions["figures.py"]
     monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "2.0+cpu"})
     on_cpu = storage._numerics.__wrapped__()
     monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "2.0+cu130"})

@@ -54,7 +54,7 @@ def _row(frame: pd.DataFrame, row: str) -> pd.DataFrame:
 
 
 def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "trajectory_share") -> Figure:
-    """F4: held-out success against training step, a panel for each row; the baseline's mean is dashed in the others.
+    """F4: success on fresh problems against training step, a panel for each row; the baseline's mean is dashed in the others.
 
     ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value. The vertical range is that of the single
     runs; a wider band is cut off.
@@ -73,7 +73,7 @@ def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "tr
         ax.set_title(ROWS[row].label.replace(" ", "\n"), color=color, fontweight="bold", va="center", pad=12)
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0, 0].set_ylabel("success on\nheld-out problems")
+    axes[0, 0].set_ylabel("success on\nfresh problems")
     axes[0, 0].set_ylim(max(0, low - margin), min(1, high + margin))
     return figure
 
