@@ -14,7 +14,7 @@ help:  ## list the targets
 	@echo
 	@echo "  PROFILE=$(PROFILE)     a profile of itpo.profiles, such as smoke or laptop"
 	@echo "  NOTEBOOKS=           only these, such as NOTEBOOKS='00 02'"
-	@echo "  EXTRAS=$(EXTRAS)          what .venv holds besides the core; with a GPU: EXTRAS=gpu,test"
+	@echo "  EXTRAS=$(EXTRAS)          what .venv holds besides the core: extras of pyproject.toml"
 	@echo "  PYTHON=$(PYTHON)       the interpreter (3.11 or newer) that makes .venv"
 
 $(STAMP): pyproject.toml constraints.txt

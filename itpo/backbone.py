@@ -40,6 +40,14 @@ class Backbone:
     Outside :meth:`use` no adapter is active and the model is the reference.
 
     Raises ``ValueError`` when the model has no linear layer to adapt.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> backbone = Backbone(LlamaForCausalLM(LlamaConfig(vocab_size=10, **size)), ["policy", "prm"], Adapter(rank=2))
+    >>> with backbone.use("policy"):
+    ...     logp, entropy = backbone.token_stats(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
+    >>> logp.shape, backbone.active
+    (torch.Size([1, 3]), None)
     """
 
     def __init__(self, model: Any, names: Sequence[str], adapter: Adapter, seed: int = 0) -> None:

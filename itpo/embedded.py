@@ -114,7 +114,15 @@ def warm_start(task: EmbeddedTask, habits: Any, spec: EmbeddedModel, folder: Pat
     """Train an embedded model by imitation and save it, with its tokenizer, as a Hugging Face folder.
 
     Supervised fine-tuning on assistant tokens only, linear learning-rate decay. On a CPU the result is decided by the
-    arguments bit for bit. Returns ``folder``.
+    arguments bit for bit. Returns ``folder``. Raises ``ValueError`` if the tutor uses a word that the task does not list.
+
+    >>> import tempfile
+    >>> from itpo.tasks import get_task
+    >>> task, spec = get_task("math"), EmbeddedModel(hidden_size=16, layers=1, heads=2, steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load(warm_start(task, task.novice, spec, Path(folder)))
+    >>> tokenizer.decode(tokenizer("are you sure ?")["input_ids"])
+    'are you sure ?'
     """
     rng = random.Random(f"warm start/{spec.seed}")
     tokenizer = build_tokenizer(task.words)

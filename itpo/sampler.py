@@ -97,6 +97,21 @@ def rollout(
     not as choices of the policy. Returns the finished dialogues in the order of ``examples``, with the log-probability
     of each sampled token.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from itpo.backbone import Adapter
+    >>> from itpo.embedded import EmbeddedModel, load, warm_start
+    >>> from itpo.tasks import get_task
+    >>> task, spec = get_task("math"), EmbeddedModel(hidden_size=16, layers=1, heads=2, steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load(warm_start(task, task.novice, spec, Path(folder)))
+    >>> backbone, users = Backbone(model, ["policy"], Adapter()), [random.Random(0), random.Random(1)]
+    >>> problems = [task.sample(user) for user in users]
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> dialogues = rollout(backbone, ChatFormat(tokenizer), task, problems, users, generator, Sampling())
+    >>> [d.messages[0].role for d in dialogues]
+    ['user', 'user']
+
     Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
     """
     if histories is None:

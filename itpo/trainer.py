@@ -84,7 +84,17 @@ def reward_sources(
 
     The return to maximise is ``S = R - lambda N`` [S]. The penalty goes where the outcome goes: to the end of the trajectory,
     or over the turns by their share of tokens [C]; beside an implicit reward it is a source of its own [C], and so is
-    the outcome where the method asks for it.
+    the outcome where the method asks for it. Rewards and positions are (B, T); ``token_rewards`` (2) is needed where the
+    row needs a PRM. Raises ``ValueError`` where it is missing.
+
+    >>> from itpo.dialogue import collate
+    >>> from itpo.profiles import get_profile
+    >>> won = Dialogue(None, (), (5, 6, 7), (False, True, True), (0.0, -0.1, -0.2), 1.0)
+    >>> batch = collate([won, won], group_size=2, pad_id=0)
+    >>> config = get_profile("laptop").config("trajectory_share", seed=0)
+    >>> [(rewards, positions)] = reward_sources(config, batch, None, seeded(0))
+    >>> rewards[0].round(decimals=3).tolist(), positions[0].tolist()
+    ([0.0, 0.0, 5.0], [False, False, True])
     """
     method, ids = config.method, batch.turn_ids
     row = attribution.get_row(method.row)
@@ -109,7 +119,21 @@ def reward_sources(
 def estimate_advantages(
     config: RunConfig, batch: TokenBatch, sources: Sequence[Source]
 ) -> Float[Tensor, "B T"]:
-    """RLOO: baseline each source, sum them, take undiscounted returns, whiten over the batch's assistant tokens."""
+    """RLOO: baseline each source, sum them, take undiscounted returns, whiten over the batch's assistant tokens.
+
+    Sources are pairs of (B, T); the advantages are (B, T), 0 off the assistant tokens.
+
+    >>> from itpo.dialogue import collate
+    >>> from itpo.profiles import get_profile
+    >>> won = Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 1.0)
+    >>> lost = Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 0.0)
+    >>> batch = collate([won, lost], group_size=2, pad_id=0)
+    >>> config = get_profile("laptop").config("trajectory_share", seed=0)
+    >>> sources = reward_sources(config, batch, None, seeded(0))
+    >>> estimate_advantages(config, batch, sources)
+    tensor([[ 0.0000,  0.7071],
+            [ 0.0000, -0.7071]])
+    """
     baselined = [advantages.rloo(rewards, at, batch.group_size, config.baseline) for rewards, at in sources]
     total = torch.stack(baselined).sum(0)
     return advantages.whiten(advantages.returns(total, batch.response_mask), batch.response_mask)
@@ -162,7 +186,12 @@ def observe(learner: Learner, run: Run, step: int) -> None:
 
 
 def describe(batch: TokenBatch) -> dict[str, float]:
-    """Mean outcome, assistant turns and assistant tokens of a batch of dialogues."""
+    """Mean outcome, assistant turns and assistant tokens of a batch of dialogues.
+
+    >>> from itpo.dialogue import collate
+    >>> describe(collate([Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 1.0)], group_size=1, pad_id=0))
+    {'success': 1.0, 'turns': 1.0, 'tokens': 1.0}
+    """
     return {
         "success": batch.outcome.mean().item(),
         "turns": (batch.turn_ids.amax(1) + 1).float().mean().item(),
@@ -184,7 +213,13 @@ def final_evaluation(learner: Learner) -> dict[str, float]:
 
 
 class Stopwatch:
-    """Seconds of consecutive parts of a step."""
+    """Seconds of consecutive parts of a step.
+
+    >>> clock = Stopwatch()
+    >>> clock.lap("generation")
+    >>> list(clock.laps)
+    ['generation']
+    """
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
