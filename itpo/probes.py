@@ -30,7 +30,7 @@ from itpo.figures.results import Case
 from itpo.metrics import kendall
 from itpo.profiles import Profile
 from itpo.runs import Run
-from itpo.tables import curves, interval_columns, verdict_text
+from itpo.tables import REPORTED_TAU, curves, interval_columns, verdict_text
 from itpo.tasks import get_task
 from itpo.tasks.math import REPLIES
 
@@ -278,14 +278,17 @@ def stability_verdicts(frame: pd.DataFrame, rival: str) -> list[Verdict]:
 
 
 def tau_verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """Claim C6 for each row with a PRM: mean tau over fresh training batches, against 0 (:func:`results`)."""
-    known = frame.dropna(subset="tau")
-    return [
-        judge(
-            "C6", f"{ROWS[row].label}: the implicit return ranks dialogues as the outcome does", part["tau"]
+    """Claim C6 for each row with a PRM: mean tau over fresh training batches (:func:`results`), against 0 and against the
+    lower end of the reported range."""
+    verdicts = []
+    for row, part in frame.dropna(subset="tau").groupby("row", sort=False):
+        label, least = ROWS[row].label, REPORTED_TAU[0]
+        verdicts.append(
+            judge("C6, sign", f"{label}: the implicit return ranks better than chance", part["tau"])
         )
-        for row, part in known.groupby("row", sort=False)
-    ]
+        size = f"{label}: tau reaches the reported {least} [S]; effect: tau - {least}"
+        verdicts.append(judge("C6, size", size, part["tau"] - least))
+    return verdicts
 
 
 def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:

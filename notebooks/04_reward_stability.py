@@ -149,9 +149,10 @@ Markdown(tables.markdown(probes.tau_changes(judged)))
 # %% [markdown]
 # ### Claim C6
 #
-# **The rule.** Effect: tau-b averaged over a run's training batches, against 0, which is what a ranking at random has. If its
-# 95 % t-interval over seeds lies above 0, C6 is replicated; below 0, not replicated; otherwise inconclusive at this scale.
-# The size is a second question, and is to be held against the ceiling in the table above rather than against 1.
+# **The rule.** Effect: tau-b averaged over a run's training batches. *Sign*: against 0, which is what a ranking at random has.
+# *Size*: against 0.5, the lower end of the reported range [S]. If the 95 % t-interval over seeds lies above, that part of
+# C6 is replicated; below, not replicated; otherwise inconclusive at this scale. The size is to be read beside the ceiling in
+# the table above: where it lies below 0.5, no PRM could have passed.
 
 # %%
 Markdown(tables.verdict_text(probes.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))

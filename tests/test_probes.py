@@ -62,4 +62,7 @@ def test_tau_tables(judged_runs: list[Run]) -> None:
     changes = probes.tau_changes(judged_runs)
     assert changes["tau"].tolist() == pytest.approx([0.26] * 6)
     np.testing.assert_allclose(changes["ceiling"], analysis.kendall_ceiling(0.5, 32))
-    assert [v.ruling for v in probes.tau_verdicts(tables.results(judged_runs))] == ["replicated"] * 3
+    rulings = [v.ruling for v in probes.tau_verdicts(tables.results(judged_runs))]
+    assert (
+        rulings == ["replicated", "not replicated"] * 3
+    )  # tau is 0.26: above chance, below the reported 0.5
