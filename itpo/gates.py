@@ -52,7 +52,7 @@ class Gate:
         return f"{verdict}  {self.name:<55} {self.value:6.3f}  in [{self.low:.2f}, {self.high:.2f}]"
 
 
-def measure(config: RunConfig, store: Store, dialogues: int = 1000) -> list[Gate]:
+def measure(config: RunConfig, store: Store, dialogues: int = 2000) -> list[Gate]:
     """All gates of the configured task and warm start; the last one trains trajectory-share RLOO (or loads that run).
 
     ``dialogues`` is the sample size of each of the other figures.
@@ -109,13 +109,13 @@ def _skill_gates(learner: Learner, count: int) -> list[Gate]:
     for skill in task.skills:
         share = _mean(c == skill for c, p in zip(chosen, points, strict=True) if p[0] == skill)
         gates.append(Gate(f"warm start: share of '{skill}' where it is needed", share, 0.05, 0.5))
-    for name, wanted in (("nothing had to be repaired", False), ("a repair", True)):
+    for name, wanted in (("nothing to repair", False), ("after a repair", True)):
         right = _mean(
             d.outcome
             for d, c, p in zip(finished, chosen, points, strict=True)
             if c == p[0] == "answer" and p[1] == wanted
         )
-        gates.append(Gate(f"warm start: answers right when {name} before it", right, 0.9))
+        gates.append(Gate(f"warm start: answers right, {name}", right, 0.9))
     return gates
 
 

@@ -14,7 +14,7 @@ from itpo.runs import Store
 def test_the_math_task_passes_every_gate() -> None:
     """Real warm start, real training; loaded from the checkout's run store where `make reproduce` has made them."""
     config = get_profile("laptop").config("trajectory_share", seed=0)
-    gates = measure(config, Store(runs_root()), dialogues=600)
+    gates = measure(config, Store(runs_root()))
     assert len(gates) == 9
     assert all(gate.passed for gate in gates), "\n".join(map(str, gates))
 
