@@ -81,6 +81,7 @@ class Learner:
         returns = torch.zeros(len(batch))
 
         def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
+            """The micro-batch's part of the minibatch's loss (3)."""
             mask, outcome = batch.response_mask[rows, :width], batch.outcome[rows]
             logp, _ = self.backbone.token_stats(batch.input_ids[rows, :width], mask)
             log_ratio = prm.log_ratio(logp, reference[rows, :width], mask)
@@ -111,6 +112,7 @@ class Learner:
         tallies: list[dict[str, float]] = []
 
         def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
+            """The micro-batch's part of the minibatch's loss; what it measures on the way goes to ``tallies``."""
             tokens = int(batch.response_mask[minibatch].sum())
             mask, before, gain = (x[rows, :width] for x in (batch.response_mask, old, advantage))
             logp, entropies = self.backbone.token_stats(batch.input_ids[rows, :width], mask)

@@ -43,6 +43,7 @@ class _Open:
     turn: list[int] = field(default_factory=list)
 
     def close(self, task: Task) -> Dialogue:
+        """Score the conversation and freeze it."""
         outcome = float(task.score(self.example, self.messages))
         if not 0.0 <= outcome <= 1.0:
             raise ValueError(f"task {task.name!r} scored {outcome}; an outcome must be in [0, 1]")
@@ -74,6 +75,7 @@ class _Cache:
         return output.logits[:, -1].float()
 
     def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
         index = torch.tensor(rows, device=self.device)
         self.values.batch_select_indices(index)
         self.mask = self.mask[index]

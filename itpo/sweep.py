@@ -263,12 +263,14 @@ class _Progress:
         self.bar.close()
 
     def update(self, running: Iterable[Run], ended: int) -> None:
+        """Move the bar to the steps that the running and finished runs have done."""
         for run in running:
             self.steps[run.folder] = max(self.steps[run.folder], min(run.steps_done(), run.config.steps))
         self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs", refresh=False)
         self.bar.update(sum(self.steps.values()) - self.bar.n)
 
     def conclude(self, text: str) -> None:
+        """Leave one line in place of the bar."""
         if self.cell:
             self.cell.write(text)
         elif self.show:
