@@ -107,7 +107,7 @@ def test_a_finished_run_is_loaded_and_can_no_longer_be_written(finished: Run) ->
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     process = _toy_process("kill_at_every_sync", tmp_path)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     ends = [line.split()[1] for line in output.splitlines()]
     assert len(ends) > 30 and len(set(ends)) == 1
@@ -168,7 +168,7 @@ def test_a_started_run_must_be_restored_before_it_is_written(started: Run) -> No
 
 def test_a_full_disk_is_explained_and_the_run_resumes(tmp_path: Path, finished: Run) -> None:
     process = _toy_process("train_with_small_files", tmp_path)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     run = Store(tmp_path).open(toy.Toy())
     assert f"no space to write in {run.folder}" in output and "resumes from its last checkpoint" in output

@@ -93,7 +93,7 @@ def test_when_the_sweep_is_killed_its_children_end_and_the_runs_resume(
         assert parent.poll() is None
         time.sleep(0.02)
     parent.send_signal(number)
-    _, errors = parent.communicate(timeout=20)
+    _, errors = parent.communicate(timeout=120)
     if number == signal.SIGINT:
         assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
     toy.walk(run.config, run)  # its lock must be free
@@ -109,7 +109,7 @@ def test_a_saved_notebook_holds_one_line_of_a_sweep(tmp_path: Path, monkeypatch:
         from itpo.sweep import sweep
         sweep({str(tmp_path)!r}, [toy.Toy()], toy.walk)[0].done"""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(code))])
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
     line, result = notebook.cells[0].outputs
     assert line.data["text/plain"].startswith("1 runs: 0 loaded, 1 trained in ")
     assert result.data["text/plain"] == "True"
