@@ -87,7 +87,14 @@ def test_when_the_sweep_is_killed_its_children_end_and_the_runs_resume(
     path = os.pathsep.join([str(Path(itpo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "TOY_PAUSE": "0.2"}
     command = [sys.executable, str(TESTS / "toy_training.py"), "sweep_one", str(tmp_path / "killed")]
-    parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     run = Store(tmp_path / "killed").open(toy.Toy(steps=40))
     while run.steps_done() < 4:
         assert parent.poll() is None
