@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     gates.add_argument("task", choices=sorted(TASKS))
     gates.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
     options = parser.parse_args(arguments)
-    config = replace(get_profile(options.profile).run, task=options.task)
+    config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
     return 0 if report(config, Store(runs_root())) else 1
 
 

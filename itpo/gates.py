@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from itpo.dialogue import Dialogue, Message
 from itpo.embedded import scripted_dialogue
 from itpo.learner import Learner, seeded
 from itpo.metrics import ranking_auc
-from itpo.profiles import RunConfig, get_profile
+from itpo.profiles import RunConfig
 from itpo.runs import Store
 from itpo.sampler import Sampling, rollout
 from itpo.sweep import sweep
@@ -53,11 +53,12 @@ class Gate:
 
 
 def measure(config: RunConfig, store: Store, dialogues: int = 2000) -> list[Gate]:
-    """All gates of the configured task and warm start; for the last one, trajectory-share RLOO is trained (or loaded).
+    """All gates of the configured task and warm start; for the last one, the configured run is trained (or loaded).
 
     ``dialogues`` is the sample size of each of the other figures.
     """
-    trained = _train(config, store)  # first, for its process also makes the base model that is measured here
+    # First, for its process also makes the base model that is measured here.
+    (run,) = sweep(store.root, [config], train, workers=1, progress=False)
     learner = build_learner(config, store)
     sampled, batch = learner.collect("gates", 2 * dialogues, 1, None)
     greedy, _ = learner.collect("gates", dialogues, 1, None, greedy=True)
@@ -68,7 +69,7 @@ def measure(config: RunConfig, store: Store, dialogues: int = 2000) -> list[Gate
         Gate("warm start: success, greedy", _mean(d.outcome for d in greedy), 0.2, 0.45),
         *_skill_gates(learner, dialogues),
         Gate("outcome from the words, logistic classifier: AUC", _classifier_auc(sampled), 0.8),
-        Gate("trajectory-share RLOO: lift of success", trained - before, 0.25),
+        Gate(f"{learner.row.label} RLOO: lift of success", run.summary()["success"] - before, 0.25),
     ]
 
 
@@ -128,13 +129,6 @@ def _classifier_auc(dialogues: list[Dialogue]) -> float:
     classifier = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
     classifier.fit(texts[:half], won[:half])
     return ranking_auc(classifier.predict_proba(texts[half:])[:, 1], won[half:])
-
-
-def _train(config: RunConfig, store: Store) -> float:
-    """Final success of the laptop profile's trajectory-share run with this config."""
-    method = next(m for m in get_profile("laptop").methods if m.row == "trajectory_share")
-    (run,) = sweep(store.root, [replace(config, method=method)], train, workers=1, progress=False)
-    return run.summary()["success"]
 
 
 def report(config: RunConfig, store: Store) -> bool:
