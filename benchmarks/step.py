@@ -18,7 +18,7 @@ from itpo.profiles import RunConfig, get_profile
 from itpo.runs import Store
 from itpo.trainer import Stopwatch, build_learner, training_step
 
-PARTS = ["generation", "reference", "prm", "policy"]
+PARTS = ["generation", "reference", "prm", "critic", "policy"]
 
 
 def measure(config: RunConfig, learner: Learner, steps: int) -> pd.Series:

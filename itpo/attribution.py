@@ -20,11 +20,19 @@ from torch import Tensor
 from itpo import turns
 
 
-def _check_outcome(outcome: Tensor, turn_ids: Tensor) -> None:
-    if outcome.shape != turn_ids.shape[:1]:
+def _check_outcome(outcome: Tensor, tokens: Tensor, name: str = "turn_ids") -> None:
+    if outcome.shape != tokens.shape[:1]:
         raise ValueError(
-            f"outcome of shape {tuple(outcome.shape)} does not match turn_ids of shape "
-            f"{tuple(turn_ids.shape)}; pass one outcome for each dialogue"
+            f"outcome of shape {tuple(outcome.shape)} does not match {name} of shape "
+            f"{tuple(tokens.shape)}; pass one outcome for each dialogue"
+        )
+
+
+def _check_tokens(values: Tensor, response_mask: Tensor, name: str) -> None:
+    if response_mask.dtype != torch.bool or response_mask.shape != values.shape:
+        raise ValueError(
+            f"response_mask must be bool and of the shape of {name} {tuple(values.shape)}, got "
+            f"{response_mask.dtype} of shape {tuple(response_mask.shape)}; convert it with mask.bool()"
         )
 
 
@@ -82,6 +90,75 @@ def uniform(
     return turns.place_at_turn_ends(weights.to(outcome.dtype) * outcome[:, None], turn_ids)
 
 
+def value_model(
+    values: Float[Tensor, "B T"], outcome: Float[Tensor, " B"], response_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Give every assistant token the change of a learned value, V_{t+1} - V_t, and R - V_t at the last one.
+
+    This is the undiscounted TD error when the outcome comes at the end. t counts assistant tokens only: the
+    value after a turn's last token is that before the next turn's first one.
+
+    Source: Table 1, "Value model".
+
+    Shapes: `values` (B, T), V_t being the value before token t is chosen, `outcome` (B,), the total return
+    of the dialogue in the units of the values, `response_mask` (B, T) bool -> (B, T), 0 off the mask. The
+    rewards from token t on sum to R - V_t.
+    Errors: ValueError if the number of outcomes is not that of dialogues, or for a mask that is not bool or
+    not of the values' shape.
+    Deviations from the paper: none known; the paper uses the row with PPO only, whose critic gives V.
+
+    >>> mask = torch.tensor([[True, False, True]])
+    >>> value_model(torch.tensor([[0.25, 9.0, 0.5]]), torch.tensor([1.0]), mask).tolist()
+    [[0.25, 0.0, 0.5]]
+    """
+    _check_tokens(values, response_mask, "values")
+    _check_outcome(outcome, response_mask, "response_mask")
+    tokens = response_mask.shape[1]
+    # The position of the assistant token that follows, T behind the last one, where the outcome stands.
+    own = torch.where(response_mask, torch.arange(tokens, device=values.device), tokens)
+    following = torch.nn.functional.pad(own, (0, 1), value=tokens).flip(-1).cummin(-1).values.flip(-1)[:, 1:]
+    next_values = torch.cat([values, outcome[:, None]], dim=1).gather(1, following)
+    return torch.where(response_mask, next_values - values, 0)
+
+
+def judge(
+    judge_scores: Float[Tensor, "B K"], outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Split the outcome over turns in proportion to a judge's scores, c_k / sum_j c_j * R at turn ends.
+
+    Source: Table 1, "LLM-as-a-judge".
+
+    Shapes: `judge_scores` (B, K), at least 0 and in any unit, `outcome` (B,), `turn_ids` (B, T) int64 ->
+    (B, T) in units of outcome; rows sum to the outcome, or to 0 in a dialogue without any turn. Scores of
+    turns that a dialogue does not have are left out. A dialogue whose scores are all 0 shares equally.
+    Errors: ValueError if the number of outcomes is not that of dialogues, if the scores are not one for
+    each turn, or for scores of existing turns that are negative or not finite.
+    Deviations from the paper: that zeros share equally is our choice.
+
+    >>> ids = torch.tensor([[0, 0, -1, 1]])
+    >>> judge(torch.tensor([[1.0, 3.0]]), torch.tensor([0.5]), ids).tolist()
+    [[0.0, 0.125, 0.0, 0.375]]
+    """
+    _check_outcome(outcome, turn_ids)
+    has_turn = turns.turn_mask(turn_ids)
+    if judge_scores.shape != has_turn.shape:
+        raise ValueError(
+            f"judge_scores of shape {tuple(judge_scores.shape)} do not match turn_ids, which hold "
+            f"{has_turn.shape[0]} dialogues of at most {has_turn.shape[1]} turns; pass one score for each turn"
+        )
+    wrong = has_turn & ~(torch.isfinite(judge_scores) & (judge_scores >= 0))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"judge_scores of rows {wrong.any(-1).nonzero().flatten().tolist()} are negative or not finite; "
+            "give a turn that could not be judged the score 0"
+        )
+    scores = torch.where(has_turn, judge_scores, 0)
+    scores = torch.where(scores.any(-1, keepdim=True), scores, has_turn.to(scores.dtype))
+    total = scores.sum(-1, keepdim=True)
+    weights = torch.where(has_turn, scores / total, 0)
+    return turns.place_at_turn_ends(weights * outcome[:, None], turn_ids)
+
+
 def prime(token_rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Keep the implicit reward r_t of eq. (2) at every assistant token.
 
@@ -94,11 +171,7 @@ def prime(token_rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"
     >>> prime(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])).tolist()
     [[1.0, 2.0, 0.0]]
     """
-    if response_mask.dtype != torch.bool or response_mask.shape != token_rewards.shape:
-        raise ValueError(
-            f"response_mask must be bool and of the shape of token_rewards {tuple(token_rewards.shape)}, got "
-            f"{response_mask.dtype} of shape {tuple(response_mask.shape)}; convert it with mask.bool()"
-        )
+    _check_tokens(token_rewards, response_mask, "token_rewards")
     return torch.where(response_mask, token_rewards, 0)
 
 
@@ -200,6 +273,16 @@ class Row:
         return "token_rewards" in inspect.signature(self.function).parameters
 
     @property
+    def needs_values(self) -> bool:
+        """Whether the row reads a learned value, so that it takes an estimator with a critic, that is PPO."""
+        return "values" in inspect.signature(self.function).parameters
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether the row reads scores of turns, so that a judge has to be asked for them."""
+        return "judge_scores" in inspect.signature(self.function).parameters
+
+    @property
     def carries_outcome(self) -> bool:
         """Whether the row's rewards are shares of the outcome itself."""
         return "outcome" in inspect.signature(self.function).parameters
@@ -210,6 +293,8 @@ ROWS: dict[str, Row] = {
     for row in (
         Row("trajectory_share", "Trajectory-share", trajectory_share, "trajectory"),
         Row("uniform", "Uniform decomposition", uniform, "turn"),
+        Row("value_model", "Value model", value_model, "token"),
+        Row("judge", "LLM-as-a-judge", judge, "turn"),
         Row("prime", "PRIME", prime, "token"),
         Row("itpo", "ITPO", itpo, "turn"),
         Row("norm_itpo", "Norm-ITPO", norm_itpo, "turn"),

@@ -1,14 +1,15 @@
 """One frozen base model that carries every trainable part as a LoRA adapter.
 
-The reference is the base without adapters, the policy and the process reward model (PRM) are adapters on it, so one set of
-weights serves all. Switching writes two attributes a layer and never touches ``requires_grad``: peft's own ``set_adapter`` and
-``disable_adapter`` do, which is how a frozen adapter comes back trainable or a backward pass loses its gradients.
+The reference is the base without adapters; the policy, the process reward model (PRM) and the critic, which has a linear head
+for its values too, are adapters on it, so one set of weights serves all. Switching writes two attributes a layer and never
+touches ``requires_grad``: peft's own ``set_adapter`` and ``disable_adapter`` do, which is how a frozen adapter comes back
+trainable or a backward pass loses its gradients.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from itpo.dialogue import TokenBatch
+
+_WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Adapter:
 class Backbone:
     """A frozen causal LM with named adapters, of which at most one is active at a time.
 
-    Outside :meth:`use` no adapter is active and the model is the reference.
+    Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
+    with that many outputs a token; it starts at 0.
 
     Raises ``ValueError`` when the model has no linear layer to adapt.
 
@@ -50,7 +54,14 @@ class Backbone:
     (torch.Size([1, 3]), None)
     """
 
-    def __init__(self, model: Any, names: Sequence[str], adapter: Adapter, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        names: Sequence[str],
+        adapter: Adapter,
+        seed: int = 0,
+        heads: Mapping[str, int] | None = None,
+    ) -> None:
         model.requires_grad_(False)
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -67,6 +78,12 @@ class Backbone:
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         if not self._layers:
             raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+        self._heads = {
+            name: nn.Linear(self.model.config.hidden_size, outputs) for name, outputs in (heads or {}).items()
+        }
+        for head in self._heads.values():
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
         for name in names:
             for parameter in self.parameters(name).values():
                 parameter.requires_grad_(True)
@@ -78,10 +95,16 @@ class Backbone:
         return self.model.dtype in (torch.float32, torch.float64)
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
-        """The adapter's own parameters by their full name."""
+        """The adapter's own parameters by their full name, those of its value head included."""
+        self._check(name)
+        own = {key: p for key, p in self.model.named_parameters() if f".{name}." in key}
+        if name in self._heads:
+            own |= {f"value_head.{key}": p for key, p in self._heads[name].named_parameters()}
+        return own
+
+    def _check(self, name: str) -> None:
         if name not in self.names:
             raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
-        return {key: p for key, p in self.model.named_parameters() if f".{name}." in key}
 
     def _activate(self, name: str | None) -> None:
         for layer in self._layers:
@@ -96,8 +119,8 @@ class Backbone:
 
         Raises ``ValueError`` for an unknown name.
         """
-        if name is not None and name not in self.names:
-            raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
+        if name is not None:
+            self._check(name)
         before = self.active
         self._activate(name)
         try:
@@ -105,41 +128,82 @@ class Backbone:
         finally:
             self._activate(before)
 
-    def token_stats(
+    def _states(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
+    ) -> Float[Tensor, "N H"]:
+        """Last hidden states at the N positions that predict a response token, row by row.
 
-        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed. The
-        head is applied to the positions that predict a response token only. Raises ``ValueError`` if a row's first token is a
-        response token: nothing predicts it.
+        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed.
         """
         if bool(response_mask[:, 0].any()):
             raise ValueError(
                 "a response token at position 0 has no context: begin each row with a prompt token"
             )
         hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        head = self.model.get_output_embeddings()
-        logp = log_softmax(head(hidden[:, :-1][response_mask[:, 1:]]).float(), dim=-1)
+        return hidden[:, :-1][response_mask[:, 1:]]
+
+    def token_stats(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
+
+        The language model's head is applied to the positions that predict a response token only. Raises ``ValueError`` if a
+        row's first token is a response token: nothing predicts it.
+        """
+        states = self._states(input_ids, response_mask)
+        logp = log_softmax(self.model.get_output_embeddings()(states).float(), dim=-1)
         chosen = logp.gather(1, input_ids[response_mask][:, None]).squeeze(1)
         entropy = -(logp.exp() * logp).sum(1)
         empty = logp.new_zeros(response_mask.shape)
         return empty.masked_scatter(response_mask, chosen), empty.masked_scatter(response_mask, entropy)
 
-    @torch.no_grad()
+    def token_values(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "S B T"]:
+        """The active adapter's S values of the state in which each response token is chosen; 0 elsewhere.
+
+        Raises ``ValueError`` if the active adapter has no value head, or as :meth:`token_stats`.
+        """
+        if self.active not in self._heads:
+            raise ValueError(f"adapter {self.active!r} has no value head; name it in `heads` of the backbone")
+        values = self._heads[self.active](self._states(input_ids, response_mask).float())
+        empty = values.new_zeros(response_mask.shape)
+        return torch.stack([empty.masked_scatter(response_mask, column) for column in values.unbind(1)])
+
     def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
         """Log-probabilities (nats) of the response tokens under adapter ``name`` (``None``: reference), without gradient."""
-        result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
+        return self._batched(
+            lambda ids, mask: self.token_stats(ids, mask)[0][None], batch, name, 1, token_budget
+        )[0]
+
+    def values(self, batch: TokenBatch, name: str, token_budget: int) -> Float[Tensor, "S B T"]:
+        """:meth:`token_values` of a whole batch under adapter ``name``, without gradient."""
+        outputs = self._heads[name].out_features if name in self._heads else 0
+        return self._batched(self.token_values, batch, name, outputs, token_budget)
+
+    @torch.no_grad()
+    def _batched(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        batch: TokenBatch,
+        name: str | None,
+        outputs: int,
+        token_budget: int,
+    ) -> Float[Tensor, "S B T"]:
+        """What ``function`` says of each token, computed in length-sorted micro-batches under one adapter."""
+        result = torch.zeros((outputs, *batch.input_ids.shape), dtype=torch.float32)
         with self.use(name):
             for rows, width in micro_batches(batch.lengths, token_budget):
-                logp, _ = self.token_stats(batch.input_ids[rows, :width], batch.response_mask[rows, :width])
-                result[rows, :width] = logp
+                result[:, rows, :width] = function(
+                    batch.input_ids[rows, :width], batch.response_mask[rows, :width]
+                )
         return result
 
     def save_adapter(self, name: str, folder: Any) -> None:
         """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
 
-        peft's own ``save_pretrained`` would put a named adapter into a folder of that name inside ``folder``.
+        A value head goes into a file of its own beside it. peft's own ``save_pretrained`` would put a named adapter into a
+        folder of that name inside ``folder``.
         """
         config = copy(self.peft_model.peft_config[name])
         config.inference_mode = True
@@ -148,7 +212,27 @@ class Backbone:
         config.save_pretrained(folder)
         tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+        if name in self._heads:
+            save_file(dict(self._heads[name].state_dict()), Path(folder) / _HEAD, metadata={"format": "pt"})
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.
+
+        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError`` if they do not fit this adapter.
+        """
+        self._check(name)
+        if not (Path(folder) / _WEIGHTS).is_file():
+            raise FileNotFoundError(f"no adapter in {folder}: expected {_WEIGHTS}, as save_adapter writes it")
+        tensors = load_file(Path(folder) / _WEIGHTS)
+        own = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+        if {key: t.shape for key, t in tensors.items()} != {key: t.shape for key, t in own.items()}:
+            raise ValueError(
+                f"the adapter in {folder} is not one of this base and rank: load it where it was made"
+            )
+        set_peft_model_state_dict(self.peft_model, tensors, adapter_name=name)
+        if name in self._heads:
+            self._heads[name].load_state_dict(load_file(Path(folder) / _HEAD))
 
 
 def micro_batches(

@@ -7,7 +7,7 @@ sampled, which are kept and never re-tokenised (decoding and encoding again may 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -80,6 +80,19 @@ class TokenBatch:
         """Tokens after the prompt (assistant and user): the N of the length penalty ``S = R - lambda N`` [S]."""
         first = torch.where(self.response_mask.any(1), self.response_mask.int().argmax(1), self.lengths)
         return (self.lengths - first).to(self.outcome.dtype)
+
+    def without(self, rows: Sequence[int]) -> TokenBatch:
+        """The same batch with the responses of these rows masked out: they earn nothing, teach nothing and leave their group.
+
+        >>> d = Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 1.0)
+        >>> collate([d, d], group_size=2, pad_id=0).without([1]).response_mask.tolist()
+        [[False, True], [False, False]]
+        """
+        if not rows:
+            return self
+        mask = self.response_mask.clone()
+        mask[list(rows)] = False
+        return replace(self, response_mask=mask, turn_ids=number_turns(mask))
 
 
 def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> TokenBatch:

@@ -1,4 +1,4 @@
-"""What one run learns with: the backbone with its adapters, an optimizer for each, and their two updates."""
+"""What one run learns with: the backbone with its adapters, an optimizer for each, and their updates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from itpo import attribution, losses, prm
+from itpo import advantages, attribution, losses, prm, turns
 from itpo.backbone import Backbone, micro_batches
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
+from itpo.estimators import get_estimator
+from itpo.judges import Judge, JudgeError, ScriptedJudge, judge_dialogues
 from itpo.metrics import kendall, ranking_auc
 from itpo.profiles import RunConfig
 from itpo.runs import Run
 from itpo.sampler import Sampling, rollout
-from itpo.tasks import Task
+from itpo.tasks import EmbeddedTask
 
 
 def seeded(*parts: Any) -> torch.Generator:
@@ -32,16 +34,24 @@ def seeded(*parts: Any) -> torch.Generator:
 
 
 class Learner:
-    """Policy, PRM (if the row needs one) and reference on one backbone, the task, and the optimizers.
+    """Policy and reference on one backbone, with the PRM, critic or judge that row and estimator need, and the optimizers.
 
-    One AdamW per adapter, so that a step of one never moves the other.
+    One AdamW per adapter, so that a step of one never moves the other. ``judge``, left out, is the task's scripted judge with
+    the configured rate of errors.
     """
 
-    def __init__(self, config: RunConfig, model: Any, tokenizer: Any, task: Task) -> None:
+    def __init__(
+        self, config: RunConfig, model: Any, tokenizer: Any, task: EmbeddedTask, judge: Judge | None = None
+    ) -> None:
         self.config, self.task, self.chat = config, task, ChatFormat(tokenizer)
-        self.row = attribution.get_row(config.method.row)
-        rates = {"policy": config.method.policy_lr} | ({"prm": config.prm_lr} if self.row.needs_prm else {})
-        self.backbone = Backbone(model, list(rates), config.adapter, seed=config.seed)
+        self.row, self.estimator = attribution.get_row(config.method.row), get_estimator(config.estimator)
+        self.judge = judge or ScriptedJudge(task, config.judge_error)
+        rates = {"policy": config.method.policy_lr}
+        rates |= {"prm": config.prm_lr} if self.row.needs_prm else {}
+        rates |= {"critic": config.critic_lr} if self.estimator.has_critic else {}
+        # A value for each source of reward: what the row pays, and the outcome where it comes beside it.
+        heads = {"critic": 1 + bool(config.method.outcome_coef)} if self.estimator.has_critic else {}
+        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads)
         self.optimizers = {
             name: torch.optim.AdamW(self.backbone.parameters(name).values(), lr=rate, weight_decay=0.0)
             for name, rate in rates.items()
@@ -65,11 +75,18 @@ class Learner:
         """Log-probabilities of the batch's responses under one adapter (``None``: the reference), without gradient."""
         return self.backbone.log_probs(batch, adapter, self.config.token_budget)
 
+    def values(self, batch: TokenBatch) -> Float[Tensor, "S B T"]:
+        """The critic's values of the states in which the response tokens are chosen, a layer for each source of reward.
+
+        Its heads speak of outcomes, between 0 and 1; their values are weighed as the row's rewards are.
+        """
+        return self.config.method.coef * self.backbone.values(batch, "critic", self.config.token_budget)
+
     def token_rewards(self, batch: TokenBatch, reference: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Equations (1)-(2) under the present PRM; the "released" scale drops the last token's and rescales the batch."""
         method, mask = self.config.method, batch.response_mask
         rewards = prm.token_rewards(self.log_probs(batch, "prm"), reference, mask, method.beta)
-        return rewards if method.scale == "paper" else prm.batch_norm(prm.drop_last_token(rewards, mask))
+        return prm.rescale(rewards, mask, method.scale)
 
     def update_prm(self, batch: TokenBatch, reference: Float[Tensor, "B T"], stream: str) -> dict[str, float]:
         """Equation (3) in small minibatches.
@@ -96,6 +113,60 @@ class Learner:
             "prm_auc": ranking_auc(returns, batch.outcome),
             "prm_kendall": kendall(returns, batch.outcome),
         }
+
+    def judge_turns(
+        self, dialogues: list[Dialogue], batch: TokenBatch, stream: str
+    ) -> tuple[TokenBatch, Float[Tensor, "B K"], dict[str, float]]:
+        """The judge's scores of every turn; where it fails, the dialogue is dropped from the batch or shared equally.
+
+        Raises :class:`itpo.judges.JudgeError` when it fails for a larger share of the batch than the config allows.
+        """
+        config = self.config
+        rngs = [random.Random(f"{stream}/judge/{i}") for i in range(len(dialogues))]
+        judgement = judge_dialogues(self.judge, dialogues, rngs, config.judge_retries)
+        failed = len(judgement.failed)
+        if failed > config.max_failed * len(dialogues):
+            raise JudgeError(
+                f"the judge failed for {failed} of {len(dialogues)} dialogues, each tried {1 + config.judge_retries} times: "
+                "look after it and start again (the run goes on from its last checkpoint), or raise max_failed"
+            )
+        if config.judge_failure == "drop":
+            batch = batch.without(judgement.failed)
+        scores = torch.zeros(turns.turn_mask(batch.turn_ids).shape)
+        for row, given in enumerate(judgement.scores):
+            kept = given[: scores.shape[1]]  # all of them, but for a dropped dialogue longer than all others
+            scores[row, : len(kept)] = torch.tensor(kept)
+        return batch, scores, {"judge_failed": float(failed), "judge_retries": float(judgement.retries)}
+
+    def update_critic(
+        self, batch: TokenBatch, targets: Float[Tensor, "S B T"], values: Float[Tensor, "S B T"], stream: str
+    ) -> dict[str, float]:
+        """Clipped value loss of every source, in a few minibatches; ``values`` are those before the update.
+
+        The explained variance returned here is that of ``values``: of dialogues that the critic has not seen. The loss is that
+        of values and targets without their weight.
+        """
+        mask, weight = batch.response_mask, self.config.method.coef
+        quality = advantages.explained_variance(values.sum(0), targets.sum(0), mask).item()
+        before, wanted, measured = values / weight, targets / weight, 0.0
+
+        def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
+            """The micro-batch's part of the minibatch's loss."""
+            nonlocal measured
+            tokens, part = int(mask[minibatch].sum()), mask[rows, :width]
+            new = self.backbone.token_values(batch.input_ids[rows, :width], part)
+            pairs = zip(new, before[:, rows, :width], wanted[:, rows, :width], strict=True)
+            clip = self.config.value_clip
+            loss = torch.stack(
+                [losses.value_loss(v, old, g, part, clip, tokens) for v, old, g in pairs]
+            ).sum()
+            measured += loss.item() / len(parts)
+            return loss
+
+        parts = self._minibatches(batch, self.config.critic_minibatches, stream, "critic")
+        for minibatch in parts:
+            self._step("critic", batch, minibatch, loss_of, self.config.critic_clip_norm)
+        return {"value_loss": measured, "explained_variance": quality}
 
     def update_policy(
         self, batch: TokenBatch, advantage: Float[Tensor, "B T"], reference: Float[Tensor, "B T"], stream: str
@@ -133,7 +204,9 @@ class Learner:
 
     @staticmethod
     def _minibatches(batch: TokenBatch, count: int, *stream: str) -> list[Int64[Tensor, " m"]]:
-        return list(torch.randperm(len(batch), generator=seeded(*stream)).chunk(count))
+        """Random rows; those without a response (dropped dialogues) are in none."""
+        rows = torch.randperm(len(batch), generator=seeded(*stream))
+        return list(rows[batch.response_mask.any(1)[rows]].chunk(count))
 
     def _step(
         self,
@@ -171,7 +244,7 @@ class Learner:
         checkpoint = run.restore()
         if checkpoint is None:
             return 0
-        step, tensors, _ = checkpoint
+        step, tensors = checkpoint
         for name, optimizer in self.optimizers.items():
             for key, parameter in self.backbone.parameters(name).items():
                 parameter.data.copy_(tensors[f"{name}|{key}"])

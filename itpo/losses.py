@@ -1,4 +1,4 @@
-"""Policy losses over assistant tokens: clipped surrogate, KL to the reference, masked mean.
+"""Losses over assistant tokens: clipped surrogate, KL to the reference, clipped value loss, masked mean.
 
 Shapes: B dialogues, T tokens. Log-probabilities are in nats. Every mean takes an optional `denominator`,
 the number of assistant tokens of the whole minibatch: losses of micro-batches divided by it add up to the
@@ -168,3 +168,47 @@ def kl_k3(
     difference = _masked_log_ratio(ref_logp.detach(), logp, mask)
     # expm1 keeps the digits that exp(d) - 1 loses while the two models are close, as early in training.
     return masked_mean(torch.expm1(difference) - difference, mask, denominator)
+
+
+def value_loss(
+    values: Float[Tensor, "B T"],
+    old_values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float,
+    denominator: int | None = None,
+) -> Float[Tensor, ""]:
+    """Score a critic, 1/2 mean_t max((v_t - G_t)^2, (clip(v_t, u_t - c, u_t + c) - G_t)^2), to be minimised.
+
+    Here u_t is the value at the time of the rollout. The maximum takes the gradient from a value that has
+    moved towards G_t by more than c.
+
+    Source: the value clipping of the PPO implementation in OpenAI's baselines (Dhariwal et al., 2017).
+
+    Shapes: `values`, `old_values`, `returns` (B, T) in the units of the return, `mask` (B, T) bool -> ().
+    Gradients reach `values` only. `denominator`: see `masked_mean`.
+    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip or denominator out
+    of range.
+    Deviations from the paper: none known; the released code has no PPO.
+
+    >>> values, old_values = torch.tensor([[0.9, 0.5]]), torch.tensor([[0.5, 0.5]])
+    >>> loss = value_loss(values, old_values, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), clip=0.2)
+    >>> round(loss.item(), 4)
+    0.085
+    """
+    for name, other in (("old_values", old_values), ("returns", returns)):
+        if other.shape != values.shape:
+            raise ValueError(
+                f"{name} of shape {tuple(other.shape)} do not match values of shape {tuple(values.shape)}; "
+                "pass one of each for each token"
+            )
+    _check_mask(mask, values)
+    if not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}; PPO's usual choice is 0.2, inf turns it off")
+    # Masked before the squares: an overflow on padding would turn the gradient into NaN.
+    values, old_values, returns = (
+        torch.where(mask, tensor, 0) for tensor in (values, old_values.detach(), returns.detach())
+    )
+    bounded = values.clamp(old_values - clip, old_values + clip)
+    worse = torch.maximum((values - returns).square(), (bounded - returns).square())
+    return masked_mean(worse, mask, denominator) / 2

@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Source: the released code adds this to the divisor of its batch rescaling.
 BATCH_NORM_EPS = 1e-6
+SCALES = ("paper", "released")
 
 
 def _check_mask(response_mask: Tensor, tokens: Tensor) -> None:
@@ -119,6 +120,26 @@ def batch_norm(token_rewards: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         return token_rewards
     reward_to_go = token_rewards.flip(-1).cumsum(-1).flip(-1)
     return token_rewards / (reward_to_go.abs().max() + BATCH_NORM_EPS)
+
+
+def rescale(
+    token_rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"], scale: str = "paper"
+) -> Float[Tensor, "B T"]:
+    """Give the token rewards the scale on which they are attributed: that of eq. (2), or that of the released code.
+
+    Equation (2) for `scale="paper"`, which changes nothing. `scale="released"` is `drop_last_token`, then `batch_norm`.
+
+    Shapes: `token_rewards` (B, T), `response_mask` (B, T) bool -> (B, T).
+    Errors: ValueError for an unknown scale, or as the two functions.
+    Deviations from the paper: `scale="released"`.
+
+    >>> rewards, mask = torch.tensor([[1.0, -2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
+    >>> rescale(rewards, mask).tolist(), rescale(rewards, mask, "released").round(decimals=3).tolist()
+    ([[1.0, -2.0, 3.0]], [[0.5, -1.0, 0.0]])
+    """
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; choose one of {', '.join(SCALES)}")
+    return token_rewards if scale == "paper" else batch_norm(drop_last_token(token_rewards, response_mask))
 
 
 def implicit_return(

@@ -1,8 +1,8 @@
 """Run store: one folder a run, named by the hash of what determines its numbers.
 
-What determines them is the config, seed included, and :func:`numerics_version`. A finished run is loaded
-instead of trained again, and an interrupted one goes on from its last checkpoint and ends with the same
-bytes as one that was never interrupted:
+What determines them is the config, seed included, and :func:`numerics_version` of the code that runs it.
+A finished run is loaded instead of trained again, and an interrupted one goes on from its last checkpoint
+and ends with the same bytes as one that was never interrupted:
 
     <root>/<hash>/
         config.json       format, config, numerics and library versions
@@ -10,7 +10,7 @@ bytes as one that was never interrupted:
         dialogues.jsonl   sampled dialogues, each with "step"
         timing.jsonl      seconds a step: the only file that differs between two equal runs
         probe/            step_000040.safetensors: small named tensors over training
-        policy/, prm/     adapters, written by the trainer at the end
+        policy/, prm/ ... adapters, written by the trainer at the end
         checkpoint/       the last training state, until the run is finished
         done.json         summary, and hashes of the files above; there only when the run is finished
 
@@ -98,16 +98,6 @@ class Run:
         """Whether the run is finished."""
         return (self.folder / "done.json").exists()
 
-    @property
-    def policy(self) -> Path:
-        """Where the trainer writes the policy's adapter."""
-        return self.folder / "policy"
-
-    @property
-    def prm(self) -> Path:
-        """Where the trainer writes the process reward model's adapter."""
-        return self.folder / "prm"
-
     @contextmanager
     def _writing(self, restoring: bool = False) -> Iterator[None]:
         with explain_full_disk(self.folder):
@@ -150,13 +140,10 @@ class Run:
         with self._writing():
             write_file(self.folder / "probe" / f"step_{step:06d}.safetensors", tensor_bytes(tensors))
 
-    def checkpoint(
-        self, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None
-    ) -> None:
+    def checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Replace the last checkpoint by the whole training state, and note how long the logs are now.
 
-        ``extra`` comes back as JSON has it: tuples as lists, keys as strings. Raises ``TypeError`` or
-        ``ValueError`` if it is not JSON or not finite. A crash leaves the old checkpoint or the new one.
+        A crash leaves the old checkpoint or the new one.
         """
         folder, content = self.folder / "checkpoint", tensor_bytes(tensors)
         digest = sha256(content)
@@ -165,7 +152,7 @@ class Run:
             logs = {log: self.folder / log for log in _LOGS if (self.folder / log).exists()}
             for path in (*logs.values(), self.folder):
                 sync(path)
-            state = {"step": step, "tensors": name, "sha256": digest, "extra": extra or {}}
+            state = {"step": step, "tensors": name, "sha256": digest}
             sizes = {log: path.stat().st_size for log, path in logs.items()}
             state |= {"sizes": sizes, "probes": self._probe_names()}
             document = json_bytes(**state)
@@ -175,8 +162,8 @@ class Run:
                 if path.name not in (name, "state.json"):
                     path.unlink()
 
-    def restore(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """Go back to the last checkpoint: its step, tensors and ``extra``; ``None`` if there is none.
+    def restore(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Go back to the last checkpoint: its step and tensors; ``None`` if there is none.
 
         Whatever was logged or saved after it (without one: everything) is removed, so that the files end as
         if the run had never stopped. A run that was already started must be restored before anything is
@@ -203,13 +190,13 @@ class Run:
             keep = ("probe", "checkpoint") if state else ("probe",)
             for path in [path for path in self.folder.iterdir() if path.is_dir() and path.name not in keep]:
                 shutil.rmtree(path)
-            return (state["step"], tensors, state["extra"]) if state else None
+            return (state["step"], tensors) if state else None
 
     def _state(self) -> dict[str, Any]:
         path = self.folder / "checkpoint" / "state.json"
         remedy = _FROM_START.format(path.parent)
         state = read_json(path, remedy) if path.exists() else {}
-        if state and not {"step", "tensors", "sha256", "sizes", "probes", "extra"} <= set(state):
+        if state and not {"step", "tensors", "sha256", "sizes", "probes"} <= set(state):
             raise RunFolderError(path, "is not a checkpoint of this library", remedy)
         return state
 
@@ -310,14 +297,16 @@ class Store:
     def open(self, config: Any) -> Run:
         """The run of this config (a frozen dataclass): a new folder, or the existing one after a check.
 
-        Raises ``TypeError`` if the config holds what JSON cannot, and :class:`RunFolderError`, changing
-        nothing, if the folder is not ours, its config does not give its name, or a file of a finished run
-        is not as it was when it finished.
+        A config may have ``code``, the modules that decide its numbers beside those of every run (see
+        :func:`numerics_version`). Raises ``TypeError`` if the config holds what JSON cannot, and
+        :class:`RunFolderError`, changing nothing, if the folder is not ours, its config does not give its
+        name, or a file of a finished run is not as it was when it finished.
         """
         name = type(config).__name__
         if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
             raise TypeError(f"{name} is not a frozen dataclass: decorate it @dataclass(frozen=True)")
-        content = {"numerics": numerics_version(), "config": plain(config, name)}
+        numerics = numerics_version(getattr(config, "code", ()))
+        content = {"numerics": numerics, "config": plain(config, name)}
         folder = self.root / hash_json(content)[:16]
         run = Run(folder, config)
         if _is_absent(folder):
@@ -336,8 +325,14 @@ class Store:
                 os.rename(partial, folder)
                 sync(self.root)
 
-    def artifact(self, kind: str, determinants: Mapping[str, Any], build: Callable[[Path], Any]) -> Path:
-        """The folder ``models/<kind>-<hash>`` that ``build(folder)`` filled, once for these determinants.
+    def artifact(
+        self,
+        kind: str,
+        determinants: Mapping[str, Any],
+        build: Callable[[Path], Any],
+        code: Sequence[str] = (),
+    ) -> Path:
+        """The folder ``models/<kind>-<hash>`` that ``build(folder)`` filled, once for these determinants and ``code``.
 
         A folder is there completely or not at all; a process that asks while another builds waits for it.
         Raises ``ValueError`` for a kind that cannot be part of a file name, and whatever ``build`` raises.
@@ -351,7 +346,7 @@ class Store:
         """
         if not re.fullmatch(r"[A-Za-z0-9_]+", kind):
             raise ValueError(f"kind {kind!r} names a folder: use letters, digits and underscores")
-        content = {"numerics": numerics_version(), "kind": kind}
+        content = {"numerics": numerics_version(code), "kind": kind}
         content["determinants"] = plain(determinants, "determinants")
         folder = self.root / "models" / f"{kind}-{hash_json(content)[:16]}"
         if _is_absent(folder):

@@ -23,10 +23,19 @@ from itpo.tasks import Task
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a turn is decoded. Temperature 1 without truncation keeps importance ratios exact [C]."""
+    """How a turn is decoded, and how many dialogues are held at a time.
+
+    Temperature 1 without truncation keeps importance ratios exact [C]. Raises ``ValueError`` for a ``max_rows`` below 1.
+    """
 
     max_turn_tokens: int = 24
     greedy: bool = False
+    # Where one thread is fastest [O]: fewer rows waste calls, more no longer fit the processor's caches.
+    max_rows: int = 512
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows is {self.max_rows}: at least one dialogue must be held at a time")
 
 
 @dataclass
@@ -92,12 +101,17 @@ def rollout(
     sampling: Sampling,
     histories: Sequence[Sequence[Message]] | None = None,
 ) -> list[Dialogue]:
-    """Hold one conversation per example, all in one batch, under the backbone's active adapter.
+    """Hold one conversation per example, ``sampling.max_rows`` at a time, under the backbone's active adapter.
 
     ``rngs`` drive the users (one generator a dialogue), ``generator`` the policy's sampling. With ``histories``, each
     conversation goes on from its history, which must end with a user message; the assistant turns in it count as context,
-    not as choices of the policy. Returns the finished dialogues in the order of ``examples``, with the log-probability
-    of each sampled token.
+    not as choices of the policy. Histories are text and are encoded anew. With a word-level tokenizer this gives the ids
+    that were sampled, also of turns cut off by their token limit, but for special tokens inside a turn, which text does not
+    show; other tokenizers may split words otherwise than the policy did.
+
+    Up to ``max_rows`` dialogues are one batch in the order of ``examples``; more are split into batches by the length of
+    their histories. Returns the finished dialogues in the order of ``examples``, with the log-probability of each sampled
+    token.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -124,16 +138,36 @@ def rollout(
             "pass one of each for every dialogue"
         )
     states = [_start(chat, *parts) for parts in zip(examples, histories, rngs, strict=True)]
-    cache = _Cache(backbone, len(states))
-    going = list(range(len(states)))
-    while going:
-        active = [states[i] for i in going]
-        _assistant_turn(cache, chat, active, generator, sampling)
-        stay = [k for k, state in enumerate(active) if _user_turn(state, chat, task)]
-        going = [going[k] for k in stay]
-        if going and len(stay) < len(active):
-            cache.keep(stay)
+    for batch in _batches(states, sampling.max_rows):
+        _converse(_Cache(backbone, len(batch)), chat, task, batch, generator, sampling)
     return [state.close(task) for state in states]
+
+
+def _batches(states: list[_Open], max_rows: int) -> list[list[_Open]]:
+    """All states as they are if they fit into one batch; else those of similar history together, the longest first.
+
+    A row is padded to the longest history of its batch, and a lack of memory shows in the first batch.
+    """
+    if len(states) > max_rows:
+        states = sorted(states, key=lambda state: len(state.ids), reverse=True)
+    return [states[start : start + max_rows] for start in range(0, len(states), max_rows)]
+
+
+def _converse(
+    cache: _Cache,
+    chat: ChatFormat,
+    task: Task,
+    going: list[_Open],
+    generator: torch.Generator,
+    sampling: Sampling,
+) -> None:
+    """Let assistant and user take turns until every dialogue of the batch is over."""
+    while going:
+        _assistant_turn(cache, chat, going, generator, sampling)
+        stay = [row for row, state in enumerate(going) if _user_turn(state, chat, task)]
+        if stay and len(stay) < len(going):
+            cache.keep(stay)
+        going = [going[row] for row in stay]
 
 
 def _start(chat: ChatFormat, example: Any, history: Sequence[Message], rng: random.Random) -> _Open:

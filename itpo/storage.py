@@ -16,7 +16,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import metadata
@@ -31,7 +31,7 @@ IN_WORK = ".partial"
 _LIBRARIES = ("torch", "transformers", "peft")
 _PACKAGE = Path(__file__).parent
 _NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
-_NUMERICS += ["embedded", "metrics", "learner", "trainer"]
+_NUMERICS += ["embedded", "metrics", "judges", "estimators", "learner", "trainer"]
 _START_OVER = "move the folder away (or delete it) and start again"
 
 
@@ -46,24 +46,35 @@ class RunBusyError(RuntimeError):
     """Another process is training this run."""
 
 
-def numerics_version() -> str:
+def numerics_version(code: Sequence[str] = ()) -> str:
     """12 hex digits for the code that decides numbers and the versions of torch, transformers and peft.
 
-    Comments, docstrings and layout do not count, nor does the local tag of torch (``+cpu``). Modules that
-    do not exist are skipped. The value is that of the first call in this process.
+    ``code`` names what decides them beside the modules that every run uses, relative to the package and without
+    ``.py``, such as ``"tasks/math"``; a folder stands for all files in it. So another task does not change this one's runs.
+    Comments, docstrings and layout do not count, nor does the local tag of torch (``+cpu``). The value is that of the first
+    call in this process. Raises ``ValueError`` if the package has no such module or folder.
 
-    >>> len(numerics_version())
-    12
+    >>> len(numerics_version()), numerics_version() == numerics_version(["tasks/math"])
+    (12, False)
     """
-    return _numerics()
+    return _numerics(tuple(code))
 
 
 @functools.cache
-def _numerics() -> str:
-    paths = [path for name in _NUMERICS if (path := _PACKAGE / f"{name}.py").exists()]
-    paths += [p for p in (_PACKAGE / "tasks").rglob("*") if p.is_file() and not _is_by_product(p)]
+def _numerics(code: tuple[str, ...]) -> str:
+    paths = [path for name in (*_NUMERICS, *code) for path in _sources(name)]
     sources = {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in paths}
     return hash_sources(sources, {name: v.split("+")[0] for name, v in library_versions().items()})
+
+
+def _sources(name: str) -> list[Path]:
+    """A module's file, or all files of a folder."""
+    if (module := _PACKAGE / f"{name}.py").is_file():
+        return [module]
+    files = [path for path in (_PACKAGE / name).rglob("*") if path.is_file() and not _is_by_product(path)]
+    if not files:
+        raise ValueError(f"the package has neither a module {name}.py nor a folder {name}: correct the name")
+    return files
 
 
 def _is_by_product(path: Path) -> bool:

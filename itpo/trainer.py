@@ -1,30 +1,31 @@
 """Algorithm 1: roll out, score, update the PRM, attribute the outcome to turns, estimate advantages, update the policy.
 
-Departures from the paper [O]: LoRA adapters on a frozen base instead of full fine-tuning; the PRM is warmed up on
+Departures from the paper [O]: LoRA adapters on a frozen base instead of full fine-tuning; PRM and critic are warmed up on
 rollouts of the reference before the first step; minibatches are drawn at random over dialogues, not over prompts.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itpo import advantages, attribution, prm, turns
+from itpo import attribution, prm, turns
 from itpo.dialogue import Dialogue, TokenBatch
 from itpo.embedded import load, warm_start
+from itpo.estimators import Credit, Source, estimate
 from itpo.learner import Learner, seeded
 from itpo.profiles import RunConfig
 from itpo.runs import Run, Store
 from itpo.tasks import get_task
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
-Source = tuple[Tensor, Tensor]  # rewards (B, T) and the positions (B, T) at which they are placed
 
 
 def train(config: RunConfig, run: Run) -> None:
@@ -36,16 +37,17 @@ def train(config: RunConfig, run: Run) -> None:
     learner = build_learner(config, Store(run.folder.parent))
     start = learner.resume(run)
     if start == 0:
-        warm_up_prm(learner, run)
+        warm_up(learner, run)
+    probe = collect_probe(learner)
     for step in range(start, config.steps):
-        observe(learner, run, step)
+        observe(learner, run, step, probe)
         clock = Stopwatch()
         _, metrics = training_step(learner, f"{config.seed}/{step}", clock)
         run.log(step, metrics)
         run.log_time(step, clock.laps)
         if (step + 1) % config.checkpoint_every == 0:
             run.checkpoint(step + 1, learner.state())
-    observe(learner, run, config.steps)
+    observe(learner, run, config.steps, probe)
     learner.save(run)
     run.finish(final_evaluation(learner))
 
@@ -53,18 +55,14 @@ def train(config: RunConfig, run: Run) -> None:
 def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[TokenBatch, dict[str, float]]:
     """One pass of Algorithm 1; ``stream`` decides all of its randomness. Returns the batch and its metrics."""
     config = learner.config
-    _, batch = learner.collect(stream, config.prompts, config.rollouts, "policy")  # roll out and score
+    dialogues, batch = learner.collect(
+        stream, config.prompts, config.rollouts, "policy"
+    )  # roll out and score
     clock.lap("generation")
     reference = learner.log_probs(batch, None)
     clock.lap("reference")
-    metrics, token_rewards = describe(batch), None
-    if learner.row.needs_prm:
-        metrics |= learner.update_prm(batch, reference, stream)  # (3), before the rewards are computed
-        token_rewards = learner.token_rewards(batch, reference)  # (1)-(2), under the updated PRM
-    clock.lap("prm")
-    sources = reward_sources(config, batch, token_rewards, seeded(stream, "attribution"))  # (4)-(6)
-    credit = estimate_advantages(config, batch, sources)
-    metrics |= learner.update_policy(batch, credit, reference, stream)
+    kept, credit, metrics = assign_credit(learner, dialogues, batch, reference, stream, clock)  # (1)-(6)
+    metrics |= describe(batch) | learner.update_policy(kept, credit.advantages, reference, stream)
     clock.lap("policy")
     if learner.backbone.full_precision and metrics["ratio_error"] > MAX_RATIO_ERROR:
         raise FloatingPointError(
@@ -74,69 +72,78 @@ def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[Toke
     return batch, metrics
 
 
-def reward_sources(
-    config: RunConfig,
+def assign_credit(
+    learner: Learner,
+    dialogues: list[Dialogue],
     batch: TokenBatch,
-    token_rewards: Float[Tensor, "B T"] | None,
-    generator: torch.Generator,
+    reference: Float[Tensor, "B T"],
+    stream: str,
+    clock: Stopwatch,
+) -> tuple[TokenBatch, Credit, dict[str, float]]:
+    """From outcomes to advantages: the middle of Algorithm 1, in which PRM and critic learn.
+
+    Returns the batch without the dialogues that could not be judged, the credit of its tokens, and metrics.
+    """
+    config = learner.config
+    metrics: dict[str, float] = {}
+    signals: dict[str, Tensor] = {}
+    if learner.row.needs_prm:
+        metrics |= learner.update_prm(batch, reference, stream)  # (3), before the rewards are computed
+        signals["token_rewards"] = learner.token_rewards(batch, reference)  # (1)-(2), under the updated PRM
+    clock.lap("prm")
+    if learner.row.needs_judge:
+        batch, signals["judge_scores"], counts = learner.judge_turns(dialogues, batch, stream)
+        metrics |= counts
+    values = learner.values(batch) if learner.estimator.has_critic else None
+    if learner.row.needs_values and values is not None:
+        signals["values"] = values.sum(0)
+    sources = reward_sources(config, batch, signals, seeded(stream, "attribution"))  # (4)-(6)
+    options = {"values": values, "baseline": config.baseline, "gamma": config.gamma, "lam": config.lam}
+    credit = estimate(config.estimator, sources, batch, **options)
+    if values is not None and credit.value_targets is not None:
+        metrics |= learner.update_critic(batch, credit.value_targets, values, stream)
+    clock.lap("critic")
+    return batch, credit, metrics
+
+
+def reward_sources(
+    config: RunConfig, batch: TokenBatch, signals: Mapping[str, Tensor], generator: torch.Generator
 ) -> list[Source]:
     """The reward sources of the run's method; each is baselined separately.
 
     The return to maximise is ``S = R - lambda N`` [S]. The penalty goes where the outcome goes: to the end of the trajectory,
     or over the turns by their share of tokens [C]; beside an implicit reward it is a source of its own [C], and so is
-    the outcome where the method asks for it. Rewards and positions are (B, T); ``token_rewards`` (2) is needed where the
-    row needs a PRM. Raises ``ValueError`` where it is missing.
+    the outcome where the method asks for it. ``signals`` holds what the row reads beside outcomes: token rewards (2) of shape
+    (B, T), a judge's scores (B, K), or a critic's values (B, T). Raises ``ValueError`` where one is missing.
 
     >>> from itpo.dialogue import collate
     >>> from itpo.profiles import get_profile
     >>> won = Dialogue(None, (), (5, 6, 7), (False, True, True), (0.0, -0.1, -0.2), 1.0)
     >>> batch = collate([won, won], group_size=2, pad_id=0)
     >>> config = get_profile("laptop").config("trajectory_share", seed=0)
-    >>> [(rewards, positions)] = reward_sources(config, batch, None, seeded(0))
-    >>> rewards[0].round(decimals=3).tolist(), positions[0].tolist()
-    ([0.0, 0.0, 5.0], [False, False, True])
+    >>> [(name, rewards, positions)] = reward_sources(config, batch, {}, seeded(0))
+    >>> name, rewards[0].round(decimals=3).tolist(), positions[0].tolist()
+    ('row', [0.0, 0.0, 5.0], [False, False, True])
     """
     method, ids = config.method, batch.turn_ids
     row = attribution.get_row(method.row)
-    signals = {"outcome": batch.outcome, "turn_ids": ids, "response_mask": batch.response_mask}
+    known = {"outcome": batch.outcome, "turn_ids": ids, "response_mask": batch.response_mask, **signals}
+    if "values" in known:  # of weighed rewards: the row compares them with the outcome itself
+        known["values"] = known["values"] / method.coef
     options = {"temperature": method.eta, "reduction": method.reduction, "generator": generator}
-    implicit = {} if token_rewards is None else {"token_rewards": token_rewards}
-    rewards = method.coef * attribution.attribute(row.name, **signals, **options, **implicit)
+    rewards = method.coef * attribution.attribute(row.name, **known, **options)
     mask = attribution.reward_mask(row.granularity, ids)
     length_cost = method.coef * config.length_penalty * batch.response_lengths
     by_turn = turns.place_at_turn_ends(length_cost[:, None] * turns.token_share(ids).to(length_cost), ids)
     if row.granularity == "trajectory":
-        return [(rewards - attribution.trajectory_share(length_cost, ids), mask)]
+        return [Source("row", rewards - attribution.trajectory_share(length_cost, ids), mask)]
     if row.carries_outcome:
-        return [(rewards - by_turn, mask)]
-    sources = [(rewards, mask), (-by_turn, attribution.reward_mask("turn", ids))]
+        return [Source("td_error" if row.needs_values else "row", rewards - by_turn, mask)]
+    sources = [Source("row", rewards, mask), Source("length", -by_turn, attribution.reward_mask("turn", ids))]
     if method.outcome_coef:
         outcome = method.outcome_coef * attribution.trajectory_share(batch.outcome, ids)
-        sources.append((outcome, attribution.reward_mask("trajectory", ids)))
+        sources.append(Source("outcome", outcome, attribution.reward_mask("trajectory", ids)))
     return sources
-
-
-def estimate_advantages(
-    config: RunConfig, batch: TokenBatch, sources: Sequence[Source]
-) -> Float[Tensor, "B T"]:
-    """RLOO: baseline each source, sum them, take undiscounted returns, whiten over the batch's assistant tokens.
-
-    Sources are pairs of (B, T); the advantages are (B, T), 0 off the assistant tokens.
-
-    >>> from itpo.dialogue import collate
-    >>> from itpo.profiles import get_profile
-    >>> won = Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 1.0)
-    >>> lost = Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 0.0)
-    >>> batch = collate([won, lost], group_size=2, pad_id=0)
-    >>> config = get_profile("laptop").config("trajectory_share", seed=0)
-    >>> sources = reward_sources(config, batch, None, seeded(0))
-    >>> estimate_advantages(config, batch, sources)
-    tensor([[ 0.0000,  0.7071],
-            [ 0.0000, -0.7071]])
-    """
-    baselined = [advantages.rloo(rewards, at, batch.group_size, config.baseline) for rewards, at in sources]
-    total = torch.stack(baselined).sum(0)
-    return advantages.whiten(advantages.returns(total, batch.response_mask), batch.response_mask)
 
 
 def base_model(config: RunConfig, store: Store) -> Path:
@@ -144,7 +151,10 @@ def base_model(config: RunConfig, store: Store) -> Path:
     task = get_task(config.task)
     determinants = {"task": config.task, "model": asdict(config.model), "habits": asdict(task.novice)}
     return store.artifact(
-        "warm_start", determinants, lambda folder: warm_start(task, task.novice, config.model, folder)
+        "warm_start",
+        determinants,
+        lambda folder: warm_start(task, task.novice, config.model, folder),
+        config.code,
     )
 
 
@@ -154,35 +164,53 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
     return Learner(config, model, tokenizer, get_task(config.task))
 
 
-def warm_up_prm(learner: Learner, run: Run) -> None:
-    """Let the PRM learn from rollouts of the reference first; logged under negative steps.
+def warm_up(learner: Learner, run: Run) -> None:
+    """Let PRM and critic learn from rollouts of the reference first; logged under negative steps.
 
-    Its first rewards would otherwise be noise that the policy follows [O].
+    Their first rewards and values would otherwise be noise that the policy follows [O].
     """
     config = learner.config
-    if not learner.row.needs_prm:
+    if not (learner.row.needs_prm or learner.estimator.has_critic):
         return
-    for batch_number in range(config.prm_warmup):
+    for batch_number in range(config.warmup):
         stream = f"{config.seed}/warmup/{batch_number}"
-        _, batch = learner.collect(stream, config.prompts, config.rollouts, None)
-        metrics = learner.update_prm(batch, learner.log_probs(batch, None), stream)
-        run.log(batch_number - config.prm_warmup, metrics)
+        dialogues, batch = learner.collect(stream, config.prompts, config.rollouts, None)
+        reference = learner.log_probs(batch, None)
+        _, _, metrics = assign_credit(learner, dialogues, batch, reference, stream, Stopwatch())
+        run.log(batch_number - config.warmup, metrics)
 
 
-def observe(learner: Learner, run: Run, step: int) -> None:
-    """Measure without learning: success on fresh problems, and the rewards of the fixed probe dialogues."""
+class Probe(NamedTuple):
+    """Fixed dialogues of the reference, and its log-probabilities of their responses (nats)."""
+
+    batch: TokenBatch
+    reference: Float[Tensor, "P T"]
+
+
+def collect_probe(learner: Learner) -> Probe:
+    """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model."""
+    _, batch = learner.collect("probe", learner.config.probe_dialogues, 1, None)
+    return Probe(batch, learner.log_probs(batch, None))
+
+
+def observe(learner: Learner, run: Run, step: int, probe: Probe) -> None:
+    """Measure without learning: success on fresh problems, and what PRM and critic say of the probe."""
     config = learner.config
     if step % config.eval_every == 0 or step == config.steps:
         dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy")
         run.log(step, {f"eval_{key}": value for key, value in describe(batch).items()})
         run.save_dialogues(step, [record(dialogue) for dialogue in dialogues[:4]])
-    if learner.row.needs_prm and (step % config.probe_every == 0 or step == config.steps):
-        _, probe = learner.collect("probe", config.probe_dialogues, 1, None)
-        log_ratio = prm.log_ratio(
-            learner.log_probs(probe, "prm"), learner.log_probs(probe, None), probe.response_mask
-        )
-        static = {"input_ids": probe.input_ids, "turn_ids": probe.turn_ids, "outcome": probe.outcome}
-        run.save_probe(step, {"log_ratio": log_ratio, **(static if step == 0 else {})})
+    if step % config.probe_every == 0 or step == config.steps:
+        batch, said = probe.batch, {}
+        if learner.row.needs_prm:
+            said["log_ratio"] = prm.log_ratio(
+                learner.log_probs(batch, "prm"), probe.reference, batch.response_mask
+            )
+        if learner.estimator.has_critic:
+            said["values"] = learner.values(batch)
+        static = {"input_ids": batch.input_ids, "turn_ids": batch.turn_ids, "outcome": batch.outcome}
+        if said:
+            run.save_probe(step, said | (static if step == 0 else {}))
 
 
 def describe(batch: TokenBatch) -> dict[str, float]:

@@ -17,34 +17,55 @@ TURN_COUNTS = torch.tensor(
 )
 
 
+def kept_of(rewards, mask):
+    """The rewards at the masked positions of each row, as lists."""
+    return [[r for r, k in zip(*pair, strict=True) if k] for pair in zip(rewards, mask, strict=True)]
+
+
+def rest_of_group(kept, i, n):
+    """The rewards of the other rollouts of row i's prompt, but of those that have none."""
+    return [kept[j] for j in range(i // n * n, i // n * n + n) if j != i and kept[j]]
+
+
 def brute_released(rewards, mask, n):
-    means = []
-    for row, keep in zip(rewards, mask, strict=True):
-        kept = [r for r, k in zip(row, keep, strict=True) if k]
-        means.append(sum(kept) / len(kept) if kept else 0.0)
+    kept = kept_of(rewards, mask)
     result = []
     for i, (row, keep) in enumerate(zip(rewards, mask, strict=True)):
-        group = means[i // n * n : i // n * n + n]
-        scale, baseline = (n / (n - 1), sum(group) / (n - 1)) if n > 1 else (1.0, 0.0)
-        result.append([r * scale - baseline if k else 0.0 for r, k in zip(row, keep, strict=True)])
+        others = [statistics.fmean(other) for other in rest_of_group(kept, i, n)]
+        # r n/(n-1) - sum_j m_j/(n-1): r less the others' mean, plus what r exceeds its own row's mean by, over n-1.
+        result.append([0.0] * len(row))
+        for t, r in enumerate(row):
+            if keep[t] and others:
+                own = (r - statistics.fmean(kept[i])) / len(others)
+                result[i][t] = r - statistics.fmean(others) + own
+            elif keep[t]:
+                result[i][t] = r
     return result
 
 
 def brute_trajectory_returns(rewards, mask, n):
     """Reward-to-go of each masked token, less the mean total of the other rollouts of the prompt."""
-    kept = [[r if k else 0.0 for r, k in zip(*pair, strict=True)] for pair in zip(rewards, mask, strict=True)]
+    kept = kept_of(rewards, mask)
     result = []
-    for i, row in enumerate(kept):
-        others = [sum(kept[j]) for j in range(i // n * n, i // n * n + n) if j != i]
+    for i, keep in enumerate(mask):
+        others = [sum(other) for other in rest_of_group(kept, i, n)]
         baseline = statistics.fmean(others) if others else 0.0
-        result.append([sum(row[t:]) - baseline if mask[i][t] else 0.0 for t in range(len(row))])
+        # The masked rewards before position t are not in its reward-to-go.
+        togo = [sum(kept[i][sum(keep[:t]) :]) for t in range(len(keep))]
+        result.append([g - baseline if k else 0.0 for g, k in zip(togo, keep, strict=True)])
     return result
+
+
+def drop_rows(data, mask):
+    """Take the reward positions of some rows away, as of dialogues that were dropped."""
+    dropped = data.draw(st.lists(st.booleans(), min_size=len(mask), max_size=len(mask)))
+    return mask & ~torch.tensor(dropped)[:, None]
 
 
 @given(data=st.data())
 def test_rloo_against_loops(batches, data):
     batch = data.draw(batches)
-    rewards, mask, n = batch.token_rewards, batch.response_mask, batch.group_size
+    rewards, mask, n = batch.token_rewards, drop_rows(data, batch.response_mask), batch.group_size
     released = advantages.rloo(rewards, mask, n)
     expected = torch.tensor(brute_released(rewards.tolist(), mask.tolist(), n), dtype=torch.float64)
     torch.testing.assert_close(released, expected)
@@ -97,10 +118,152 @@ def test_a_group_of_one_keeps_its_rewards(baseline):
     assert advantages.rloo(rewards, mask, 1, baseline).tolist() == [[1.0, 0.0], [0.5, 0.25]]
 
 
-def test_a_row_without_reward_positions_counts_as_one_that_earned_nothing():
-    mask = torch.tensor([[True], [False]])
-    for baseline in advantages.BASELINES:
-        assert advantages.rloo(torch.tensor([[1.0], [7.0]]), mask, 2, baseline).tolist() == [[1.0], [0.0]]
+@pytest.mark.parametrize("baseline", advantages.BASELINES)
+def test_a_row_without_reward_positions_is_left_out_of_its_group(baseline):
+    rewards = torch.tensor([[1.0, 0.5], [7.0, 7.0], [0.25, 7.0], [7.0, 7.0], [1.0, 0.5], [7.0, 7.0]])
+    mask = torch.tensor([[True, True], [False, False], [True, False]] + [[False, False]] + [[True, True]])
+    mask = torch.cat([mask, torch.tensor([[False, False]])])
+    result = advantages.rloo(rewards, mask, 3, baseline)
+    # Two rows of the first group remain, and are a group of two.
+    assert torch.equal(result[[0, 2]], advantages.rloo(rewards[[0, 2]], mask[[0, 2]], 2, baseline))
+    # The one that remains of the second group has nobody to be compared with.
+    assert result[3:].tolist() == [[0.0, 0.0], [1.0, 0.5], [0.0, 0.0]]
+    assert result[1].tolist() == [0.0, 0.0]
+
+
+@given(data=st.data())
+def test_grpo_against_the_standard_library(batches, data):
+    batch = data.draw(batches)
+    rewards, mask, n = batch.token_rewards, drop_rows(data, batch.response_mask), batch.group_size
+    result = advantages.grpo(rewards, mask, n)
+    assert (result[~mask] == 0).all()
+    for start in range(0, len(mask), n):
+        group, keep = rewards[start : start + n], mask[start : start + n]
+        kept, found = group[keep].tolist(), result[start : start + n][keep]
+        if len(kept) < 2:
+            assert (found == 0).all()
+        else:
+            scaled = [(r - statistics.fmean(kept)) / statistics.stdev(kept) for r in kept]
+            # What the 1e-8 added to the variance changes.
+            rtol = 1e-8 / statistics.variance(kept)
+            torch.testing.assert_close(found, torch.tensor(scaled).to(found), rtol=rtol, atol=1e-5)
+
+
+@given(data=st.data())
+def test_grpo_of_a_group_is_the_same_alone_among_others_padded_and_in_any_order(batches, data):
+    batch = data.draw(batches)
+    rewards, mask, n = batch.token_rewards, batch.response_mask, batch.group_size
+    together = advantages.grpo(rewards, mask, n)
+    torch.testing.assert_close(advantages.grpo(rewards[-n:], mask[-n:], n), together[-n:])
+    order = torch.arange(len(mask)).view(-1, n).flip(0, 1).flatten()
+    torch.testing.assert_close(advantages.grpo(rewards[order], mask[order], n), together[order])
+    pad = torch.nn.functional.pad
+    wide = advantages.grpo(pad(rewards, (0, 2), value=9.0), pad(mask, (0, 2)), n)
+    torch.testing.assert_close(wide, pad(together, (0, 2)))
+    torch.testing.assert_close(advantages.grpo(1000 * rewards + 5, mask, n), together, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(advantages.grpo(rewards, mask, len(mask)), advantages.whiten(rewards, mask))
+
+
+def test_grpo_is_biased_by_turn_counts_too():
+    first = advantages.returns(advantages.grpo(TURN_COUNTS, TURN_COUNTS > 0, 3), TURN_COUNTS > 0)[:, 0]
+    # Seven reward positions of mean 3/7 and variance 13/168.
+    expected = (1 - torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64) * 3 / 7) / math.sqrt(13 / 168)
+    torch.testing.assert_close(first, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1234.567, 1e6])
+def test_groups_that_cannot_be_normalised_give_exact_zeros(value):
+    rewards = torch.tensor([[value, value], [value, 7.0], [3.0, 7.0], [7.0, 7.0], [1.0, 2.0], [3.0, 7.0]])
+    mask = torch.tensor([[True, True], [True, False], [True, False]] + [[False, False]] + [[True, True]])
+    mask = torch.cat([mask, torch.tensor([[True, False]])])
+    result = advantages.grpo(rewards, mask, 2)
+    # Equal rewards, and a single one beside a row that was dropped; the third group is an ordinary one.
+    assert torch.equal(result[:4], torch.zeros(4, 2))
+    torch.testing.assert_close(result[4:], torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+
+
+def brute_gae(rewards, values, gamma, lam):
+    """Advantages of one dialogue from the sum that defines them; only its assistant tokens are passed."""
+    steps = range(len(rewards))
+    ahead = [*values[1:], 0.0]
+    delta = [rewards[t] + gamma * ahead[t] - values[t] for t in steps]
+    return [sum((gamma * lam) ** (s - t) * delta[s] for s in steps if s >= t) for t in steps]
+
+
+factors = st.sampled_from([0.0, 0.5, 0.95, 1.0])
+
+
+@given(data=st.data(), gamma=factors, lam=factors)
+def test_gae_against_its_definition(batches, data, gamma, lam):
+    batch = data.draw(batches)
+    rewards, mask = batch.token_rewards, batch.response_mask
+    values = rewards.roll(1, -1) / 2
+    found, targets = advantages.gae(rewards, values, mask, gamma, lam)
+    for i, keep in enumerate(mask):
+        expected = brute_gae(rewards[i, keep].tolist(), values[i, keep].tolist(), gamma, lam)
+        torch.testing.assert_close(found[i, keep], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(targets[mask], (found + values)[mask])
+    assert (found[~mask] == 0).all() and (targets[~mask] == 0).all()
+
+
+@given(data=st.data())
+def test_gae_steps_over_user_tokens_and_padding(batches, data):
+    batch = data.draw(batches)
+    rewards, mask, values = batch.token_rewards, batch.response_mask, batch.token_rewards.roll(1, -1)
+    plain = advantages.gae(rewards, values, mask, 0.9, 0.8)
+    # Two tokens that are not the assistant's are put after every token.
+    spread = torch.arange(mask.shape[1]) * 3
+    wide = []
+    for source, junk in ((rewards, math.nan), (values, math.inf), (mask, False)):
+        wide.append(torch.full((len(mask), 3 * mask.shape[1]), junk, dtype=source.dtype))
+        wide[-1][:, spread] = source
+    for narrow, stretched in zip(plain, advantages.gae(*wide, 0.9, 0.8), strict=True):
+        torch.testing.assert_close(stretched[:, spread], narrow)
+        assert stretched.count_nonzero() == narrow.count_nonzero()
+
+
+@given(data=st.data())
+def test_gae_without_discount_is_the_return_less_the_value(batches, data):
+    batch = data.draw(batches)
+    rewards, mask, values = batch.token_rewards, batch.response_mask, batch.token_rewards.roll(1, -1)
+    found, targets = advantages.gae(rewards, values, mask)
+    expected = advantages.returns(rewards, mask)
+    torch.testing.assert_close(targets, expected)
+    torch.testing.assert_close(found, torch.where(mask, expected - values, 0))
+
+
+@given(data=st.data(), gamma=factors, lam=factors)
+def test_gae_of_sums_is_the_sum_of_gaes(batches, data, gamma, lam):
+    batch = data.draw(batches)
+    mask, rewards = batch.response_mask, (batch.token_rewards, batch.token_rewards.roll(1, -1).square())
+    values = (batch.token_rewards.roll(2, -1), batch.token_rewards.roll(1, 0) - 1)
+    whole = advantages.gae(sum(rewards), sum(values), mask, gamma, lam)
+    parts = [advantages.gae(r, v, mask, gamma, lam) for r, v in zip(rewards, values, strict=True)]
+    for total, first, second in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(total, first + second)
+
+
+@given(data=st.data())
+def test_explained_variance_against_the_standard_library(batches, data):
+    batch = data.draw(batches)
+    mask, targets, values = batch.response_mask, batch.token_rewards, batch.token_rewards.roll(1, -1)
+    found = advantages.explained_variance(values, targets, mask)
+    kept = targets[mask].tolist()
+    if len(kept) < 2:
+        assert found.isnan()
+        return
+    left = (targets - values)[mask].tolist()
+    expected = 1 - statistics.variance(left) / statistics.variance(kept)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    half = advantages.explained_variance(targets / 2, targets, mask)
+    assert half.item() == pytest.approx(0.75)  # half of the spread is left, a quarter of its square
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1234.567, 1e6])
+def test_returns_that_do_not_vary_cannot_be_explained(value):
+    mask = torch.ones(7, 13, dtype=torch.bool)
+    values = torch.randn(7, 13, generator=torch.Generator().manual_seed(0))
+    assert advantages.explained_variance(values, torch.full((7, 13), value), mask).isnan()
 
 
 @given(data=st.data())
@@ -158,6 +321,10 @@ def test_a_batch_without_assistant_tokens_gives_zeros(shape):
         assert torch.equal(advantages.rloo(torch.ones(shape), nothing, 2, baseline), torch.zeros(shape))
     assert torch.equal(advantages.returns(torch.ones(shape), nothing), torch.zeros(shape))
     assert torch.equal(advantages.whiten(torch.ones(shape), nothing), torch.zeros(shape))
+    assert torch.equal(advantages.grpo(torch.ones(shape), nothing, 2), torch.zeros(shape))
+    for result in advantages.gae(torch.ones(shape), torch.ones(shape), nothing):
+        assert torch.equal(result, torch.zeros(shape))
+    assert advantages.explained_variance(torch.ones(shape), torch.ones(shape), nothing).isnan()
 
 
 def test_values_off_the_mask_never_count():
@@ -170,6 +337,15 @@ def test_values_off_the_mask_never_count():
         )
     assert torch.equal(advantages.returns(dirty, mask), advantages.returns(clean, mask))
     assert torch.equal(advantages.whiten(dirty, mask), advantages.whiten(clean, mask))
+    assert torch.equal(advantages.grpo(dirty, mask, 2), advantages.grpo(clean, mask, 2))
+    for found, expected in zip(
+        advantages.gae(dirty, dirty, mask), advantages.gae(clean, clean, mask), strict=True
+    ):
+        assert torch.equal(found, expected)
+    assert torch.equal(
+        advantages.explained_variance(dirty.square(), dirty, mask),
+        advantages.explained_variance(clean.square(), clean, mask),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -178,7 +354,10 @@ def test_dtype_is_preserved(dtype):
     for baseline in advantages.BASELINES:
         baselined = advantages.rloo(rewards, mask, 3, baseline)
         assert baselined.dtype == advantages.returns(baselined, mask).dtype == dtype
-    assert advantages.whiten(rewards, mask).dtype == dtype
+    assert advantages.whiten(rewards, mask).dtype == advantages.grpo(rewards, mask, 3).dtype == dtype
+    assert {result.dtype for result in advantages.gae(rewards, rewards, mask, 0.9, 0.9)} == {dtype}
+    assert advantages.explained_variance(rewards, rewards, mask).dtype == dtype
+    assert advantages.explained_variance(rewards, rewards * 0, mask).dtype == dtype
 
 
 ONES = torch.ones(4, 3)
@@ -197,7 +376,21 @@ ALL = ONES > 0
         (lambda: advantages.returns(ONES, ALL.float()), "response_mask must be bool"),
         (lambda: advantages.returns(ONES[0], ALL[0]), "response_mask must be bool"),
         (lambda: advantages.whiten(ONES, ALL[:, :1]), "mask must be bool"),
-        (lambda: advantages.whiten(ONES * math.inf, ALL), "not finite under the mask"),
+        (lambda: advantages.whiten(ONES * math.inf, ALL), r"values of rows \[0, 1, 2, 3\] are not finite"),
+        (lambda: advantages.grpo(ONES, ALL.long(), 2), "reward_mask must be bool"),
+        (lambda: advantages.grpo(ONES, ALL, 3), "group_size 3 does not divide the 4 rows"),
+        (lambda: advantages.grpo(ONES * math.nan, ALL, 2), "rewards of rows .* are not finite"),
+        (lambda: advantages.gae(ONES, ONES, ALL, gamma=1.1), "gamma must lie between 0 and 1, got 1.1"),
+        (lambda: advantages.gae(ONES, ONES, ALL, lam=-0.1), "lam must lie between 0 and 1"),
+        (lambda: advantages.gae(ONES, ONES, ALL, lam=math.nan), "lam must lie between 0 and 1"),
+        (lambda: advantages.gae(ONES, ONES[:2], ALL), "one value for each token"),
+        (lambda: advantages.gae(ONES, ONES, ALL.float()), "response_mask must be bool"),
+        (lambda: advantages.gae(ONES * math.inf, ONES, ALL), "rewards of rows .* are not finite"),
+        (lambda: advantages.gae(ONES, ONES * math.nan, ALL), "values of rows .* are not finite"),
+        (lambda: advantages.explained_variance(ONES, ONES[:, :1], ALL), "returns of shape"),
+        (lambda: advantages.explained_variance(ONES, ONES, ALL.long()), "mask must be bool"),
+        (lambda: advantages.explained_variance(ONES * math.nan, ONES, ALL), "values of rows"),
+        (lambda: advantages.explained_variance(ONES, ONES * math.inf, ALL), "returns of rows"),
     ],
 )
 def test_wrong_input_is_named(unchecked, call, message):

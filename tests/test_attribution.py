@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itpo import attribution, turns
+from itpo import advantages, attribution, turns
 
 MASK = torch.tensor(
     [
@@ -46,6 +46,9 @@ def every_row(rewards, outcome, mask, generator):
         "turn_ids": turns.turn_ids(mask),
         "generator": generator,
         "temperature": 0.4,
+        # Below every reward and outcome, and changing at every token.
+        "values": -rewards.abs().cumsum(-1) - 1,
+        "judge_scores": turns.aggregate(rewards.abs(), turns.turn_ids(mask)),
     }
     return {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
 
@@ -74,11 +77,64 @@ def test_rows_against_loops(batches, data, temperature):
 
 
 @given(data=st.data())
+def test_value_model_against_loops_and_gae(batches, data):
+    batch = data.draw(batches)
+    mask, values, outcome = batch.response_mask, batch.token_rewards, batch.outcome
+    expected = torch.zeros_like(values)
+    for i, row in enumerate(mask.tolist()):
+        positions = [t for t, inside in enumerate(row) if inside]
+        ahead = [*(values[i, t] for t in positions[1:]), outcome[i]][: len(positions)]
+        for t, following in zip(positions, ahead, strict=True):
+            expected[i, t] = following - values[i, t]
+    rewards = attribution.value_model(values, outcome, mask)
+    torch.testing.assert_close(rewards, expected)
+    # From a token on they sum to what the outcome brings above that token's value.
+    surplus = torch.where(mask, outcome[:, None] - values, 0)
+    torch.testing.assert_close(advantages.returns(rewards, mask), surplus)
+    placed = attribution.trajectory_share(outcome, turns.turn_ids(mask))
+    torch.testing.assert_close(advantages.gae(placed, values, mask, gamma=1.0, lam=0.0)[0], rewards)
+
+
+@given(data=st.data())
+def test_judge_against_loops(batches, data):
+    batch = data.draw(batches)
+    mask, outcome = batch.response_mask, batch.outcome
+    scores = turns.aggregate(batch.token_rewards.abs(), turns.turn_ids(mask))
+    scores[::2] = scores[::2].round()  # zeros, now and then in a whole row
+    expected = torch.zeros_like(batch.token_rewards)
+    for i, row in enumerate(mask.tolist()):
+        found = turn_positions(row)
+        total = math.fsum(scores[i, k].item() for k in range(len(found)))
+        for k, positions in enumerate(found):
+            share = scores[i, k] / total if total else 1 / len(found)
+            expected[i, positions[-1]] = share * outcome[i]
+    torch.testing.assert_close(attribution.judge(scores, outcome, turns.turn_ids(mask)), expected)
+
+
+def test_a_judge_who_gives_zeros_shares_equally():
+    rewards = attribution.judge(torch.zeros(3, 2, dtype=torch.float64), OUTCOME, IDS)
+    assert rewards[:2, [1, 5]].tolist() == [[0.25, 0.25], [1.0, 0.0]]
+    assert not rewards[2].any()
+
+
+def test_scores_of_turns_that_are_not_there_do_not_count():
+    scores = torch.tensor([[1.0, 4.0], [2.0, math.nan], [-1.0, math.inf]], dtype=torch.float64)
+    rewards = attribution.judge(scores, OUTCOME, IDS)
+    torch.testing.assert_close(rewards.sum(-1), torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64))
+
+
+def test_values_off_the_mask_never_count():
+    dirty = torch.where(MASK, REWARDS, math.nan)
+    clean = attribution.value_model(REWARDS, OUTCOME, MASK)
+    assert torch.equal(attribution.value_model(dirty, OUTCOME, MASK), clean)
+
+
+@given(data=st.data())
 def test_what_each_row_conserves(batches, data):
     batch = data.draw(batches)
     rows = every_row(batch.token_rewards, batch.outcome, batch.response_mask, seeded())
     outcome = torch.where(batch.response_mask.any(-1), batch.outcome, 0)
-    for name in ("trajectory_share", "uniform", "norm_itpo"):
+    for name in ("trajectory_share", "uniform", "judge", "norm_itpo"):
         torch.testing.assert_close(rows[name].sum(-1), outcome)
     torch.testing.assert_close(rows["itpo"].sum(-1), rows["prime"].sum(-1))
 
@@ -209,10 +265,15 @@ def test_rows_of_the_registry():
     assert needs_prm == {
         "trajectory_share": False,
         "uniform": False,
+        "value_model": False,
+        "judge": False,
         "prime": True,
         "itpo": True,
         "norm_itpo": True,
     }
+    assert list(attribution.ROWS) == list(needs_prm)  # the order of tables and figures
+    assert [name for name, row in attribution.ROWS.items() if row.needs_values] == ["value_model"]
+    assert [name for name, row in attribution.ROWS.items() if row.needs_judge] == ["judge"]
     assert all(attribution.get_row(name).name == name for name in attribution.ROWS)
     without_outcome = {name for name, row in attribution.ROWS.items() if not row.carries_outcome}
     assert without_outcome == {"prime", "itpo"}
@@ -243,9 +304,19 @@ def test_a_new_row_is_a_function_and_a_registry_line(monkeypatch):
         (lambda: attribution.uniform(OUTCOME[:1], IDS, seeded()), "one outcome for each dialogue"),
         (lambda: attribution.prime(REWARDS, MASK.long()), "response_mask must be bool"),
         (lambda: attribution.prime(REWARDS, MASK[:, :4]), "response_mask must be bool"),
+        (lambda: attribution.value_model(REWARDS, OUTCOME, MASK.long()), "response_mask must be bool"),
+        (lambda: attribution.value_model(REWARDS[:, :4], OUTCOME, MASK), "of the shape of values"),
+        (lambda: attribution.value_model(REWARDS, OUTCOME[:2], MASK), "does not match response_mask"),
+        (lambda: attribution.judge(REWARDS, OUTCOME, IDS), "3 dialogues of at most 2 turns"),
+        (lambda: attribution.judge(REWARDS[:, :2], OUTCOME[:2], IDS), "one outcome for each dialogue"),
+        (lambda: attribution.judge(REWARDS[:, :2] - 1, OUTCOME, IDS), r"rows \[0, 1\] are negative"),
+        (
+            lambda: attribution.judge(REWARDS[:, :2] * math.nan, OUTCOME, IDS),
+            r"rows \[0, 1\] are negative or",
+        ),
         (lambda: attribution.reward_mask("sentence", IDS), "trajectory, turn, token"),
         (lambda: attribution.Row("x", "X", attribution.itpo, "sentence"), "row 'x' has unknown granularity"),
-        (lambda: attribution.get_row("judges"), "trajectory_share, uniform, prime, itpo, norm_itpo"),
+        (lambda: attribution.get_row("judges"), "uniform, value_model, judge, prime, itpo, norm_itpo"),
         (
             lambda: attribution.attribute("norm_itpo", turn_ids=IDS),
             "needs token_rewards, outcome, temperature",

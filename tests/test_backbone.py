@@ -304,3 +304,74 @@ def test_other_architectures_and_untied_heads():
 def test_a_model_without_linear_layers_is_refused():
     with pytest.raises(ValueError):
         Backbone(torch.nn.Sequential(torch.nn.ReLU()), ["policy"], Adapter())
+
+
+@pytest.fixture
+def critic(tiny_folder):
+    """A backbone whose critic has two values a token, all weights moved away from their start."""
+    backbone = Backbone(load(tiny_folder)[0], ["policy", "critic"], Adapter(4, 8), heads={"critic": 2})
+    generator = torch.Generator().manual_seed(0)
+    for parameter in backbone.parameters("critic").values():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return backbone
+
+
+def test_values_are_a_linear_map_of_the_state_before_each_response_token(critic, plain_model):
+    batch = random_batch()
+    model = plain_model(critic, "critic")
+    weight, bias = (critic.parameters("critic")[f"value_head.{part}"].detach() for part in ("weight", "bias"))
+    expected = torch.zeros(2, *batch.input_ids.shape)
+    for i in range(len(batch)):
+        ids = batch.input_ids[i, batch.attention_mask[i]]
+        states = model.base_model(ids[None]).last_hidden_state[0]
+        for t in range(1, len(ids)):
+            if batch.response_mask[i, t]:
+                expected[:, i, t] = weight @ states[t - 1] + bias
+    largest = expected.abs().max().item()  # float32 rounds relative to the largest term of the sum
+    for budget in (10_000, 1):
+        actual = critic.values(batch, "critic", budget)
+        torch.testing.assert_close(actual, expected, atol=2e-5 * max(1.0, largest), rtol=0)
+
+
+def test_values_start_at_zero_and_their_head_learns_with_its_adapter(tiny_folder):
+    backbone = Backbone(load(tiny_folder)[0], ["policy", "critic"], Adapter(4, 8), heads={"critic": 1})
+    batch = random_batch()
+    assert not backbone.values(batch, "critic", 10_000).any()
+    with backbone.use("critic"):
+        (backbone.token_values(batch.input_ids, batch.response_mask) - 1).square().sum().backward()
+    moved = {key for key, p in backbone.parameters("critic").items() if p.grad is not None and p.grad.any()}
+    assert moved == {
+        "value_head.weight",
+        "value_head.bias",
+    }  # through a head of zeros nothing reaches the adapter yet
+    assert all(p.grad is None for p in backbone.parameters("policy").values())
+
+
+def test_an_adapter_without_a_head_has_no_values(critic):
+    batch = random_batch()
+    for name in ("policy", None):
+        with critic.use(name), pytest.raises(ValueError, match="has no value head"):
+            critic.token_values(batch.input_ids, batch.response_mask)
+    with pytest.raises(ValueError, match="has no value head"):
+        critic.values(batch, "policy", 10_000)
+
+
+def test_a_saved_adapter_is_taken_up_again(critic, tiny_folder, tmp_path):
+    batch = random_batch()
+    other = Backbone(load(tiny_folder)[0], ["policy", "critic"], Adapter(4, 8), seed=5, heads={"critic": 2})
+    critic.save_adapter("critic", tmp_path / "critic")
+    before = everything(other)
+    other.load_adapter("critic", tmp_path / "critic")
+    assert everything(other) == before
+    assert torch.equal(other.values(batch, "critic", 10_000), critic.values(batch, "critic", 10_000))
+    assert torch.equal(other.log_probs(batch, "policy", 10_000), other.log_probs(batch, None, 10_000))
+
+
+def test_an_adapter_that_does_not_fit_is_refused(critic, make_backbone, tiny_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no adapter in .*expected adapter_model.safetensors"):
+        critic.load_adapter("policy", tmp_path)
+    Backbone(load(tiny_folder)[0], ["policy"], Adapter(2, 4)).save_adapter("policy", tmp_path)
+    with pytest.raises(ValueError, match="not one of this base and rank"):
+        critic.load_adapter("policy", tmp_path)
+    with pytest.raises(ValueError, match="unknown adapter 'prm'"):
+        critic.load_adapter("prm", tmp_path)

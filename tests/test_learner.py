@@ -9,6 +9,7 @@ import torch
 from itpo import attribution
 from itpo.backbone import Adapter
 from itpo.embedded import load
+from itpo.judges import JudgeError
 from itpo.learner import Learner, seeded
 from itpo.profiles import Method, RunConfig
 from itpo.runs import Store
@@ -266,11 +267,136 @@ def test_each_update_moves_its_own_adapter_only(make_learner):
         assert learner.backbone.active is None
 
 
-def test_the_prm_exists_only_where_the_row_needs_it(make_learner):
+def test_prm_and_critic_exist_only_where_row_and_estimator_need_them(make_learner):
     for row in attribution.ROWS.values():
-        learner = make_learner(method=Method(row.name))
-        names = ("policy", "prm") if row.needs_prm else ("policy",)
-        assert learner.backbone.names == tuple(learner.optimizers) == names
+        for estimator in ("ppo", "grpo"):
+            if estimator == "grpo" and row.needs_values:
+                continue
+            learner = make_learner(method=Method(row.name), estimator=estimator)
+            names = ["policy"] + ["prm"] * row.needs_prm + ["critic"] * (estimator == "ppo")
+            assert list(learner.backbone.names) == list(learner.optimizers) == names
+
+
+PPO = {"estimator": "ppo", "method": Method("itpo", policy_lr=1e-3, outcome_coef=5.0)}
+
+
+def test_the_critics_gradient_is_that_of_the_clipped_value_loss(make_learner):
+    learner = make_learner(
+        **PPO, critic_minibatches=1, critic_clip_norm=1e9, token_budget=150, value_clip=0.3
+    )
+    batch = collect(learner)
+    mask = batch.response_mask
+    targets = 5 * torch.randn(2, *mask.shape, generator=seeded("targets"))
+    learner.update_critic(batch, targets, learner.values(batch), "a")  # away from zero
+    old = learner.values(batch) + 2.0 * torch.randn(2, *mask.shape, generator=seeded("old"))
+    with learner.backbone.use("critic"):
+        new = learner.backbone.token_values(batch.input_ids, mask)
+    old, wanted = old / 5, targets / 5  # the weight of the rewards, which the heads know nothing of
+    near = torch.maximum(torch.minimum(new, old + 0.3), old - 0.3)
+    loss = sum(
+        0.5 * max((new[s, i, t] - wanted[s, i, t]) ** 2, (near[s, i, t] - wanted[s, i, t]) ** 2)
+        for s in range(2)
+        for i, t in mask.nonzero().tolist()
+    ) / int(mask.sum())
+    expected = torch.autograd.grad(loss, list(learner.backbone.parameters("critic").values()))
+    metrics = learner.update_critic(batch, targets, 5 * old, "b")
+    assert metrics["value_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    check_gradients(learner, "critic", expected)
+
+
+def test_the_critic_learns_and_says_how_well(make_learner):
+    """It is told each dialogue's outcome, which shows in the dialogue's length."""
+    learner = make_learner(**PPO, critic_lr=1e-2)
+    batch = collect(learner)
+    targets = torch.where(batch.response_mask, 5 * batch.outcome[:, None], 0).repeat(2, 1, 1)
+    said = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(30)]
+    assert said[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)  # its head starts at zero
+    assert said[-1]["explained_variance"] > 0.3 and said[-1]["value_loss"] < 0.7 * said[0]["value_loss"]
+    values = learner.values(batch)
+    mask = batch.response_mask
+    error = (targets.sum(0) - values.sum(0))[mask]
+    expected = 1 - error.var() / targets.sum(0)[mask].var()
+    again = learner.update_critic(batch, targets, values, "last")["explained_variance"]
+    assert again == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_the_critics_update_leaves_policy_and_prm_alone(make_learner, tmp_path):
+    learner = make_learner(**PPO)
+    batch = collect(learner)
+    reference = learner.log_probs(batch, None)
+    learner.update_prm(batch, reference, "a")
+    learner.update_policy(batch, advantages_for(batch), reference, "a")
+    before = {k: v.clone() for k, v in learner.state().items()}
+    learner.update_critic(batch, torch.ones(2, *batch.response_mask.shape), learner.values(batch), "a")
+    learner.update_critic(batch, torch.ones(2, *batch.response_mask.shape), learner.values(batch), "b")
+    after = learner.state()
+    changed = {key for key in after if key not in before or not torch.equal(before[key], after[key])}
+    assert {key.partition("|")[0] for key in changed} == {"critic"}
+    run = Store(tmp_path).open(learner.config)
+    run.restore()
+    run.checkpoint(1, after)
+    run.release()
+    resumed = make_learner(**PPO)
+    assert resumed.resume(Store(tmp_path).open(learner.config)) == 1
+    assert torch.equal(resumed.values(batch), learner.values(batch)) and learner.values(batch).any()
+
+
+class Unreliable:
+    """A judge who fails for every dialogue of which it was told the opening."""
+
+    def __init__(self, openings):
+        self.openings, self.calls = openings, 0
+
+    def scores(self, example, messages, rng):
+        self.calls += 1
+        if messages[0].content in self.openings:
+            raise JudgeError("no answer")
+        return [1.0 + k for k in range(sum(m.role == "assistant" for m in messages))]
+
+
+def judged(tiny_folder, share, **changes):
+    """A learner whose judge fails for about that share of a batch, the batch, and what becomes of it."""
+    config = dataclasses.replace(SMALL, method=Method("judge"), judge_retries=1, prompts=8, **changes)
+    learner = Learner(config, *load(tiny_folder), get_task("math"))
+    dialogues, batch = learner.collect("here", 8, 4, None)
+    openings = [d.messages[0].content for d in dialogues[::4]]
+    learner.judge = Unreliable(openings[: round(share * 8)])
+    failed = [i for i, d in enumerate(dialogues) if d.messages[0].content in learner.judge.openings]
+    return learner, dialogues, batch, failed
+
+
+def test_dialogues_that_cannot_be_judged_are_dropped_and_counted(tiny_folder):
+    learner, dialogues, batch, failed = judged(tiny_folder, 0.25)
+    kept, scores, counts = learner.judge_turns(dialogues, batch, "a")
+    assert failed and counts == {"judge_failed": len(failed), "judge_retries": len(failed)}
+    assert [i for i, row in enumerate(kept.response_mask) if not row.any()] == failed
+    for i, dialogue in enumerate(dialogues):
+        if i not in failed:
+            assert scores[i, : dialogue.assistant_turns].tolist() == [
+                1.0 + k for k in range(dialogue.assistant_turns)
+            ]
+    before = learner.log_probs(batch, "policy")
+    reference, advantage = learner.log_probs(batch, None), advantages_for(batch)
+    metrics = learner.update_policy(kept, advantage, reference, "a")
+    assert metrics["ratio_error"] < 1e-4 and not torch.equal(before, learner.log_probs(batch, "policy"))
+
+
+def test_or_their_outcome_is_shared_equally(tiny_folder):
+    learner, dialogues, batch, failed = judged(tiny_folder, 0.25, judge_failure="uniform")
+    kept, scores, counts = learner.judge_turns(dialogues, batch, "a")
+    assert kept is batch and counts["judge_failed"] == len(failed) > 0
+    for i in failed:
+        turns = dialogues[i].assistant_turns
+        assert scores[i].tolist() == [1.0] * turns + [0.0] * (scores.shape[1] - turns)
+
+
+@pytest.mark.parametrize("policy", ["drop", "uniform"])
+def test_a_judge_that_fails_too_often_stops_the_run(tiny_folder, policy):
+    learner, dialogues, batch, failed = judged(tiny_folder, 1.0, judge_failure=policy, max_failed=0.9)
+    assert len(failed) == 32
+    with pytest.raises(JudgeError, match="failed for 32 of 32 dialogues, each tried 2 times.*max_failed"):
+        learner.judge_turns(dialogues, batch, "a")
+    assert learner.judge.calls == 64
 
 
 def test_token_rewards_are_beta_times_the_log_ratio(make_learner):

@@ -1,4 +1,4 @@
-"""Policy losses against loops over lists, their gradients, and micro-batches against the whole batch."""
+"""Losses against loops over lists, their gradients, and micro-batches against the whole batch."""
 
 import math
 
@@ -101,6 +101,47 @@ def test_kl_gradient_is_one_minus_the_inverse_ratio():
     torch.testing.assert_close(logp.grad, (1 - (ref_logp - logp.detach()).exp()) / 2)
 
 
+def value_three(batch):
+    """Values, values at the time of the rollout, and returns, made from one random batch."""
+    values = batch.token_rewards
+    return values, values + 0.3 * values.roll(1, 0), values.roll(1, -1)
+
+
+@given(data=st.data(), clip=st.floats(0.05, 0.5))
+def test_value_loss_against_loops(batches, data, clip):
+    batch = data.draw(batches)
+    values, old_values, returns = value_three(batch)
+    terms = []
+    for v, old, target in kept(batch.response_mask, values, old_values, returns):
+        bounded = min(max(v, old - clip), old + clip)
+        terms.append(0.5 * max((v - target) ** 2, (bounded - target) ** 2))
+    mask = batch.response_mask
+    loss = losses.value_loss(values, old_values, returns, mask, clip)
+    assert loss.item() == pytest.approx(mean(terms), rel=1e-9, abs=1e-12)
+    wide = [torch.nn.functional.pad(t, (0, 2), value=math.nan) for t in (values, old_values, returns)]
+    padded = losses.value_loss(*wide, torch.nn.functional.pad(mask, (0, 2)), clip)
+    torch.testing.assert_close(padded, loss)
+
+
+def test_value_clipping_removes_the_gradient_only_where_the_value_has_gone_far_enough():
+    # Moved too far towards the return, by little, too far away from it, and not at all.
+    values = torch.tensor([[0.9, 0.1, -0.9, 0.0]], dtype=torch.float64, requires_grad=True)
+    returns, mask = torch.ones(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.bool)
+    losses.value_loss(values, torch.zeros_like(returns), returns, mask, clip=0.2).backward()
+    torch.testing.assert_close(values.grad, torch.tensor([[0.0, -0.9, -1.9, -1.0]]).double() / 4)
+
+
+def test_value_loss_without_a_bound_is_half_the_squared_error():
+    values = torch.tensor([[0.5, 3.0, -2.0]], requires_grad=True)
+    old_values, returns = torch.zeros(1, 3, requires_grad=True), torch.ones(1, 3, requires_grad=True)
+    mask = torch.tensor([[True, True, False]])
+    loss = losses.value_loss(values, old_values, returns, mask, clip=math.inf)
+    assert loss.item() == (0.25 + 4) / 4
+    loss.backward()
+    assert values.grad.tolist() == [[-0.25, 1.0, 0.0]]
+    assert old_values.grad is None and returns.grad is None
+
+
 def test_k3_is_unbiased():
     policy = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     reference = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
@@ -132,7 +173,8 @@ def test_micro_batches_add_up_to_the_whole_batch(size):
             logp[rows], old[rows], advantage[rows], mask[rows], denominator=denominator
         )
         kl = losses.kl_k3(logp[rows], ref[rows], mask[rows], denominator)
-        return surrogate + kl + losses.masked_mean(logp[rows].exp(), mask[rows], denominator)
+        critic = losses.value_loss(logp[rows], old[rows], ref[rows], mask[rows], 0.2, denominator)
+        return surrogate + kl + critic + losses.masked_mean(logp[rows].exp(), mask[rows], denominator)
 
     whole = total(slice(None), None)
     (expected,) = torch.autograd.grad(whole, logp)
@@ -149,8 +191,10 @@ def test_what_stands_on_padding_reaches_neither_loss_nor_gradient(junk):
     logp = dirty.clone().requires_grad_()
     zero = torch.zeros_like(clean)
     loss = losses.clipped_surrogate(logp, zero, dirty, MASK) + losses.kl_k3(logp, zero, MASK)
+    loss = loss + losses.value_loss(logp, dirty, -dirty, MASK, 0.2)
     loss.backward()
     expected = losses.clipped_surrogate(clean, zero, clean, MASK) + losses.kl_k3(clean, zero, MASK)
+    expected = expected + losses.value_loss(clean, clean, -clean, MASK, 0.2)
     assert torch.equal(loss, expected)
     assert torch.isfinite(logp.grad).all() and (logp.grad[~MASK] == 0).all()
     assert torch.equal(losses.clip_fraction(dirty, zero, dirty, MASK), torch.tensor(1.0))
@@ -174,6 +218,7 @@ def test_a_batch_without_assistant_tokens_gives_zero(shape):
     assert losses.clipped_surrogate(values, values, values, nothing).item() == 0
     assert losses.kl_k3(values, values, nothing).item() == losses.masked_mean(values, nothing).item() == 0
     assert losses.clip_fraction(values, values, values, nothing).item() == 0
+    assert losses.value_loss(values, values, values, nothing, 0.2).item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -184,6 +229,7 @@ def test_dtype_is_preserved(dtype):
         losses.clipped_surrogate(x, x, x, MASK, denominator=7),
         losses.clip_fraction(x, x, x, MASK),
         losses.kl_k3(x, x, MASK),
+        losses.value_loss(x, x, x, MASK, 0.2),
         losses.masked_mean(x, MASK),
         losses.importance_ratio(x, x, MASK),
     )
@@ -208,6 +254,12 @@ X = torch.zeros(3, 3)
         (lambda: losses.clip_fraction(X, X, X, MASK, clip=math.nan), "clip must be positive"),
         (lambda: losses.kl_k3(X, X[:, :2], MASK), "log-probabilities of shapes"),
         (lambda: losses.kl_k3(X, X, MASK.long()), "mask must be bool"),
+        (lambda: losses.value_loss(X, X[:2], X, MASK, 0.2), "old_values of shape"),
+        (lambda: losses.value_loss(X, X, X[:, :2], MASK, 0.2), "returns of shape"),
+        (lambda: losses.value_loss(X, X, X, MASK.long(), 0.2), "mask must be bool"),
+        (lambda: losses.value_loss(X, X, X, MASK, 0.0), "clip must be positive"),
+        (lambda: losses.value_loss(X, X, X, MASK, math.nan), "clip must be positive"),
+        (lambda: losses.value_loss(X, X, X, MASK, 0.2, 0), "denominator must be at least 1"),
     ],
 )
 def test_wrong_input_is_named(unchecked, call, message):

@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from itpo import attribution
+from itpo.estimators import ESTIMATORS
 from itpo.profiles import PROFILES, Method, RunConfig, get_profile
 from itpo.runs import Store
 from itpo.tasks import TASKS
@@ -40,12 +41,22 @@ def test_a_row_that_the_profile_leaves_out_is_named_with_those_it_has():
 
 def test_the_grid_is_rows_by_seeds_rows_first():
     for profile in PROFILES.values():
-        pairs = [(config.method.row, config.seed) for config in profile.grid()]
-        rows = [method.row for method in profile.methods]
-        assert pairs == list(itertools.product(rows, profile.seeds))
-        for config in profile.grid():
-            assert config == dataclasses.replace(profile.run, method=config.method, seed=config.seed)
-            assert config.method in profile.methods
+        for estimator in ESTIMATORS:
+            grid = profile.grid(estimator)
+            rows = [m.row for m in profile.methods if estimator == "ppo" or m.row != "value_model"]
+            seeds = profile.seeds if estimator == "rloo" else profile.estimator_seeds
+            assert [(config.method.row, config.seed) for config in grid] == list(
+                itertools.product(rows, seeds)
+            )
+            for config in grid:
+                changes = {"method": config.method, "seed": config.seed, "estimator": estimator}
+                assert config == dataclasses.replace(profile.run, **changes)
+                assert config.method in profile.methods
+
+
+def test_a_row_without_the_critic_it_needs_is_refused():
+    with pytest.raises(ValueError, match="row 'value_model' needs the values of a critic.*use ppo"):
+        get_profile("laptop").config("value_model", 0, "grpo")
 
 
 def test_profiles_are_found_by_their_own_name():
@@ -81,6 +92,8 @@ def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     assert len({store.open(config).folder for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
     base = get_profile("smoke").config("itpo", 0)
     others = {"row": "prime", "reduction": "mean", "scale": "released", "baseline": "trajectory"}
+    others |= {"estimator": "ppo", "judge_failure": "uniform", "gamma": 0.5, "lam": 0.5, "judge_error": 0.5}
+    others |= {"max_failed": 0.25}
     folders = {store.open(base).folder}
     count = 1
 
@@ -89,6 +102,8 @@ def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
 
     def variants(part):
         for field in dataclasses.fields(part):
+            if field.name == "task":  # there has to be code for it; its name decides the code that counts
+                continue
             value = getattr(part, field.name)
             news = (
                 variants(value)
@@ -133,7 +148,18 @@ def test_a_method_that_cannot_run_is_refused(wrong, message):
         Method(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"baseline": "none"}, {"eval_every": 0}, {"policy_minibatches": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"baseline": "none"},
+        {"eval_every": 0},
+        {"policy_minibatches": 0},
+        {"estimator": "reinforce"},
+        {"judge_failure": "zero"},
+        {"lam": 1.5},
+        {"max_failed": -0.1},
+    ],
+)
 def test_a_run_that_cannot_run_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         dataclasses.replace(get_profile("smoke").run, **wrong)

@@ -21,7 +21,7 @@ import torch
 import itpo
 from itpo import runs, storage
 from itpo.runs import Run, RunBusyError, RunFolderError, Store, fingerprint, numerics_version
-from itpo.storage import hash_sources
+from itpo.storage import hash_sources, read_json
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))  # child processes import the toy by its name
@@ -57,7 +57,7 @@ def started(tmp_path: Path) -> Iterator[Run]:
         run.save_probe(step, {"weight": torch.tensor([float(step)])})
         run.save_dialogues(step, [{"outcome": step}])
         if step == 2:
-            run.checkpoint(step, {"weight": torch.tensor([2.0])}, {"best": [0.5]})
+            run.checkpoint(step, {"weight": torch.tensor([2.0])})
     run.release()
     yield run
     run.release()
@@ -140,8 +140,8 @@ def test_restore_returns_the_checkpoint_and_removes_what_came_after(started: Run
         file.write(b'{"step": 4, "lo')
     restored = started.restore()
     assert restored is not None
-    step, tensors, extra = restored
-    assert (step, tensors["weight"].tolist(), extra) == (2, [2.0], {"best": [0.5]})
+    step, tensors = restored
+    assert (step, tensors["weight"].tolist()) == (2, [2.0])
     assert started.metrics()["step"].tolist() == [1, 2]
     assert [step for step, _ in started.probes()] == [1, 2]
     assert [d["outcome"] for d in started.dialogues()] == [1, 2]
@@ -277,8 +277,6 @@ def test_values_that_json_cannot_hold_are_refused_before_anything_is_written(sta
         started.log(3, {"step": 3.0})
     with pytest.raises(TypeError):
         started.save_dialogues(3, [{"outcome": torch.ones(1)}])
-    with pytest.raises(ValueError):
-        started.checkpoint(3, {}, {"best": float("inf")})
     assert _content(started.folder) == before
 
 
@@ -371,30 +369,56 @@ def test_names_of_files_and_versions_of_libraries_count() -> None:
     assert first != hash_sources({"m.py": SOURCE}, {"torch": "2"})
 
 
-def test_the_numerics_are_the_listed_modules_and_all_of_tasks(
+def test_the_numerics_are_the_listed_modules_and_those_a_config_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tasks").mkdir()
     monkeypatch.setattr(storage, "_PACKAGE", tmp_path)
-    versions = {}
+    monkeypatch.setattr(storage, "_NUMERICS", ["trainer"])
+    seen = []
     for name in (
         "trainer.py",
         "tasks/math.py",
-        "tasks/words.json",
+        "tasks/words.py",
         "figures.py",
-        "tasks/__pycache__/m.pyc",
-        "tasks/math.py~",
+        "prompts/math.txt",
+        "prompts/__pycache__/m.pyc",
+        "prompts/math.txt~",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1")
-        versions[name] = storage._numerics.__wrapped__()
-    assert len(set(versions.values())) == 3
-    assert versions["tasks/words.json"] == versions["figures.py"] == versions["tasks/__pycache__/m.pyc"]
-    assert versions["tasks/math.py~"] == versions["figures.py"]
+        codes: list[tuple[str, ...]] = [(), ("tasks/math",), ("tasks/math", "prompts")]
+        known = [code for code in codes if all(any(tmp_path.glob(f"{part}*")) for part in code)]
+        seen.append([storage._numerics.__wrapped__(code) for code in known])
+    plain, with_math, with_prompts = seen[-1]
+    assert len({plain, with_math, with_prompts}) == 3
+    assert {found[0] for found in seen} == {plain}  # what a config does not name does not count for it
+    assert {found[1] for found in seen[1:]} == {with_math}
+    assert {found[2] for found in seen[4:]} == {with_prompts}  # by-products do not count either
+    (tmp_path / "prompts" / "math.txt").write_text("x = 2")
+    assert storage._numerics.__wrapped__(("tasks/math", "prompts")) != with_prompts
+    with pytest.raises(ValueError, match="neither a module tasks/maths.py nor a folder"):
+        storage._numerics.__wrapped__(("tasks/maths",))
     monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "2.0+cpu"})
-    on_cpu = storage._numerics.__wrapped__()
+    on_cpu = storage._numerics.__wrapped__(())
     monkeypatch.setattr(storage, "library_versions", lambda: {"torch": "2.0+cu130"})
-    assert storage._numerics.__wrapped__() == on_cpu != versions["figures.py"]
+    assert storage._numerics.__wrapped__(()) == on_cpu != plain
+
+
+def test_a_config_names_the_code_that_decides_its_numbers(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Tutor:
+        code = ("tasks/math",)
+
+    @dataclass(frozen=True)
+    class Same:
+        pass
+
+    numerics = [
+        read_json(Store(tmp_path).open(c).folder / "config.json")["numerics"] for c in (Tutor(), Same())
+    ]
+    assert numerics == [numerics_version(["tasks/math"]), numerics_version()]
+    built = [Store(tmp_path).artifact("a", {}, lambda f: None, code) for code in ((), ("tasks/math",))]
+    assert built[0] != built[1]
 
 
 def test_whatever_the_trainer_imports_counts_as_numerics() -> None:

@@ -254,6 +254,31 @@ def test_seeds_decide_everything(talk):
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is neither read nor moved
 
 
+def test_a_list_that_fits_is_one_batch_in_its_own_order(talk):
+    task = Chatter()
+    examples = [1, 4, 2, 3, 1, 2]
+    whole = talk(task, examples, max_turn_tokens=4, max_rows=10**6)
+    for max_rows in (6, 512):
+        assert talk(task, examples, max_turn_tokens=4, max_rows=max_rows) == whole
+    assert Sampling().max_rows >= 512  # the batches of training and evaluation
+
+
+def test_a_long_list_is_held_in_batches_of_similar_length(talk, chat):
+    """As if each batch had been passed alone, the longest histories first, with one generator for all."""
+    task, examples, users = Chatter(), [1, 4, 2, 3, 1, 2, 4], range(7)
+    dialogues = talk(task, examples, max_turn_tokens=4, max_rows=3)
+    order = sorted(users, key=lambda i: -examples[i])  # the opening has as many words
+    generator, rngs = torch.Generator().manual_seed(0), [random.Random(f"user {u}") for u in users]
+    expected = {}
+    for start in (0, 3, 6):
+        rows = order[start : start + 3]
+        with talk.backbone.use("policy"):
+            parts = [examples[i] for i in rows], [rngs[i] for i in rows], generator, Sampling(4)
+            expected |= dict(zip(rows, rollout(talk.backbone, chat, task, *parts), strict=True))
+    assert dialogues == [expected[i] for i in users]
+    assert [d.example for d in dialogues] == examples
+
+
 def test_outcome_is_the_tasks_score(talk):
     task = Steady()
     examples = problems(task, 20)
@@ -274,6 +299,8 @@ def test_wrong_arguments(make_backbone, chat, talk):
     for history in ([], [Message("user", "yes"), Message("assistant", "no")]):
         with pytest.raises(ValueError, match="must end with a user message"):
             talk(task, [1], histories=[history])
+    with pytest.raises(ValueError, match="max_rows is 0"):
+        Sampling(max_rows=0)
     for outcome in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="'chatter' scored"):
             talk(Chatter(outcome=outcome), [1])

@@ -239,6 +239,97 @@ def test_every_word_is_in_the_vocabulary(unchecked):
     assert heard <= words
 
 
+def judged(example, *said):
+    """The judge's scores of a conversation, assistant and user in turns after the story."""
+    messages = CLEAR.opening(example)
+    for i, text in enumerate(said):
+        messages.append(Message(("assistant", "user")[i % 2], text))
+    return CLEAR.turn_scores(example, messages)
+
+
+FIRST_Q, SECOND_Q = "how many coins at first ?", "how many coins went away ?"
+
+
+@pytest.mark.parametrize(
+    ("said", "scores"),
+    [
+        ((), []),
+        (("let us draw a picture .",), [0]),
+        ((PRESS, "you know that now .", CHECK, "yes ."), [0, 0]),
+        ((FIRST_Q, "it is 6 .", SECOND_Q, "it is 2 .", "so 6 minus 2 : the answer is 4 ."), [1, 1, 1]),
+        ((SECOND_Q, "it is 2 .", FIRST_Q, "it is 6 .", "the answer is 4 ."), [1, 1, 1]),
+        ((FIRST_Q, "it is 6 .", FIRST_Q, "you know that now .", SECOND_Q, "it is 2 ."), [1, 0, 1]),
+        ((FIRST_Q, "it is 6 .", CHECK, "yes .", PRESS, "you know that now ."), [1, 0, 0]),
+        # Only the right repair after a vague or doubtful answer, and only at once.
+        ((FIRST_Q, "quite a few .", PRESS, "it is 6 .", SECOND_Q), [1, 1, 1]),
+        ((FIRST_Q, "a lot of coins .", CHECK, "yes .", PRESS), [1, 0, 0]),
+        ((FIRST_Q, "quite a few .", SECOND_Q, "it is 2 .", "the answer is 4 ."), [1, 0, 0]),
+        ((FIRST_Q, "maybe 3 .", CHECK, "oh , it is 6 .", SECOND_Q), [1, 1, 1]),
+        ((FIRST_Q, "i think 3 .", PRESS, "you know that now .", CHECK), [1, 0, 0]),
+        ((FIRST_Q, "it is 6 .", SECOND_Q, "maybe 3 .", "the answer is 3 ."), [1, 1, 0]),
+        # The judge follows the conversation, not the hidden numbers: 3 was told, 6 is meant.
+        ((FIRST_Q, "maybe 3 .", SECOND_Q, "it is 2 .", "the answer is 1 ."), [1, 0, 1]),
+        ((FIRST_Q, "maybe 3 .", SECOND_Q, "it is 2 .", "the answer is 4 ."), [1, 0, 0]),
+        ((FIRST_Q, "maybe 3 .", CHECK, "oh , it is 6 .", SECOND_Q, "it is 2 .", "answer is 4"), [1, 1, 1, 1]),
+        ((FIRST_Q, "maybe 3 .", CHECK, "oh , it is 6 .", SECOND_Q, "it is 2 .", "answer is 1"), [1, 1, 1, 0]),
+        ((FIRST_Q, "maybe 2 .", SECOND_Q, "it is 5 .", "so 5 minus 2 : the answer is 3 ."), [1, 0, 1]),
+        # Nothing is known of an assumed number, of one that was not asked for, or of one that the tutor said itself.
+        (("let us say 6 coins at first .", "fine .", FIRST_Q, "you know that now ."), [0, 0]),
+        (("let us say 6 coins at first .", "fine .", SECOND_Q, "it is 2 .", "the answer is 4 ."), [0, 1, 0]),
+        ((SECOND_Q, "it is 2 .", "the answer is 4 ."), [1, 0]),
+        (("the answer is 4 .",), [0]),
+        (("is it 6 at first ?", "a lot of coins .", SECOND_Q, "it is 2 .", "the answer is 4 ."), [1, 0, 0]),
+        # What was told stays told, whatever is assumed or said about it afterwards.
+        (
+            (
+                FIRST_Q,
+                "it is 6 .",
+                "let us say 3 coins at first .",
+                "you know that now .",
+                SECOND_Q,
+                "it is 2 .",
+                "the answer is 4 .",
+            ),
+            [1, 0, 1, 1],
+        ),
+        # The last answer of a message counts, as it does for the outcome.
+        (
+            (FIRST_Q, "it is 6 .", SECOND_Q, "it is 2 .", "the answer is 8 . no , the answer is 4 ."),
+            [1, 1, 1],
+        ),
+        (
+            (FIRST_Q, "it is 6 .", SECOND_Q, "it is 2 .", "the answer is 4 . no , the answer is 8 ."),
+            [1, 1, 0],
+        ),
+    ],
+)
+def test_which_turns_are_good(said, scores):
+    assert judged(MINUS, *said) == scores
+
+
+@pytest.mark.parametrize(("example", "result"), [(PLUS, 6), (TIMES, 8)], ids=["plus", "times"])
+def test_a_good_answer_is_the_storys_operation_on_what_was_told(example, result):
+    said = ASK_FIRST[example.operation], "it is 2 .", ASK_SECOND[example.operation], "it is 4 ."
+    assert judged(example, *said, f"the answer is {result} .") == [1, 1, 1]
+    assert judged(example, *said, f"the answer is {example.answer} .") == [1, 1, 0]
+
+
+def test_turns_are_judged_by_what_came_before_and_not_by_the_hidden_numbers(unchecked):
+    task = get_task("math")
+    for seed in range(300):
+        example, messages, outcome = scripted_dialogue(task, NOVICE, random.Random(seed))
+        scores = task.turn_scores(example, messages)
+        other = dataclasses.replace(example, first=example.first + 1, second=example.second + 1)
+        assert task.turn_scores(other, messages) == scores
+        for end in range(len(messages) + 1):
+            assert task.turn_scores(example, messages[:end]) == scores[: end // 2]
+        # By the replies alone: the user told something new wherever a turn was good.
+        for turn in range(len(scores) - 1):
+            reply = messages[2 * turn + 2].content
+            assert not scores[turn] or numbers(reply) or reply.startswith(("quite", "a lot"))
+        assert min(scores) == 0 or outcome == 1
+
+
 def test_unknown_tasks_are_named_with_the_known():
     with pytest.raises(ValueError, match="unknown task 'chess'; known tasks: .*math"):
         get_task("chess")
@@ -288,6 +379,8 @@ def test_any_text_gets_a_reply_and_a_score(turns, seed, which):
     for turn in turns:
         messages.append(Message("assistant", turn))
         assert task.score(which, messages) in (0.0, 1.0)
+        scores = task.turn_scores(which, messages)
+        assert len(scores) == len(messages) // 2 and set(scores) <= {0.0, 1.0}
         # Stateless: the same messages and the same generator state give the same reply from any instance.
         state = rng.getstate()
         reply = task.reply(which, messages, rng)

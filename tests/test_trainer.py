@@ -15,7 +15,7 @@ from itpo import attribution, trainer, turns
 from itpo.backbone import Adapter
 from itpo.dialogue import TokenBatch
 from itpo.embedded import EmbeddedModel, load
-from itpo.profiles import METHODS, Method, RunConfig
+from itpo.profiles import METHODS, Method, RunConfig, allows
 from itpo.runs import Store, fingerprint
 from itpo.sweep import sweep
 
@@ -42,6 +42,8 @@ BATCH = TokenBatch(
 )
 # Also where no reward belongs, so that what ignores the mask is seen.
 TOKEN_REWARDS = torch.randn(MASK.shape, generator=torch.Generator().manual_seed(0))
+VALUES = torch.randn(MASK.shape, generator=torch.Generator().manual_seed(1))
+JUDGE_SCORES = torch.rand((len(MASK), 5), generator=torch.Generator().manual_seed(2))
 
 SMALL = RunConfig(
     method=Method("norm_itpo"),
@@ -54,7 +56,9 @@ SMALL = RunConfig(
     rollouts=2,
     policy_minibatches=2,
     prm_minibatches=2,
-    prm_warmup=1,
+    critic_minibatches=2,
+    warmup=1,
+    estimator="ppo",
     eval_every=2,
     eval_dialogues=4,
     probe_dialogues=3,
@@ -103,6 +107,12 @@ def expected_sources(config, split=None):
         outcome_source[row][last] = method.outcome_coef * outcome
         if method.row == "trajectory_share":
             main[row][last] = method.coef * outcome - cost
+        elif method.row == "value_model":
+            tokens_here = [t for turn in turns_here for t in turn]
+            says = [VALUES[row, t].item() for t in tokens_here] + [method.coef * outcome]
+            main[row] = {t: says[i + 1] - says[i] for i, t in enumerate(tokens_here)}
+            for turn in turns_here:
+                main[row][turn[-1]] += penalty_source[row][turn[-1]]
         elif method.row == "prime":
             main[row] = {t: method.coef * TOKEN_REWARDS[row, t].item() for turn in turns_here for t in turn}
         else:
@@ -113,10 +123,14 @@ def expected_sources(config, split=None):
                 elif method.row == "norm_itpo":
                     share = weights[k] / sum(weights)
                     main[row][turn[-1]] = method.coef * share * outcome + penalty_source[row][turn[-1]]
+                elif method.row == "judge":
+                    given = JUDGE_SCORES[row, : len(turns_here)].tolist()
+                    share = given[k] / sum(given)
+                    main[row][turn[-1]] = method.coef * share * outcome + penalty_source[row][turn[-1]]
                 else:
                     share = split[row, turn[-1]].item()
                     main[row][turn[-1]] = method.coef * share + penalty_source[row][turn[-1]]
-    if method.row in ("trajectory_share", "uniform", "norm_itpo"):
+    if method.row in ("trajectory_share", "uniform", "value_model", "judge", "norm_itpo"):
         return [main]
     return [main, penalty_source] + ([outcome_source] if method.outcome_coef else [])
 
@@ -126,8 +140,8 @@ def draw(seed=3):
 
 
 def sources_of(config):
-    needs = attribution.get_row(config.method.row).needs_prm
-    return trainer.reward_sources(config, BATCH, TOKEN_REWARDS if needs else None, draw())
+    signals = {"token_rewards": TOKEN_REWARDS, "values": VALUES, "judge_scores": JUDGE_SCORES}
+    return trainer.reward_sources(config, BATCH, signals, draw())
 
 
 def expected_for(config):
@@ -138,6 +152,8 @@ def expected_for(config):
 CASES = {
     "trajectory_share": {},
     "uniform": {},
+    "value_model": {},
+    "judge": {},
     "prime": {},
     "prime with outcome": {"outcome_coef": 2.0},
     "itpo": {},
@@ -157,7 +173,9 @@ def case(request):
 def test_reward_sources_against_loops(case):
     actual, expected = sources_of(case), expected_for(case)
     assert len(actual) == len(expected)
-    for (rewards, mask), by_row in zip(actual, expected, strict=True):
+    names = ["td_error" if case.method.row == "value_model" else "row", "length", "outcome"]
+    assert [source.name for source in actual] == names[: len(actual)]
+    for (_, rewards, mask), by_row in zip(actual, expected, strict=True):
         for row, at in enumerate(by_row):
             assert mask[row].nonzero().flatten().tolist() == sorted(at)
             dense = [at.get(t, 0.0) for t in range(MASK.shape[1])]
@@ -166,47 +184,17 @@ def test_reward_sources_against_loops(case):
 
 def test_rewards_sum_to_the_return_to_maximise():
     """S = R - lambda N, times the coefficient, for the rows that split the outcome."""
-    for row in ("trajectory_share", "uniform", "norm_itpo"):
-        ((rewards, _),) = sources_of(config_for(row, length_penalty=0.02, coef=3.0))
+    for row in ("trajectory_share", "uniform", "judge", "norm_itpo"):
+        ((_, rewards, _),) = sources_of(config_for(row, length_penalty=0.02, coef=3.0))
         for i, outcome in enumerate(OUTCOME):
             expected = 3.0 * (outcome - 0.02 * (LENGTHS[i] - PROMPTS[i]))
             assert rewards[i].sum().item() == pytest.approx(expected, abs=1e-5)
 
 
-def expected_advantages(config, sources):
-    """RLOO of paper.md section 5, source by source, row by row."""
-    total = [[0.0] * MASK.shape[1] for _ in LENGTHS]
-    for source in sources:
-        for row, at in enumerate(source):
-            group = range(row // GROUP * GROUP, row // GROUP * GROUP + GROUP)
-            means = [sum(source[j].values()) / len(source[j]) for j in group]
-            for t, reward in at.items():
-                total[row][t] += reward * GROUP / (GROUP - 1) - sum(means) / (GROUP - 1)
-    gains = {}
-    for row, values in enumerate(total):
-        for t in range(MASK.shape[1]):
-            if MASK[row, t]:
-                gains[row, t] = math.fsum(values[s] for s in range(t, MASK.shape[1]) if MASK[row, s])
-    mean = math.fsum(gains.values()) / len(gains)
-    deviation = math.sqrt(math.fsum((g - mean) ** 2 for g in gains.values()) / (len(gains) - 1))
-    return {at: (gain - mean) / deviation for at, gain in gains.items()}
-
-
-def test_advantages_against_loops(case):
-    actual = trainer.estimate_advantages(case, BATCH, sources_of(case))
-    expected = expected_advantages(case, expected_for(case))
-    for row in range(len(LENGTHS)):
-        dense = [expected.get((row, t), 0.0) for t in range(MASK.shape[1])]
-        assert actual[row].tolist() == pytest.approx(dense, abs=2e-4)
-
-
-def test_the_baseline_is_the_configs():
-    sources = sources_of(config_for("norm_itpo"))
-    released, trajectory = (
-        trainer.estimate_advantages(config_for(baseline=name), BATCH, sources)
-        for name in ("released", "trajectory")
-    )
-    assert not torch.allclose(released, trajectory, atol=0.05)
+def test_a_row_without_its_signal_is_refused():
+    for row, signal in (("itpo", "token_rewards"), ("judge", "judge_scores"), ("value_model", "values")):
+        with pytest.raises(ValueError, match=f"needs {signal}"):
+            trainer.reward_sources(config_for(row), BATCH, {}, draw())
 
 
 def test_describe():
@@ -232,21 +220,22 @@ def test_a_run_writes_what_it_should(finished):
     metrics = run.metrics()
     assert metrics["step"][metrics["ratio_error"].notna()].tolist() == [0, 1, 2, 3]
     assert metrics["step"][metrics["eval_success"].notna()].tolist() == [0, 2, 4]
-    assert metrics["step"].min() == -1  # the warm-up of the PRM
+    assert metrics["step"].min() == -1  # the warm-up of PRM and critic
     assert metrics["ratio_error"].max() < 1e-4
-    for column in ("success", "turns", "tokens", "kl", "entropy", "clip_fraction", "prm_loss"):
+    for column in ("success", "turns", "tokens", "kl", "entropy", "clip_fraction", "prm_loss", "value_loss"):
         assert metrics[column].notna().sum() >= 4
     assert [step for step, _ in run.probes()] == [0, 2, 4]
     first, *later = [probe for _, probe in run.probes()]
-    assert set(first) == {"log_ratio", "input_ids", "turn_ids", "outcome"}
+    assert set(first) == {"log_ratio", "values", "input_ids", "turn_ids", "outcome"}
+    assert first["values"].shape == (1, *first["turn_ids"].shape)
     assert len(first["outcome"]) == SMALL.probe_dialogues
     assert not first["log_ratio"][first["turn_ids"] < 0].any()
-    assert all(set(probe) == {"log_ratio"} for probe in later)
+    assert all(set(probe) == {"log_ratio", "values"} for probe in later)
     assert not torch.equal(first["log_ratio"], later[-1]["log_ratio"])
     assert set(run.summary()) == {"success", "turns", "tokens", "greedy_success"}
     assert {record["step"] for record in run.dialogues()} == {0, 2, 4}
-    assert set(run.timing().columns) == {"step", "generation", "reference", "prm", "policy"}
-    for folder in (run.policy, run.prm):
+    assert set(run.timing().columns) == {"step", "generation", "reference", "prm", "critic", "policy"}
+    for folder in (run.folder / name for name in ("policy", "prm", "critic")):
         assert (folder / "adapter_model.safetensors").is_file()
         base = load(trainer.base_model(SMALL, Store(run.folder.parent)))[0]
         read = PeftModel.from_pretrained(base, folder)
@@ -286,40 +275,53 @@ def test_another_seed_gives_another_run_on_the_same_probe(finished):
     assert torch.equal(one["input_ids"], other["input_ids"])  # all runs are compared on the same dialogues
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.row)
-def test_every_method_trains(finished, method):
-    config = dataclasses.replace(SMALL, method=method, steps=1, eval_dialogues=2)
+PAIRS = [("rloo", m) for m in METHODS if allows("rloo", m.row)]
+PAIRS += [("ppo", m) for m in METHODS if m.row in ("trajectory_share", "value_model", "judge", "prime")]
+PAIRS += [("grpo", m) for m in METHODS if m.row in ("uniform", "itpo")]
+
+
+@pytest.mark.parametrize(("estimator", "method"), PAIRS, ids=lambda part: getattr(part, "row", part))
+def test_every_method_trains(finished, estimator, method):
+    config = dataclasses.replace(SMALL, method=method, estimator=estimator, steps=1, eval_dialogues=2)
     run = Store(finished.folder.parent).open(config)
     trainer.train(config, run)
     needs_prm = attribution.get_row(method.row).needs_prm
-    assert run.done and run.policy.exists() and run.prm.exists() == needs_prm == bool(run.probes())
-    assert ("prm_loss" in run.metrics().columns) == needs_prm
+    assert run.done and {folder.name for folder in run.folder.iterdir() if folder.is_dir()} == {
+        "policy",
+        *(["prm"] if needs_prm else []),
+        *(["critic"] if estimator == "ppo" else []),
+        *(["probe"] if needs_prm or estimator == "ppo" else []),
+    }
+    columns = run.metrics().columns
+    assert ("prm_loss" in columns) == needs_prm
+    assert ("explained_variance" in columns) == (estimator == "ppo")
+    assert ("judge_failed" in columns) == (method.row == "judge")
     base = load(trainer.base_model(SMALL, Store(run.folder.parent)))[0]
-    moved = PeftModel.from_pretrained(base, run.policy)
+    moved = PeftModel.from_pretrained(base, run.folder / "policy")
     assert all(p.any() for key, p in moved.named_parameters() if "lora_B" in key)
 
 
 def test_rewards_come_from_the_prm_as_it_is_after_its_update(finished, monkeypatch):
     """The adapter saved after the only step is the updated PRM: it must give the rewards that were used."""
-    config = config_for("prime", steps=1, prm_lr=1e-2, prm_warmup=0, eval_dialogues=2, seed=5)
+    config = config_for("prime", steps=1, prm_lr=1e-2, warmup=0, eval_dialogues=2, seed=5, estimator="rloo")
     run = Store(finished.folder.parent).open(config)
     seen = []
-    estimate = trainer.estimate_advantages
+    estimate = trainer.estimate
 
-    def watch(config, batch, sources):
+    def watch(name, sources, batch, **options):
         seen.append((batch, sources))
-        return estimate(config, batch, sources)
+        return estimate(name, sources, batch, **options)
 
-    monkeypatch.setattr(trainer, "estimate_advantages", watch)
+    monkeypatch.setattr(trainer, "estimate", watch)
     trainer.train(config, run)
     ((batch, sources),) = seen
     base = trainer.base_model(config, Store(run.folder.parent))
-    models = [PeftModel.from_pretrained(load(base)[0], run.prm), load(base)[0]]
+    models = [PeftModel.from_pretrained(load(base)[0], run.folder / "prm"), load(base)[0]]
     prm, reference = (m(batch.input_ids).logits[:, :-1].detach().log_softmax(-1) for m in models)
     ratio = (prm - reference).gather(2, batch.input_ids[:, 1:, None]).squeeze(2)
     expected = config.method.coef * config.method.beta * ratio * batch.response_mask[:, 1:]
     assert expected.abs().max() > 1e-2  # before its update, the PRM equals the reference: all rewards were 0
-    torch.testing.assert_close(sources[0][0][:, 1:], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sources[0].rewards[:, 1:], expected, atol=1e-5, rtol=1e-4)
 
 
 KILLED = """

@@ -61,7 +61,7 @@ def train(config: Toy, run: Run) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=_generator(config, 0)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas)
     restored = run.restore()
-    best = float(restored[2]["best"]) if restored else 1e9
+    best = restored[1].pop("best").item() if restored else 1e9
     if restored:
         _load(restored[1], model, optimizer)
     for step in range(restored[0] + 1 if restored else 1, config.steps + 1):
@@ -73,7 +73,7 @@ def train(config: Toy, run: Run) -> None:
         best = min(best, loss.item())
         _record(config, run, step, loss, model.weight)
         if step % config.checkpoint_every == 0:
-            run.checkpoint(step, _flat(model, optimizer), {"best": best})
+            run.checkpoint(step, _flat(model, optimizer) | {"best": torch.tensor(best, dtype=torch.float64)})
     _end(run, model.weight, best)
 
 
@@ -106,8 +106,8 @@ def _record(config: Toy, run: Run, step: int, loss: torch.Tensor, weight: torch.
 
 
 def _end(run: Run, weight: torch.Tensor, best: float) -> None:
-    run.policy.mkdir()
-    save_file({"weight": weight.detach()}, run.policy / "adapter_model.safetensors")
+    (run.folder / "policy").mkdir()
+    save_file({"weight": weight.detach()}, run.folder / "policy" / "adapter_model.safetensors")
     run.finish({"best": best})
 
 

@@ -61,6 +61,10 @@ class EmbeddedTask(Task, Protocol):
         """What a scripted tutor with these habits says next."""
         ...
 
+    def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:
+        """What a careful judge who knows the rules thinks of each assistant turn, from 0 (bad) to 1 (good)."""
+        ...
+
 
 def _math() -> EmbeddedTask:
     from itpo.tasks.math import MathTutoring

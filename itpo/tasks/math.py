@@ -42,6 +42,7 @@ REPLIES = {
     "assumed": ("if you say so .", "fine ."),
     "chat": ("ok .", "i like {item} .", "nice .", "what next ?"),
 }
+REPAIRS = {"vague": "press", "doubtful": "check"}  # the only turn that undoes such an answer
 NUMBERS = range(2, 7)
 
 
@@ -110,6 +111,12 @@ def act_of(text: str) -> Act:
 
 def _number(text: str) -> int | None:
     found = re.findall(r"\d+", text)
+    return int(found[-1]) if found else None
+
+
+def _answer(text: str) -> int | None:
+    """The last final answer in a message."""
+    found = re.findall(r"answer is (\d+)", text)
     return int(found[-1]) if found else None
 
 
@@ -212,8 +219,49 @@ class MathTutoring:
     def score(self, example: Problem, messages: Sequence[Message]) -> float:
         """1 if the last assistant message gives the reference answer, else 0 (exact match)."""
         last = next((m.content for m in reversed(messages) if m.role == "assistant"), "")
-        found = re.findall(r"answer is (\d+)", last)
-        return float(bool(found) and int(found[-1]) == example.answer)
+        return float(_answer(last) == example.answer)
+
+    def turn_scores(self, example: Problem, messages: Sequence[Message]) -> list[float]:
+        """What a careful judge who has the rules in hand thinks of each assistant turn: 1 good, 0 bad.
+
+        After a vague or doubtful answer only its repair is good. Otherwise it is good to ask for a number that was neither
+        asked for nor assumed before, and to answer when the user has told both numbers, with the right result for the
+        numbers *as told*: a turn is not blamed for what an earlier one left wrong. All else is bad: asking again, assuming,
+        chatting, a press or check that nothing called for. The hidden numbers are not read.
+
+        >>> said = "how many pens went away ?", "maybe 5 .", "how many pens at first ?", "it is 6 .", "the answer is 1 ."
+        >>> roles = "assistant", "user", "assistant", "user", "assistant"
+        >>> turns = [Message(role, text) for role, text in zip(roles, said)]
+        >>> MathTutoring().turn_scores(Problem("sam", "pens", "minus", 6, 2), turns)
+        [1.0, 0.0, 1.0]
+        """
+        scores: list[float] = []
+        told: dict[str, int] = {}
+        asked, which, kind = set(), "", "other"
+        for message in messages:
+            if message.role != "assistant":
+                kind, number = _kind(message.content), _number(message.content)
+                if which and number is not None:
+                    told[which] = number
+                continue
+            act = act_of(message.content)
+            topic = act.partition("_")[2]
+            if kind in REPAIRS:
+                good = act == REPAIRS[kind]
+            elif act == "answer":
+                good = len(told) == 2 and _answer(message.content) == self._result(example, told)
+            else:
+                good = act.startswith("ask") and topic not in asked
+            scores.append(float(good))
+            if topic:
+                asked.add(topic)
+                which = topic
+        return scores
+
+    @staticmethod
+    def _result(example: Problem, told: dict[str, int]) -> int:
+        # No sign: of two numbers told wrongly the second may be the larger, and no answer below zero can be said.
+        return abs(compute(example.operation, told["first"], told["second"]))
 
     def tutor(self, example: Problem, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
         """What a scripted tutor with these habits says next; it knows the conversation, not the hidden numbers."""

@@ -1,0 +1,191 @@
+"""The three estimators: sources of reward in, advantages of the batch's tokens out.
+
+A method pays a dialogue from one or several sources (its own rewards, the length penalty, the outcome beside an implicit
+reward). Every estimator baselines each source separately and adds up what is left; they differ in the baseline. To add one,
+write one function whose parameters are named after what it needs, and add one line to ``ESTIMATORS``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from itpo import advantages
+from itpo.dialogue import TokenBatch
+
+
+class Source(NamedTuple):
+    """Rewards of one kind and the positions at which they are placed.
+
+    ``name`` is "row" (what the method pays), "td_error" (the same where it pays TD errors of the critic), "length" (the
+    length penalty as a source of its own) or "outcome" (the outcome beside an implicit reward).
+    """
+
+    name: str
+    rewards: Float[Tensor, "B T"]
+    positions: Bool[Tensor, "B T"]
+
+
+class Credit(NamedTuple):
+    """Advantages of the batch's tokens, and what the critic should have said of each source (without a critic: ``None``)."""
+
+    advantages: Float[Tensor, "B T"]
+    value_targets: Float[Tensor, "S B T"] | None = None
+
+
+def merge_length(sources: Sequence[Source]) -> list[Source]:
+    """The same sources with the length penalty inside the method's own rewards.
+
+    GRPO would blow up a small penalty of its own to unit variance, the size of the outcome, and a critic has no use for
+    values of it.
+
+    >>> one = torch.ones(1, 2)
+    >>> merged = merge_length([Source("row", one, one > 0), Source("length", -0.25 * one, one > 0)])
+    >>> [(source.name, source.rewards.tolist()) for source in merged]
+    [('row', [[0.75, 0.75]])]
+    """
+    own, *others = sources
+    for penalty in (source for source in others if source.name == "length"):
+        own = Source(own.name, own.rewards + penalty.rewards, own.positions | penalty.positions)
+    return [own, *(source for source in others if source.name != "length")]
+
+
+def rloo(sources: Sequence[Source], batch: TokenBatch, baseline: str = "released") -> Credit:
+    """RLOO: leave-one-out baselines, undiscounted returns, whitened over the batch's assistant tokens.
+
+    Source: the released code; see :func:`itpo.advantages.rloo` for ``baseline``.
+
+    >>> from itpo.dialogue import Dialogue, collate
+    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
+    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> mask = batch.response_mask
+    >>> rloo([Source("row", torch.tensor([[0.0, 1.0], [0.0, 0.0]]), mask)], batch).advantages
+    tensor([[ 0.0000,  0.7071],
+            [ 0.0000, -0.7071]])
+    """
+    baselined = [advantages.rloo(s.rewards, s.positions, batch.group_size, baseline) for s in sources]
+    returns = advantages.returns(torch.stack(baselined).sum(0), batch.response_mask)
+    return Credit(advantages.whiten(returns, batch.response_mask))
+
+
+def grpo(sources: Sequence[Source], batch: TokenBatch) -> Credit:
+    """GRPO: each source normalised within the group, then summed from every token on.
+
+    Source: paper.md section 5 [O], after the process supervision of DeepSeekMath. As every source is scaled to unit variance,
+    their coefficients cancel. The length penalty joins the row's own rewards (:func:`merge_length`).
+
+    >>> from itpo.dialogue import Dialogue, collate
+    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
+    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> rewards = torch.tensor([[0.0, 5.0], [0.0, 1.0]])
+    >>> grpo([Source("row", rewards, batch.response_mask)], batch).advantages
+    tensor([[ 0.0000,  0.7071],
+            [ 0.0000, -0.7071]])
+    """
+    normalised = [advantages.grpo(s.rewards, s.positions, batch.group_size) for s in merge_length(sources)]
+    return Credit(advantages.returns(torch.stack(normalised).sum(0), batch.response_mask))
+
+
+def ppo(
+    sources: Sequence[Source],
+    batch: TokenBatch,
+    values: Float[Tensor, "S B T"],
+    gamma: float = 1.0,
+    lam: float = 1.0,
+) -> Credit:
+    """PPO: a critic's value of each source as its baseline, GAE over assistant tokens, summed and whitened.
+
+    Source: paper.md section 5; Schulman et al., 2016; whitening as in the released RLOO [O]. The TD errors of the row "Value
+    model" are advantages as they are: from a token on they add up to R - V, which would be trajectory-share's credit again.
+    The length penalty joins the row's own rewards (:func:`merge_length`).
+
+    Raises ``ValueError`` unless there is one value function for each source.
+
+    >>> from itpo.dialogue import Dialogue, collate
+    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
+    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> rewards, values = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[[0.0, 0.5], [0.0, 0.5]]])
+    >>> credit = ppo([Source("row", rewards, batch.response_mask)], batch, values)
+    >>> credit.advantages[:, 1].tolist(), credit.value_targets[0, :, 1].tolist()
+    ([0.7071067690849304, -0.7071067690849304], [1.0, 0.0])
+    """
+    sources, mask = merge_length(sources), batch.response_mask
+    if len(values) != len(sources):
+        raise ValueError(
+            f"{len(sources)} sources of reward and {len(values)} value functions: give each its own"
+        )
+    if sources[0].name == "td_error":
+        rewards = sources[0].rewards
+        return Credit(advantages.whiten(rewards, mask), (advantages.returns(rewards, mask) + values[0])[None])
+    estimates = [
+        advantages.gae(source.rewards, value, mask, gamma, lam)
+        for source, value in zip(sources, values, strict=True)
+    ]
+    total = torch.stack([advantage for advantage, _ in estimates]).sum(0)
+    return Credit(advantages.whiten(total, mask), torch.stack([target for _, target in estimates]))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One column of Table 1: ``name`` is its key in ``ESTIMATORS``, ``label`` what tables print.
+
+    >>> [estimator.label for estimator in ESTIMATORS.values() if estimator.has_critic]
+    ['PPO']
+    """
+
+    name: str
+    label: str
+    function: Callable[..., Credit]
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the estimator reads values, so that a critic has to be trained for it."""
+        return "values" in inspect.signature(self.function).parameters
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    estimator.name: estimator
+    for estimator in (
+        Estimator("rloo", "RLOO", rloo),
+        Estimator("grpo", "GRPO", grpo),
+        Estimator("ppo", "PPO", ppo),
+    )
+}
+
+
+def get_estimator(name: str) -> Estimator:
+    """The estimator called ``name``; raises ``ValueError`` listing the known ones otherwise.
+
+    >>> get_estimator("grpo").label
+    'GRPO'
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}; choose one of {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]
+
+
+def estimate(name: str, sources: Sequence[Source], batch: TokenBatch, **options: Any) -> Credit:
+    """Call the estimator ``name`` with those of ``options`` that it declares; others are left aside.
+
+    Raises ``ValueError`` for an unknown name, or an option that the estimator needs and that is missing or ``None``.
+
+    >>> from itpo.dialogue import Dialogue, collate
+    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
+    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> sources = [Source("row", torch.eye(2), batch.response_mask)]
+    >>> estimate("rloo", sources, batch, baseline="trajectory", gamma=1.0).value_targets is None
+    True
+    """
+    estimator = get_estimator(name)
+    parameters = inspect.signature(estimator.function).parameters
+    given = {key: value for key, value in options.items() if key in parameters and value is not None}
+    missing = [key for key, p in list(parameters.items())[2:] if p.default is p.empty and key not in given]
+    if missing:
+        raise ValueError(f"estimator {name!r} needs {', '.join(missing)}; pass it by keyword")
+    return estimator.function(sources, batch, **given)
