@@ -158,13 +158,16 @@ class Profile:
         return [self.config(row, seed, estimator) for row in rows for seed in seeds]
 
     def unbiased(self) -> list[RunConfig]:
-        """RLOO on whole trajectories for the rows that pay turns, with ``estimator_seeds``, rows first.
+        """RLOO with the baseline of whole trajectories, with ``estimator_seeds``, rows first.
+
+        For the paper's own split of the outcome over turns, and for one that knows nothing of them.
 
         >>> {config.baseline for config in get_profile("smoke").unbiased()}
         {'trajectory'}
         """
-        rows = [m.row for m in self.methods if get_row(m.row).granularity == "turn"]
-        configs = [self.config(row, seed) for row in rows for seed in self.estimator_seeds]
+        configs = [
+            self.config(row, seed) for row in ("uniform", "norm_itpo") for seed in self.estimator_seeds
+        ]
         return [replace(config, baseline="trajectory") for config in configs]
 
     def released(self) -> list[RunConfig]:
@@ -184,8 +187,8 @@ class Profile:
 METHODS = (
     Method("trajectory_share", policy_lr=5e-4),
     Method("uniform", policy_lr=5e-4),
-    Method("value_model", policy_lr=5e-4),
-    Method("judge", policy_lr=5e-4),
+    Method("value_model", policy_lr=2.5e-4),
+    Method("judge", policy_lr=1e-3),
     Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
     Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
     Method("norm_itpo", policy_lr=1e-3, beta=0.05),
