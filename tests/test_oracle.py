@@ -99,17 +99,17 @@ def chat():
 
 @pytest.fixture(scope="module")
 def backbone(chat):
-    """A random model of eight words with a policy of its own; its head is large, so that it has clear preferences."""
-    torch.manual_seed(0)
+    """A random model of eight words and a policy on it, from seeds that make both say the toy's words often."""
+    torch.manual_seed(8)
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     ends = {"eos_token_id": chat.eos_id, "pad_token_id": chat.pad_id, "bos_token_id": None}
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=len(chat.tokenizer), initializer_range=0.5, **size, **ends)
     )
     backbone = Backbone(model, ["policy"], Adapter(2, 4))
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(6)
     for parameter in backbone.parameters("policy").values():
-        parameter.data += 1.5 * torch.randn(parameter.shape, generator=generator)
+        parameter.data += torch.randn(parameter.shape, generator=generator)
     return backbone
 
 
