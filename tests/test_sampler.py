@@ -257,7 +257,13 @@ def test_seeds_decide_everything(talk):
 def test_a_list_that_fits_is_one_batch_in_its_own_order(talk):
     task = Chatter()
     examples = [1, 4, 2, 3, 1, 2]
+    seen = []
+    hook = talk.backbone.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["attention_mask"].sum(1).tolist()), with_kwargs=True
+    )
     whole = talk(task, examples, max_turn_tokens=4, max_rows=10**6)
+    hook.remove()
+    assert seen[0] == [3 + words for words in examples]  # the user's marker, the words, two more markers
     for max_rows in (6, 512):
         assert talk(task, examples, max_turn_tokens=4, max_rows=max_rows) == whole
     assert Sampling().max_rows >= 512  # the batches of training and evaluation
