@@ -1,20 +1,19 @@
 """Credit fidelity: how well what a row pays each turn agrees with what the turn is truly worth.
 
-Runs and measurements of :mod:`itpo.oracle` in, tables out. P probe dialogues of at most K turns, the same for every run of a
-task and base model. The truth is the advantage of each turn under the run's own final policy, and all of it is our own
-choice [O]; the paper compares with experts' judgement instead (64 decision points).
+Runs and measurements of :mod:`itpo.oracle` in, numbers out, of which :mod:`itpo.credit` makes tables. P probe dialogues of at
+most K turns, the same for every run of a task and base model. The truth is the advantage of each turn under a policy, mostly
+the run's own final one. All of it is our own choice [O]; the paper compares with experts' judgement instead [S].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy import optimize
 from torch import Tensor
 
 from itpo import attribution, prm, turns
@@ -24,14 +23,19 @@ from itpo.oracle import TurnValues, read
 from itpo.profiles import Method
 from itpo.runs import Run
 
+# What decides the probe dialogues: runs that agree in these have the same ones.
+SAME_PROBES = ("task", "model", "max_turn_tokens", "probe_dialogues")
+
 
 @dataclass(frozen=True)
 class Scored:
     """What a run's row says of every turn, beside the truth.
 
-    ``credit`` is the reward of each turn in units of the outcome; trajectory-share, which prefers no turn, gives each of them
-    R. ``preference`` orders the turns of a dialogue: the shares of the outcome before they are multiplied by it, so that a
-    failed dialogue has an order too, and the credit itself where a row pays no shares. Both are 0 where there is no turn.
+    ``credit`` is the row's own reward of each turn, summed over its tokens, before ``coef`` weighs it: shares of the outcome,
+    or logits where a row pays the PRM's rewards (then without the outcome that a method may add as a second source).
+    Trajectory-share, which prefers no turn, gives each of them R. ``preference`` orders the turns of a dialogue: the shares
+    before the outcome multiplies them, so that a failed dialogue has an order too, and the credit itself where a row pays no
+    shares. Both are 0 where there is no turn.
     """
 
     run: Run
@@ -40,62 +44,70 @@ class Scored:
     outcome: Float[np.ndarray, " P"]
     truth: TurnValues
 
-    @property
-    def mask(self) -> Bool[np.ndarray, "P K"]:
-        """The turns that each dialogue has."""
-        return self.truth.turn_mask.numpy()
 
-    @property
-    def advantage(self) -> Float[np.ndarray, "P K"]:
-        """The true advantage of each turn, in units of the outcome."""
-        return self.truth.advantage.numpy().astype(np.float64)
+def true_advantage(truth: TurnValues) -> Float[np.ndarray, "P K"]:
+    """The advantage of each turn, in units of the outcome, without the rounding errors that would break ties."""
+    return truth.advantage.numpy().astype(np.float64).round(6)
 
 
 def score_turns(run: Run, oracle: Run, method: Method | None = None) -> Scored:
     """Ask the row of a finished run what it would pay each turn of the probe dialogues; ``oracle`` measured their truth.
 
-    ``method``, left out, is the run's own; another one reads the same PRM with other settings of eq. (4)-(6). Errors:
-    ValueError if the run kept no probe that its row needs, or the oracle measured other dialogues.
+    ``method``, left out, is the run's own; another one reads the same PRM (or critic) with other settings of (2) and (4)-(6).
+    PRM and critic are those after the last step. Errors: ValueError if the oracle measured other dialogues or the policy of
+    another run, or the run kept no probe that the row needs.
     """
+    _check_pair(run, oracle)
     values, signals = read(oracle)
     method = run.config.method if method is None else method
-    row, ids = attribution.get_row(method.row), signals["turn_ids"]
-    outcome, mask = signals["outcome"], ids >= 0
-    known: dict[str, Any] = {"turn_ids": ids, "response_mask": mask, "judge_scores": signals["judge_scores"]}
+    row, ids, outcome = attribution.get_row(method.row), signals["turn_ids"], signals["outcome"]
+    known: dict[str, Any] = {
+        "turn_ids": ids,
+        "response_mask": ids >= 0,
+        "judge_scores": signals["judge_scores"],
+    }
     known |= {"temperature": method.eta, "reduction": method.reduction}
-    known |= _last_probe(run, signals, method)
+    known |= _last_probe(run, ids >= 0, method)
 
     def paid(outcomes: Tensor) -> Float[np.ndarray, "P K"]:
+        """What a turn is paid if the dialogues had these outcomes; the random row draws the same shares each time."""
+        if row.granularity == "trajectory":
+            return (outcomes[:, None] * values.turn_mask).numpy().astype(np.float64)
         generator = seeded("fidelity", run.config.seed)
         rewards = attribution.attribute(row.name, outcome=outcomes, generator=generator, **known)
-        by_turn = turns.aggregate(rewards.float(), ids)
-        if row.granularity == "trajectory":
-            by_turn = outcomes[:, None] * values.turn_mask
-        return by_turn.numpy().astype(np.float64)
+        return turns.aggregate(rewards.float(), ids).numpy().astype(np.float64)
 
-    shares = row.carries_outcome and not row.needs_values
     credit = paid(outcome)
+    shares = row.carries_outcome and not row.needs_values
     preference = paid(torch.ones_like(outcome)) if shares else credit
     return Scored(run, credit, preference, outcome.numpy().astype(np.float64), values)
 
 
-def _last_probe(run: Run, signals: dict[str, Tensor], method: Method) -> dict[str, Tensor]:
-    """Token rewards and values of the probe dialogues at the end of training, where the run has them."""
-    probes = run.probes()
-    if not probes:
-        return {}
-    (_, first), (_, last) = probes[0], probes[-1]
-    if not torch.equal(first["turn_ids"], signals["turn_ids"]):
+def _check_pair(run: Run, oracle: Run) -> None:
+    measured = oracle.config
+    differ = [name for name in SAME_PROBES if getattr(measured.run, name) != getattr(run.config, name)]
+    if differ:
         raise ValueError(
-            f"{run.folder} and the oracle have other probe dialogues: measure it with OracleConfig(run.config)"
+            f"the oracle measured other dialogues than those of {run.folder}, which differs in {', '.join(differ)}"
         )
+    if measured.policy == "trained" and measured.run != run.config:
+        raise ValueError(
+            f"the oracle measured the policy of another run than {run.folder}: use OracleConfig(run.config)"
+        )
+
+
+def _last_probe(run: Run, mask: Bool[Tensor, "P T"], method: Method) -> dict[str, Tensor]:
+    """Token rewards and values of the probe dialogues at the end of training, where the run has them."""
+    saved = run.probes()
+    if not saved:
+        return {}
+    _, last = saved[-1]
     found: dict[str, Tensor] = {}
-    mask = signals["turn_ids"] >= 0
     if "log_ratio" in last:
         rewards = prm.token_rewards(last["log_ratio"], torch.zeros_like(last["log_ratio"]), mask, method.beta)
         found["token_rewards"] = prm.rescale(rewards, mask, method.scale)
-    if "values" in last:
-        found["values"] = last["values"].sum(0) / method.coef
+    if "values" in last:  # kept as the run weighs them, whatever the coef of another method
+        found["values"] = last["values"].sum(0) / run.config.method.coef
     return found
 
 
@@ -126,21 +138,84 @@ def within(
     >>> within(credit, truth, np.ones((2, 2), dtype=bool))
     0.5
     """
-    ordered = ~np.isnan(spearman_rows(truth, truth, mask))
-    found = spearman_rows(credit, truth, mask)[ordered]
+    return _mean_of_rows(credit, truth, mask, _ordered(truth, mask))
+
+
+def _ordered(scores: Float[np.ndarray, "P K"], mask: Bool[np.ndarray, "P K"]) -> Bool[np.ndarray, " P"]:
+    """Dialogues in which not all turns score the same."""
+    return ~np.isnan(spearman_rows(scores, scores, mask))
+
+
+def _mean_of_rows(
+    first: Float[np.ndarray, "P K"],
+    second: Float[np.ndarray, "P K"],
+    mask: Bool[np.ndarray, "P K"],
+    counted: Bool[np.ndarray, " P"],
+) -> float:
+    found = spearman_rows(first, second, mask)[counted]
     return float(np.nan_to_num(found).mean()) if len(found) else float("nan")
 
 
-def reliability(scored: Scored, statistic: Any) -> float:
-    """The largest fidelity that this oracle can show: the square root of its own reliability.
+STATISTICS = {"pooled": pooled, "within": within}
 
-    The two halves of its continuations are correlated by ``statistic`` (:func:`pooled` or :func:`within`), the Spearman-Brown
-    formula 2r / (1 + r) gives the reliability of the whole, and noise in the truth lowers every correlation with it by the
-    root of that (correction for attenuation; Spearman, 1904).
+
+def _rank_correlation(rho: float, items: Int[np.ndarray, " D"]) -> float:
+    """Mean over D lists of so many items of the Spearman correlation expected of normal pairs correlated by ``rho``.
+
+    Source: Moran, 1948: 6 / (pi (n + 1)) * (asin rho + (n - 2) asin(rho / 2)).
     """
-    first, second = (half.numpy().astype(np.float64) for half in scored.truth.halves)
-    r = statistic(first, second, scored.mask)
-    return float(np.sqrt(max(2 * r / (1 + r), 0.0)))
+    terms = np.arcsin(rho) + (items - 2) * np.arcsin(rho / 2)
+    return float((6 / (np.pi * (items + 1)) * terms).mean())
+
+
+def _halves_agree(truth: TurnValues, kind: str) -> tuple[float, Int[np.ndarray, " D"]]:
+    """Linear correlation of the exact truth with the oracle's, squared, and the sizes of the lists that ``kind`` ranks."""
+    if kind not in STATISTICS:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(STATISTICS)}")
+    first, second = (half.numpy().astype(np.float64).round(6) for half in truth.halves)
+    mask = truth.turn_mask.numpy()
+    counted = _ordered(true_advantage(truth), mask)
+    r, items = pooled(first, second, mask), mask.sum(keepdims=True).ravel()
+    if kind == "within":
+        r, items = _mean_of_rows(first, second, mask, counted), mask.sum(1)[counted]
+    if not r > 0:  # or nan: nothing to agree on, in lists of any size
+        return r * 0.0, np.array([2])
+    # Rounding may leave the largest possible correlation a little below 1.
+    most = _rank_correlation(1.0, items)
+    rho = 1.0 if r >= most else optimize.brentq(lambda x: _rank_correlation(x, items) - r, 0.0, 1.0)
+    return 2 * rho / (1 + rho), items
+
+
+def reliability(truth: TurnValues, kind: str) -> float:
+    """How well two measurements by an oracle like this one would agree, by the statistic ``kind`` ("pooled", "within").
+
+    The advantages of either half of the continuations are correlated, that is taken to the scale of a linear correlation rho
+    (Moran's formula: a rank correlation of few items is not linear in the noise), and Spearman and Brown's 2 rho / (1 + rho) is
+    that of the whole, taken back. 0 if the halves contradict each other. "Within" counts the dialogues that the whole orders.
+    Errors: ValueError for another kind.
+
+    >>> exact = torch.tensor([[0.0, 0.5, -0.5]])
+    >>> zero, mask = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    >>> round(reliability(TurnValues(zero, exact, zero, zero, (exact, exact), mask), "within"), 6)
+    1.0
+    """
+    return _rank_correlation(*_halves_agree(truth, kind))
+
+
+def ceiling(truth: TurnValues, kind: str) -> float:
+    """The fidelity that a perfect credit would show against this oracle, as noise in the truth lowers every correlation.
+
+    The linear correlation of the exact truth with a measurement is the root of that of two measurements (correction for
+    attenuation; Spearman, 1904); :func:`reliability` says how ranks are dealt with. Exact for normal advantages and noise, else
+    an approximation.
+
+    >>> exact = torch.tensor([[0.0, 0.5, -0.5]])
+    >>> zero, mask = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    >>> ceiling(TurnValues(zero, exact, zero, zero, (exact, -exact), mask), "pooled")
+    0.0
+    """
+    rho, items = _halves_agree(truth, kind)
+    return _rank_correlation(np.sqrt(rho), items)
 
 
 @dataclass(frozen=True)
@@ -152,74 +227,37 @@ class Agreement:
     chance: float
 
 
-def agreement(scored: Scored, side: str = "best", certainty: float = 2.0) -> Agreement:
-    """Compare the best (or "worst") turn of every dialogue in which the oracle is certain which one that is.
+def agreement(
+    preference: Float[np.ndarray, "P K"], truth: TurnValues, side: str = "best", certainty: float = 2.0
+) -> Agreement:
+    """Compare the best (or "worst") turn of every dialogue in which the oracle is clear about which one that is.
 
-    Certain: the truth's best turn leads the next by ``certainty`` standard errors of their difference. Among turns that a row
-    likes equally it has to guess: their share of a hit counts. Errors: ValueError for another side.
+    Clear: it leads every other turn by more than ``certainty`` standard errors of their difference. Among turns that a
+    row likes equally it has to guess: their share of a hit counts. Errors: ValueError for another side.
+
+    >>> values = torch.tensor([[0.0, 1.0, 0.0]])
+    >>> zero, mask = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    >>> truth = TurnValues(zero, values, zero, zero, (values, values), mask)
+    >>> agreement(np.array([[0.1, 0.6, 0.3]]), truth).hits, agreement(np.ones((1, 3)), truth).hits
+    (1.0, 0.3333333333333333)
+    >>> agreement(np.ones((1, 3)), truth, "worst").decisions  # two turns are worst
+    0
     """
     if side not in ("best", "worst"):
         raise ValueError(f"side is {side!r}; it must be 'best' or 'worst'")
     sign = 1.0 if side == "best" else -1.0
-    errors = scored.truth.advantage_se.numpy()
+    worth, errors = sign * true_advantage(truth), truth.advantage_se.numpy().astype(np.float64)
     hits, decisions, chance = 0.0, 0, 0.0
-    for p, has_turn in enumerate(scored.mask):
-        truth, liked, error = (
-            x[p][has_turn] for x in (sign * scored.advantage, sign * scored.preference, errors)
-        )
-        if len(truth) < 2:
+    for p, has_turn in enumerate(truth.turn_mask.numpy()):
+        true, error, liked = worth[p][has_turn], errors[p][has_turn], sign * preference[p][has_turn]
+        if len(true) < 2:
             continue
-        order = np.argsort(-truth, kind="stable")
-        first, second = order[0], order[1]
-        if truth[first] - truth[second] <= certainty * np.hypot(error[first], error[second]):
+        top = int(true.argmax())
+        lead = true[top] - np.delete(true, top)
+        if (lead <= certainty * np.hypot(error[top], np.delete(error, top))).any():
             continue
-        top = np.flatnonzero(np.isclose(liked, liked.max(), rtol=1e-9, atol=0))
-        hits += (first in top) / len(top)
+        favourites = np.flatnonzero(liked == liked.max())
+        hits += float(top in favourites) / len(favourites)
         decisions += 1
-        chance += 1 / len(truth)
+        chance += 1 / len(true)
     return Agreement(hits, decisions, chance)
-
-
-def fidelity(runs: Sequence[Run], oracles: Sequence[Run]) -> pd.DataFrame:
-    """A line for each run: estimator, row, seed, success, fidelity (pooled, within), its ceilings, and agreement.
-
-    ``best_hits`` and ``worst_hits`` of ``best_decisions`` and ``worst_decisions``; ``chance`` is the share of both that a guess
-    would hit.
-    """
-    return pd.DataFrame([_line(score_turns(*pair)) for pair in zip(runs, oracles, strict=True)])
-
-
-def _line(scored: Scored) -> dict[str, Any]:
-    config, mask = scored.run.config, scored.mask
-    best, worst = agreement(scored, "best"), agreement(scored, "worst")
-    decisions = best.decisions + worst.decisions
-    return {
-        "estimator": config.estimator,
-        "row": config.method.row,
-        "seed": config.seed,
-        "success": scored.run.summary()["success"],
-        "pooled": pooled(scored.credit, scored.advantage, mask),
-        "within": within(scored.credit, scored.advantage, mask),
-        "preference": within(scored.preference, scored.advantage, mask),
-        "pooled_ceiling": reliability(scored, pooled),
-        "within_ceiling": reliability(scored, within),
-        "best_hits": best.hits,
-        "best_decisions": best.decisions,
-        "worst_hits": worst.hits,
-        "worst_decisions": worst.decisions,
-        "chance": (best.chance + worst.chance) / decisions if decisions else float("nan"),
-    }
-
-
-def turn_table(scored: Iterable[Scored]) -> pd.DataFrame:
-    """A line for each turn of each run's probe dialogues: credit, preference, truth and its standard error."""
-    parts = []
-    for one in scored:
-        dialogue, turn = np.nonzero(one.mask)
-        config = one.run.config
-        at = one.mask
-        columns = {"credit": one.credit[at], "preference": one.preference[at], "advantage": one.advantage[at]}
-        columns |= {"se": one.truth.advantage_se.numpy()[at], "outcome": one.outcome[dialogue]}
-        who = {"estimator": config.estimator, "row": config.method.row, "seed": config.seed}
-        parts.append(pd.DataFrame({**who, "dialogue": dialogue, "turn": turn, **columns}))
-    return pd.concat(parts, ignore_index=True)

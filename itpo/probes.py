@@ -103,10 +103,10 @@ class Probes:
 
 
 def read_probes(run: Run) -> Probes:
-    """Load a run's probes. Errors: ValueError for a run without any (its row has no PRM)."""
+    """Load what a run's PRM said of its probes. Errors: ValueError for a run without (its row has no PRM)."""
     saved = run.probes()
-    if not saved:
-        raise ValueError(f"the run of {run.config.method.row!r} kept no probes: only rows with a PRM do")
+    if not saved or "log_ratio" not in saved[0][1]:  # PPO keeps the critic's values of every row
+        raise ValueError(f"the run of {run.config.method.row!r} kept no log-ratios: only rows with a PRM do")
     static = {name: tensor.numpy() for name, tensor in saved[0][1].items()}
     tokenizer = build_tokenizer(get_task(run.config.task).words)
     return Probes(

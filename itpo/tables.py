@@ -6,7 +6,7 @@ is a share in [0, 1] in every data frame, and in percent where it is written out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,15 +14,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from itpo.analysis import (
-    Interval,
-    Verdict,
-    area_under_curve,
-    bootstrap_interval,
-    judge,
-    t_interval,
-)
+from itpo.analysis import Interval, Verdict, area_under_curve, bootstrap_interval, judge, t_interval
 from itpo.attribution import ROWS
+from itpo.estimators import ESTIMATORS, get_estimator
 from itpo.figures.style import output_folder
 from itpo.metrics import kendall
 from itpo.paths import project_root
@@ -30,12 +24,23 @@ from itpo.profiles import Method, Profile
 from itpo.runs import Run
 
 BASELINE = "trajectory_share"
-# Accuracy in percent on the paper's math task under RLOO, as secondary sources quote it [S]; none was checked.
-REPORTED = {"trajectory_share": 29.06, "uniform": 30.00, "prime": 29.75, "itpo": 29.06, "norm_itpo": 32.50}
-ONE_SOURCE = frozenset({"itpo"})
+# Accuracy in percent on the paper's math task, as secondary sources quote it [S]; none was checked.
+REPORTED = {
+    "rloo": {
+        "trajectory_share": 29.06,
+        "uniform": 30.00,
+        "judge": 28.87,
+        "prime": 29.75,
+        "itpo": 29.06,
+        "norm_itpo": 32.50,
+    },
+    "grpo": {"trajectory_share": 26.37, "norm_itpo": 31.12},
+    "ppo": {"trajectory_share": 26.81, "norm_itpo": 27.15},
+}
+ONE_SOURCE = frozenset({("rloo", "itpo")})
 REPORTED_TAU = (0.5, 0.75)  # Kendall's tau between implicit return and outcome [S]
 # The smallest gain that we count as one: what is reported for Norm-ITPO over trajectory-share on math [S].
-SMALLEST_GAIN = (REPORTED["norm_itpo"] - REPORTED["trajectory_share"]) / 100
+SMALLEST_GAIN = (REPORTED["rloo"]["norm_itpo"] - REPORTED["rloo"]["trajectory_share"]) / 100
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -66,6 +71,10 @@ def scale_note(profile: Profile) -> str:
     return f"{size} **These numbers mean nothing.**" if profile.name == "smoke" else size
 
 
+def _mark(profile: Profile) -> str:
+    return "(smoke, not meaningful) " if profile.name == "smoke" else ""
+
+
 def write_table(text: pd.DataFrame, numbers: pd.DataFrame, name: str, profile: Profile, note: str) -> str:
     """Write ``<name>.md`` (title, table, note) and ``<name>.csv`` beside the profile's figures; returns the Markdown."""
     folder, table = output_folder(profile.name), markdown(text)
@@ -94,6 +103,8 @@ def _result(run: Run) -> dict[str, Any]:
     fresh = metrics[metrics["step"] >= 0].reindex(columns=["prm_auc", "prm_kendall"]).mean()
     return {
         "row": run.config.method.row,
+        "estimator": run.config.estimator,
+        "baseline": run.config.baseline,
         "seed": run.config.seed,
         "success": summary["success"],
         "greedy_success": summary["greedy_success"],
@@ -107,9 +118,9 @@ def _result(run: Run) -> dict[str, Any]:
 def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[np.ndarray, " n"]:
     """Difference of two rows in each seed that both have, ``better`` minus ``worse``; paired, as seeds share problems.
 
-    Errors: ValueError if the rows have different seeds.
+    Errors: ValueError if the rows have different seeds, or a seed has several runs (of two estimators, say).
     """
-    pair = [frame[frame["row"] == row].set_index("seed")[column].sort_index() for row in (better, worse)]
+    pair = [_by_seed(frame[frame["row"] == row], column) for row in (better, worse)]
     if not pair[0].index.equals(pair[1].index):
         raise ValueError(
             f"{better} has seeds {list(pair[0].index)}, {worse} has {list(pair[1].index)}: train both"
@@ -117,22 +128,36 @@ def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[
     return (pair[0] - pair[1]).to_numpy(dtype=float)
 
 
-def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Table 1 in numbers, a line a row: mean and t-interval of every result, and paired differences to the baseline.
+def _by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
+    values = frame.set_index("seed")[column].sort_index()
+    if not values.index.is_unique:
+        raise ValueError(
+            f"several runs with seeds {sorted(set(values.index))}: pass those of one estimator and baseline"
+        )
+    return values
 
-    ``gain`` carries a t-interval, ``gain_boot`` the bootstrap's (drawn with ``rng``); ``reported`` is the [S] value.
+
+def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Table 1 in numbers, a line for each estimator and row: mean and t-interval of every result, and paired differences to the
+    baseline under the same estimator.
+
+    ``gain`` carries a t-interval, ``gain_boot`` the bootstrap's (drawn with ``rng``); ``reported`` and ``reported_gain`` are
+    [S] values, ``nan`` where none is known.
     """
     lines = []
-    for row in frame["row"].unique():
-        line: dict[str, Any] = {"row": row, "label": ROWS[row].label}
+    for estimator, row in frame[["estimator", "row"]].drop_duplicates().itertuples(index=False):
+        line: dict[str, Any] = {"estimator": estimator, "row": row, "label": ROWS[row].label}
+        part = frame[frame["estimator"] == estimator]
         for column in ("success", "greedy_success", "mean_success", "turns", "auc", "tau"):
-            line |= interval_columns(column, t_interval(frame.loc[frame["row"] == row, column]))
+            line |= interval_columns(column, t_interval(part.loc[part["row"] == row, column]))
         if row != BASELINE:
             for column, name in (("success", "gain"), ("mean_success", "mean_gain")):
-                differences = effects(frame, row, BASELINE, column)
+                differences = effects(part, row, BASELINE, column)
                 line |= interval_columns(name, t_interval(differences))
                 line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
-        lines.append(line | {"reported": REPORTED[row] / 100})
+        reported = REPORTED[estimator].get(row, float("nan"))
+        gain = reported - REPORTED[estimator][BASELINE] if row != BASELINE else float("nan")
+        lines.append(line | {"reported": reported / 100, "reported_gain": gain / 100})
     return pd.DataFrame(lines)
 
 
@@ -152,68 +177,173 @@ def interval_of(line: pd.Series, name: str) -> Interval:
     return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
 
 
-def main_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`main_table` as people read it, in percent and points."""
+def _texts(
+    table: pd.DataFrame, column: str, scale: float = 100.0, digits: int = 1, sign: str = ""
+) -> list[str]:
+    found = [interval_of(line, column) for _, line in table.iterrows()]
+    return [interval.text(scale, digits, sign) if interval.n else "–" for interval in found]
 
-    def text(column: str, scale: float = 100.0, digits: int = 1, sign: str = "") -> list[str]:
-        found = [interval_of(line, column) for _, line in table.iterrows()]
-        return [interval.text(scale, digits, sign) if interval.n else "–" for interval in found]
 
-    reported = [
-        f"{100 * v:.2f}{' (one source)' * (r in ONE_SOURCE)}"
-        for r, v in zip(table["row"], table["reported"], strict=True)
+def _reported_texts(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The two columns of [S] values, a dash where none is known."""
+    keys = zip(table["estimator"], table["row"], strict=True)
+    notes = [" (one source)" * (key in ONE_SOURCE) for key in keys]
+    values = [
+        "–" if np.isnan(v) else f"{100 * v:.2f}{note}"
+        for v, note in zip(table["reported"], notes, strict=True)
     ]
+    gains = ["–" if np.isnan(v) else f"{100 * v:+.2f}" for v in table["reported_gain"]]
+    return {"paper [S] (%)": values, "gain [S]": gains}
+
+
+def main_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`main_table` of one estimator as people read it, in percent and points."""
     return pd.DataFrame(
         {
             "row": table["label"],
-            "success, sampled (%)": text("success"),
-            "greedy (%)": text("greedy_success"),
-            "mean over training (%)": text("mean_success"),
-            "turns": text("turns", 1.0, 2),
-            "gain on trajectory-share (points), t": text("gain", sign="+"),
-            "the same, bootstrap": text("gain_boot", sign="+"),
-            "paper [S] (%)": reported,
-            "gain [S]": [
-                "–" if row == BASELINE else f"{REPORTED[row] - REPORTED[BASELINE]:+.2f}"
-                for row in table["row"]
-            ],
+            "success, sampled (%)": _texts(table, "success"),
+            "greedy (%)": _texts(table, "greedy_success"),
+            "mean over training (%)": _texts(table, "mean_success"),
+            "turns": _texts(table, "turns", 1.0, 2),
+            "gain on trajectory-share (points), t": _texts(table, "gain", sign="+"),
+            "the same, bootstrap": _texts(table, "gain_boot", sign="+"),
+            **_reported_texts(table),
+        }
+    )
+
+
+def estimators_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`main_table` of several estimators as people read it, without its greedy and bootstrap columns."""
+    text = main_text(table).drop(columns=["greedy (%)", "the same, bootstrap"])
+    text.insert(0, "estimator", [get_estimator(name).label for name in table["estimator"]])
+    return text
+
+
+def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rows under several settings, a line for each group and row: success, turns, and what changes against the first group.
+
+    Each group is a frame of :func:`results` with one run for each row and seed. ``success_change`` and ``turns_change`` are
+    differences to the same row of the first group, ``gain`` those to its baseline row, paired by the seeds that both have.
+    """
+    usual = next(iter(groups.values()))
+
+    def compare(part: pd.DataFrame, row: str, column: str) -> Interval:
+        return t_interval(_by_seed(part, column) - _by_seed(usual[usual["row"] == row], column))
+
+    lines = []
+    for (name, frame), row in ((group, row) for group in groups.items() for row in group[1]["row"].unique()):
+        part = frame[frame["row"] == row]
+        line: dict[str, Any] = {"variant": name, "row": row, "label": ROWS[row].label}
+        for column in ("success", "mean_success", "turns"):
+            line |= interval_columns(column, t_interval(part[column]))
+        if frame is not usual:
+            for column in ("success", "turns"):
+                line |= interval_columns(f"{column}_change", compare(part, row, column))
+        if row != BASELINE:
+            line |= interval_columns("gain", compare(part, BASELINE, "success"))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def variant_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`variant_table` as people read it, in percent, points and turns."""
+    return pd.DataFrame(
+        {
+            "variant": table["variant"],
+            "row": table["label"],
+            "success, sampled (%)": _texts(table, "success"),
+            "mean over training (%)": _texts(table, "mean_success"),
+            "turns": _texts(table, "turns", 1.0, 2),
+            "change of success (points)": _texts(table, "success_change", sign="+"),
+            "change of turns": _texts(table, "turns_change", 1.0, 2, "+"),
+            "gain on trajectory-share (points)": _texts(table, "gain", sign="+"),
         }
     )
 
 
 def math_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
-    """Claims C1, C3 and C4 for the math task under RLOO, judged by ``column`` of :func:`results`."""
+    """Claims C1, C3 and C4 for the math task under one estimator, judged by ``column`` of :func:`results`."""
 
     def gain(claim: str, better: str, worse: str) -> Verdict:
         statement = f"{ROWS[better].label} beats {ROWS[worse].label}"
         return judge(claim, statement, effects(frame, better, worse, column))
 
-    nothing = f"{ROWS['uniform'].label} gives no reliable gain on {ROWS[BASELINE].label}"
+    def nothing(claim: str, row: str) -> Verdict:
+        statement = f"{ROWS[row].label} gives no reliable gain on {ROWS[BASELINE].label}"
+        return judge(claim, statement, effects(frame, row, BASELINE, column), "no gain", SMALLEST_GAIN)
+
     return [
         gain("C1", "norm_itpo", BASELINE),
         gain("C3", "itpo", "prime"),
         gain("C3, normalised", "norm_itpo", "prime"),
-        judge("C4", nothing, effects(frame, "uniform", BASELINE, column), "no gain", SMALLEST_GAIN),
+        nothing("C4, uniform", "uniform"),
+        nothing("C4, judge", "judge"),
     ]
+
+
+def estimator_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
+    """Claims C1 and C2 for the math task under each estimator of the frame, and whether C2's gain is larger under PPO.
+
+    C2 is read as a gain of Norm-ITPO on ITPO; "most under PPO" as its difference to the other estimators, paired by the seeds
+    that both have. ``column`` is one of :func:`results`.
+    """
+    parts = dict(list(frame.groupby("estimator", sort=False)))
+    pairs = {"C1": BASELINE, "C2": "itpo"}
+    found = [
+        judge(
+            f"{claim}, {get_estimator(name).label}",
+            f"{ROWS['norm_itpo'].label} beats {ROWS[worse].label}",
+            effects(part, "norm_itpo", worse, column),
+        )
+        for claim, worse in pairs.items()
+        for name, part in parts.items()
+    ]
+    gains = {name: _gain_by_seed(part, column) for name, part in parts.items()}
+    for name in (other for other in parts if other != "ppo" and "ppo" in parts):
+        statement = f"{ROWS['norm_itpo'].label} gains more on {ROWS['itpo'].label}"
+        claim = f"C2, PPO against {ESTIMATORS[name].label}"
+        found.append(judge(claim, statement, gains["ppo"] - gains[name]))
+    return found
+
+
+def _gain_by_seed(part: pd.DataFrame, column: str) -> pd.Series:
+    ours, other = (_by_seed(part[part["row"] == row], column) for row in ("norm_itpo", "itpo"))
+    return ours - other
 
 
 def verdict_text(
     verdicts: Sequence[Verdict], profile: Profile, scale: float = 100.0, unit: str = "points"
 ) -> str:
     """One line a verdict, each marked as meaningless at the smoke profile."""
-    mark = "(smoke, not meaningful) " if profile.name == "smoke" else ""
+    mark = _mark(profile)
     digits = 1 if scale == 100.0 else 3
     return "\n".join(f"- {mark}{verdict.sentence(scale, digits, unit)}" for verdict in verdicts)
 
 
+def turns_text(groups: Mapping[str, pd.DataFrame], profile: Profile, row: str = "norm_itpo") -> str:
+    """Whether a row's dialogues are longer after training than the baseline's, one line for each frame of :func:`results`.
+
+    Differences of mean turns, paired by seed, with the t-interval; no claim of the paper.
+    """
+    mark = _mark(profile)
+    lines = []
+    for name, frame in groups.items():
+        interval = t_interval(effects(frame, row, BASELINE, "turns"))
+        spread = interval.high > interval.low  # nan, or a point by accident, shows no spread
+        word = "longer" if interval.low > 0 else "shorter" if interval.high < 0 else ""
+        ruling = f"{word} dialogues" if spread and word else "no difference can be told"
+        lines.append(f"- {mark}{name}: {interval.text(1.0, 2, '+')} turns: **{ruling}**.")
+    return "\n".join(lines)
+
+
 def order_text(table: pd.DataFrame, profile: Profile) -> str:
-    """How our order of the rows and the signs of their gains compare with the reported ones [S]."""
-    claimed = {row: np.sign(value - REPORTED[BASELINE]) for row, value in REPORTED.items()}
-    others = table[table["row"].map(claimed) != 0]
-    agree = others.loc[np.sign(others["gain"]) == others["row"].map(claimed), "label"].tolist()
+    """How our order of the rows of one estimator and the signs of their gains compare with the reported ones [S]."""
+    claimed = np.sign(table["reported_gain"].round(6))
+    others = table[claimed.abs() > 0]
+    agree = others.loc[np.sign(others["gain"]) == claimed[others.index], "label"].tolist()
     tau = kendall(table["success"], table["reported"])
     order = ", ".join(table.sort_values("success", ascending=False, kind="stable")["label"])
-    mark = "(smoke, not meaningful) " if profile.name == "smoke" else ""
+    mark = _mark(profile)
     return (
         f"{mark}Our order by mean success: {order}. Its Kendall tau-b with the reported order [S] over {len(table)} rows is "
         f"{tau:+.2f}. The sign of the gain is as reported for {len(agree)} of the {len(others)} rows with a reported one"
@@ -252,11 +382,8 @@ def curves(runs: Sequence[Run], column: str, smooth: int = 1) -> pd.DataFrame:
         value = known[column].rolling(smooth, center=True, min_periods=1).mean()
         who = {"row": run.config.method.row, "seed": run.config.seed}
         parts.append(pd.DataFrame({**who, "step": known["step"], "value": value}))
-    return pd.concat(parts, ignore_index=True) if parts else _no_curve()
-
-
-def _no_curve() -> pd.DataFrame:
-    return pd.DataFrame(columns=["row", "seed", "step", "value"])
+    columns = ["row", "seed", "step", "value"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def bands(frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step") -> pd.DataFrame:

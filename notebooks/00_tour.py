@@ -23,6 +23,7 @@ from itpo.advantages import returns
 from itpo.embedded import load, warm_start
 from itpo.figures import method as draw
 from itpo.figures.style import publish, use_style
+from itpo.judges import ScriptedJudge, judge_dialogues
 from itpo.learner import Learner, seeded
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
@@ -229,14 +230,24 @@ pd.DataFrame(
 #
 # ## 6. What each row of Table 1 would pay
 #
-# The rows of the paper's main table differ in how they turn one outcome $R$ into rewards: $R$ at the end, a random split,
-# $r_t$ at every token (PRIME), $R_k$ at turn ends (ITPO), or $w_kR$ at turn ends (Norm-ITPO, (6)) [S].
+# The rows of the paper's main table differ in how they turn one outcome $R$ into rewards: $R$ at the end, a random split, a
+# split in proportion to a judge's scores, $r_t$ at every token (PRIME), $R_k$ at turn ends (ITPO), or $w_kR$ at turn ends
+# (Norm-ITPO, (6)) [S]. Our judge is scripted: it knows the rules of the task, and a fifth of its scores are wrong [O]. One row
+# is missing here: *Value model* reads a critic, which only PPO has (notebook 05).
 
 # %%
 signals = {"outcome": batch.outcome, "turn_ids": batch.turn_ids, "response_mask": batch.response_mask}
 signals |= {"token_rewards": token_rewards, "temperature": 0.4, "generator": seeded("tour", "split")}
+rngs = [random.Random(f"tour/judge/{i}") for i in range(len(dialogues))]
+judged = judge_dialogues(ScriptedJudge(task, config.judge_error), dialogues, rngs, config.judge_retries)
+signals["judge_scores"] = torch.zeros(has_turn.shape).masked_scatter(
+    has_turn, torch.tensor(sum(judged.scores, []))
+)
+
+# %%
+shown_rows = [name for name, row in attribution.ROWS.items() if not row.needs_values]
 width = max(len(words[lost]), len(words[won]))
-paid = {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
+paid = {name: attribution.attribute(name, **signals) for name in shown_rows}
 to_go = {name: returns(rewards, batch.response_mask)[[lost, won], :width] for name, rewards in paid.items()}
 paid = {name: rewards[[lost, won], :width] for name, rewards in paid.items()}
 
@@ -255,3 +266,4 @@ draw.pay(paid, to_go, batch.turn_ids[[lost, won], :width], ["failed, $R=0$", "su
 #
 # - **01_method**: every equation and Algorithm 1 on four conversations small enough to check by hand.
 # - **02 and later**: the main results with seeds and intervals, then how rewards behave during training.
+# - **05**: what changes when the advantages are estimated by GRPO or PPO instead of RLOO.

@@ -17,7 +17,7 @@ import inspect
 import pandas as pd
 import torch
 
-from itpo import advantages, attribution, losses, prm, trainer, turns
+from itpo import advantages, attribution, estimators, losses, prm, trainer, turns
 from itpo.figures import method as draw
 from itpo.figures.style import publish, use_style
 
@@ -145,12 +145,19 @@ by_turn.assign(sum=by_turn.sum(axis=1), outcome=outcome.tolist()).round(3)
 # ## Every row of Table 1, side by side
 #
 # Same four conversations, same PRM. The registry `attribution.ROWS` holds one function a row, and `attribute` gives each the
-# signals it declares. `uniform` draws its split from a Dirichlet distribution with parameters 1 [O].
+# signals it declares. `uniform` draws its split from a Dirichlet distribution with parameters 1 [O]. Two rows read something
+# else than the PRM, which we write down too: `judge` a judge's score of each turn, and `value_model` a critic's value $V_t$ of
+# the state before each token, here the same within a turn. It pays the *change* of the value, and $R-V_t$ at the end.
 
 # %%
 generator = torch.Generator().manual_seed(0)
 signals = {"outcome": outcome, "turn_ids": turn_ids, "response_mask": response_mask, "generator": generator}
 signals |= {"token_rewards": token_rewards, "temperature": eta}
+signals["judge_scores"] = torch.tensor([[3.0, 0, 0, 0], [2, 1, 0, 0], [1, 3, 1, 0], [2, 0, 3, 1]])
+value = torch.tensor([[0.6, 0, 0, 0], [0.6, 0.3, 0, 0], [0.6, 0.7, 0.8, 0], [0.6, 0.5, 0.3, 0.4]])
+signals["values"] = value.gather(1, turn_ids.clamp(min=0)) * response_mask
+
+# %%
 paid = {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
 to_go = {name: advantages.returns(rewards, response_mask) for name, rewards in paid.items()}
 labels = {name: row.label for name, row in attribution.ROWS.items()}
@@ -170,7 +177,8 @@ publish(
 # %% [markdown]
 # *What to see:* a reward at the end of turn $p$ reaches the return (dash) of every token up to $p$ and none after it. So
 # paying the pivotal turn rather than the last one *spares the turns after the pivot*. Nothing else distinguishes turn-wise
-# credit from trajectory-share, and where the last turn decides, there is nothing to gain.
+# credit from trajectory-share, and where the last turn decides, there is nothing to gain. For the value model the dash is not
+# what the policy sees: its rewards are already differences to an expectation, so notebook 05 uses each by itself.
 #
 # ## From rewards to advantages: RLOO, and a bias in it
 #
@@ -258,17 +266,18 @@ draw.loss_curves(surrogate, divergence, entropy)
 # > 6. a few minibatch updates of the policy
 #
 # The order of 2 and 3 is the released code's "double forward" [C]: rewards are read off a PRM that has just learned from the
-# batch. Below is the function that the other notebooks run, as it is, to be read beside the six lines.
+# batch. Below are the two functions that the other notebooks run at every step, as they are, to be read beside the six lines.
 
 # %%
-print(inspect.getsource(trainer.train))
+print(inspect.getsource(trainer.training_step), inspect.getsource(trainer.assign_credit), sep="\n")
 
 # %% [markdown]
 # Steps 4 and 5 are these two. What else can be paid besides the row's own rewards (a length penalty, the outcome as a second
-# source) is baselined separately and then summed [C].
+# source) is baselined separately and then summed [C]. Step 5 is RLOO here, the only estimator of the released code [C];
+# notebook 05 has GRPO and PPO beside it.
 
 # %%
-print(inspect.getsource(trainer.reward_sources), inspect.getsource(trainer.estimate_advantages), sep="\n")
+print(inspect.getsource(trainer.reward_sources), inspect.getsource(estimators.rloo), sep="\n")
 
 # %% [markdown]
 # ## Exercises

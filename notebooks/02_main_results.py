@@ -1,20 +1,25 @@
 # %% [markdown]
 # # Main results: does it matter which turn is paid?
 #
-# Five ways to pay the turns of a dialogue, one estimator (RLOO), one task (math tutoring): the corner of the paper's Table 1
-# that a laptop can afford. All five rows see the same problems, the same users and the same outcome at the end of a dialogue.
+# Six ways to pay the turns of a dialogue, one estimator (RLOO), one task (math tutoring): the first corner of the paper's
+# Table 1; notebook 05 has the other estimators. All six rows see the same problems, the same users and the same outcome at the end of a dialogue.
 # They differ only in how that one number becomes rewards:
 #
 # | row | what a trajectory with outcome R is paid | where |
 # |---|---|---|
 # | Trajectory-share | R | last token |
 # | Uniform decomposition | R, cut at random | end of each turn |
+# | LLM-as-a-judge | R, cut in proportion to a judge's scores | end of each turn |
 # | PRIME | the token's implicit reward (2) | every assistant token |
 # | ITPO | their sum over the turn (4) | end of each turn |
 # | Norm-ITPO | R, cut by the turn weights (5)-(6) | end of each turn |
 #
-# **Claims to test.** C1: Norm-ITPO beats trajectory-share. C3: turn-wise rewards beat token-wise ones (PRIME). C4: a
-# decomposition that knows nothing of the turns gives no reliable gain.
+# The seventh row, *Value model*, needs the critic of PPO and is in notebook 05. No language model judges here: the judge is
+# scripted, knows the rules of the task, and a share of its scores is wrong (`judge_error`, 0.2) [O]. How good a judge the
+# paper's is on its own tasks, we do not know.
+#
+# **Claims to test.** C1: Norm-ITPO beats trajectory-share. C3: turn-wise rewards beat token-wise ones (PRIME). C4: uniform
+# and judge decompositions give no reliable gain.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -30,7 +35,7 @@ from itpo.analysis import bootstrap_coverage
 from itpo.figures import results as draw
 from itpo.figures.style import publish, use_style
 from itpo.paths import runs_root
-from itpo.profiles import get_profile
+from itpo.profiles import allows, get_profile
 from itpo.sweep import sweep
 from itpo.trainer import train
 
@@ -56,7 +61,8 @@ Markdown(tables.scale_note(scale))
 # runs of ITPO on math add no outcome source, and its PRM has a smaller `beta` [C]. What departs from that is our choice [O].
 
 # %%
-Markdown(f"{tables.markdown(tables.settings_text(scale.methods))}\n\n{tables.tuning_text()}")
+methods = [method for method in scale.methods if allows("rloo", method.row)]
+Markdown(f"{tables.markdown(tables.settings_text(methods))}\n\n{tables.tuning_text()}")
 
 # %% [markdown]
 # ## 2. Learning curves
@@ -142,9 +148,9 @@ Markdown(tables.markdown(judged[[]].assign(**quality)))
 # **The rule**, fixed before the numbers. For a claimed *gain*: if the 95 % t-interval of the difference paired by seed lies
 # above 0, the claim is replicated; below 0, not replicated; if it contains 0, inconclusive at this scale. C4 claims the
 # *absence* of a gain, which a wide interval must not pass: it is replicated only if the interval ends below the smallest gain
-# that would matter, for which we take the one reported for Norm-ITPO [S]. C3 has two readings. ITPO against PRIME changes the
-# granularity alone; Norm-ITPO against PRIME changes the use of the outcome too. Four intervals are looked at and none is
-# widened for that.
+# that would matter, for which we take the one reported for Norm-ITPO [S]. It is tested for both decompositions. C3 has two
+# readings. ITPO against PRIME changes the granularity alone; Norm-ITPO against PRIME changes the use of the outcome too. Five
+# intervals are looked at and none is widened for that.
 
 # %%
 verdicts = tables.math_verdicts(frame)
@@ -164,9 +170,10 @@ Markdown(tables.verdict_text(tables.math_verdicts(frame, "mean_success"), scale)
 # The embedded task is built so that an early turn can decide the outcome; that is where turn-wise credit has something to
 # gain, and a null result here would weigh more than a positive one. The policy is a small model trained from a warm start,
 # with adapters [O]. The seeds vary training but not the fresh problems, so the intervals speak of this task only. And
-# where a line above says *inconclusive*, it says that these seeds cannot tell, not that there is no difference.
+# where a line above says *inconclusive*, it says that these seeds cannot tell, not that there is no difference. The judge
+# row says what a judge of this accuracy does on this task; a language model may err more often, and less evenly.
 #
 # Two choices bear on the turn-wise rows. The released baseline [C] is subtracted at *every* reward: once a dialogue for
 # trajectory-share, once a turn for the rows that pay turns, so that these are charged for asking one question more (01_method
-# shows by how much), and the skills that pay here cost a question each. And the settings of a row were chosen by its learning
+# shows by how much; notebook 05 trains without that), and the skills that pay here cost a question each. And the settings of a row were chosen by its learning
 # curve on the same fresh problems as F4, with one seed; the success after training in Table 1 is measured on others.

@@ -17,7 +17,7 @@ def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_r
     assert found.kinds(0) == ["ask_first", "missed repair", "check", "answer"]
     assert found.turn_rewards.shape == (5, 4, 4)
     np.testing.assert_allclose(found.turn_rewards.sum(-1), found.token_rewards.sum(-1), rtol=1e-6)
-    with pytest.raises(ValueError, match="kept no probes"):
+    with pytest.raises(ValueError, match="kept no log-ratios"):
         probes.read_probes(written_runs[0])
 
 

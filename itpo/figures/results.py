@@ -54,16 +54,20 @@ def _row(frame: pd.DataFrame, row: str) -> pd.DataFrame:
 
 
 def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "trajectory_share") -> Figure:
-    """F4: success on fresh problems against training step, a panel for each row; the baseline's mean is dashed in the others.
+    """F4, F8, F9: success on fresh problems by training step, a panel a row; the baseline's mean is dashed in the others.
 
     ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value. The vertical range is that of the single
     runs; a wider band is cut off.
     """
     rows = list(band["row"].unique())
-    figure, axes = _new(TEXT, 2.3, 1, len(rows), sharex=True, sharey=True)
+    lines = 1 if len(rows) <= 5 else 2  # more than five panels side by side are too narrow for their titles
+    columns = -(-len(rows) // lines)
+    figure, axes = _new(TEXT, 0.3 + 2.0 * lines, lines, columns, sharex=True, sharey=True)
+    for spare in axes.flat[len(rows) :]:
+        spare.remove()
     low, high = seeds["value"].min(), seeds["value"].max()
     margin = 0.08 * max(high - low, 0.05)
-    for ax, row in zip(axes[0], rows, strict=True):
+    for number, (ax, row) in enumerate(zip(axes.flat, rows, strict=False)):
         color, reference = ROW_COLORS[row], _row(band, baseline)
         for _, run in _row(seeds, row).groupby("seed"):
             ax.plot(run["step"], run["value"], color=color, linewidth=0.6, alpha=0.6)
@@ -71,9 +75,12 @@ def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "tr
             ax.plot(reference["step"], reference["mean"], color=INK, linewidth=1.0, linestyle="--")
         _band(ax, _row(band, row), color, linewidth=1.8, marker="o", markersize=2.5)
         ax.set_title(ROWS[row].label.replace(" ", "\n"), color=color, fontweight="bold", va="center", pad=12)
-        ax.set_xlabel("training step")
+        if number + columns >= len(rows):  # nothing is below it
+            ax.set_xlabel("training step")
+            ax.tick_params(labelbottom=True)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0, 0].set_ylabel("success on\nfresh problems")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("success on\nfresh problems")
     axes[0, 0].set_ylim(max(0, low - margin), min(1, high + margin))
     return figure
 

@@ -23,6 +23,8 @@ COLUMN, TEXT = 3.4, 7.0  # widths in inches: one column, both columns
 ROW_COLORS = {
     "trajectory_share": "#000000",
     "uniform": "#999999",
+    "value_model": "#CC79A7",
+    "judge": "#009E73",
     "prime": "#E69F00",
     "itpo": "#56B4E9",
     "norm_itpo": "#0072B2",

@@ -1,0 +1,461 @@
+# %% [markdown]
+# # Which turn earned it? Credit against an oracle
+#
+# Every row of Table 1 says how much of a dialogue's outcome each turn is paid. None of them is told what the turns were
+# really worth. In an embedded task that can be measured: the user is a script, the score is exact, and a conversation can be
+# continued as often as we like. This notebook measures it, and asks each row how close it came. All of it is our own [O]; the
+# paper asks three human experts instead.
+#
+# **Claims to test.** C9: turn preferences agree with judgement, here the oracle's. C7: ITPO and Norm-ITPO agree on the order of
+# turns. C8: normalisation keeps the scale of rewards stable.
+#
+# Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
+
+# %% tags=["parameters"]
+profile = "laptop"
+
+# %%
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, clear_output
+
+from itpo import advantages, credit, fidelity, oracle, probes, tables
+from itpo.analysis import judge
+from itpo.attribution import ROWS
+from itpo.figures import credit as draw
+from itpo.figures.style import publish, use_style
+from itpo.oracle import OracleConfig
+from itpo.paths import runs_root
+from itpo.profiles import get_profile
+from itpo.sweep import sweep
+from itpo.trainer import train
+
+use_style()
+scale = get_profile(profile)
+ESTIMATORS = ("rloo", "grpo", "ppo")
+# Continuations of each history: under each run's final policy, and under the reference (measured once).
+OWN, REFERENCE = (4, 8) if profile == "smoke" else (16, 64)
+
+# %% [markdown]
+# ## 1. The runs
+#
+# Every row with every estimator, and the seeds that all three estimators share. All runs are observed on the same *probes*:
+# dialogues that the untrained policy held before training, and that nobody learns from.
+
+# %%
+configs = [c for name in ESTIMATORS for c in scale.grid(name) if c.seed in scale.estimator_seeds]
+runs = sweep(runs_root(), configs, train)
+clear_output()
+Markdown(tables.scale_note(scale))
+
+# %% [markdown]
+# ## 2. The oracle
+#
+# Stop a conversation somewhere and let it go on $N$ times, the policy sampling its turns and the user drawing its replies.
+# The mean outcome estimates the **value** $V$ of the conversation so far. What turn $k$ is worth is its **advantage**:
+#
+# $$A_k = V(\text{up to and with turn } k) - V(\text{up to the message that it answers})$$
+#
+# A good question raises the chance of success, a wasted turn lowers it, a turn that changes nothing has $A_k=0$. Whether the
+# user then answers kindly or not is luck and belongs to no turn: each continuation draws its own reply.
+#
+# $V$ depends on who goes on. We use two policies: each run's **own final policy**, and the **reference** from which all runs
+# start, whose values are the same for all of them.
+
+# %%
+own = sweep(runs_root(), [OracleConfig(c, continuations=OWN) for c in configs], oracle.measure)
+settings = OracleConfig(configs[0], policy="reference", continuations=REFERENCE)
+(reference,) = sweep(runs_root(), [settings], oracle.measure)
+clear_output()
+Markdown(f"{len(own)} policies with {OWN} continuations of each history, the reference with {REFERENCE}.")
+
+# %% [markdown]
+# ### One dialogue, turn by turn
+#
+# **Which one?** That of notebook 03: by rule, the first failed probe of at least four turns in which a vague or doubtful answer was
+# left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
+
+# %%
+seed = scale.estimator_seeds[0]
+first = {r.config.method.row: r for r in runs if r.config.estimator == "rloo" and r.config.seed == seed}
+watched = probes.read_probes(first["norm_itpo"])
+case, rule = probes.choose_case(watched)
+outcome = watched.outcome[case]
+scored = {row: fidelity.score_turns(run, reference) for row, run in first.items()}
+Markdown(f"Chosen: {rule}; number {case + 1} of {len(watched.outcome)}, with outcome {outcome:.0f}.")
+
+# %%
+truth, _ = oracle.read(reference)
+turns = range(int(truth.turn_mask[case].sum()))
+talk = probes.Probes.messages(watched, case)
+heard, said = ([text for role, text in talk if role == who][: len(turns)] for who in ("user", "assistant"))
+levels = {n: getattr(truth, n)[case, turns].numpy() for n in ("before", "before_se", "after", "after_se")}
+pays = {row: s.credit[case, turns] for row, s in scored.items()}
+centred = {row: s.preference[case, turns] - s.preference[case, turns].mean() for row, s in scored.items()}
+likes = {row: x / (np.abs(x).max() or 1.0) for row, x in centred.items()}
+
+# %% [markdown]
+# **How to read it.** Left, from top to bottom, the conversation. Below each turn of the assistant its value before (open dot)
+# and after (full dot), with standard errors: green leads up, pink leads down. The value may change *between* two turns: that is
+# the user's reply. Right, what each row pays the turn after its last step (the first seed, RLOO): shares of the
+# outcome, or for PRIME and ITPO, which pay the PRM's own rewards, logits; their second source, the outcome itself, is left
+# out. The colour shows which turns a row prefers to the others of this dialogue, whatever it pays. White throughout: no
+# preference.
+
+# %%
+numbers = pd.DataFrame({"turn": [k + 1 for k in turns], "user": heard, "assistant": said, **levels})
+numbers = numbers.join(pd.DataFrame(pays).add_prefix("pay_")).join(pd.DataFrame(likes).add_prefix("prefers_"))
+publish(
+    draw.story(draw.Story(heard, said, **levels, pays=pays, likes=likes)),
+    "F23_one_dialogue",
+    numbers,
+    profile,
+    f"Beside F23 [O]. One probe dialogue with outcome {outcome:.0f}: value before and after each turn under the reference "
+    f"({REFERENCE} continuations), and what each row pays it (RLOO, seed {seed}).",
+)
+
+# %% [markdown]
+# Rows that share the outcome out pay nothing at all in a failed dialogue, however clear their preference. There the message
+# comes only from comparing dialogues, by the baseline. Hence two questions below: about the *credit*, as paid, and about the
+# *preference*, the shares before the outcome multiplies them.
+
+# %% [markdown]
+# ## 3. How far can the oracle be trusted?
+#
+# An advantage from few continuations is noisy, and noise in the truth lowers every correlation with it, also that of a
+# perfect row.
+#
+# **Method.** The continuations are cut into two halves, each of which gives advantages of its own. From their correlation $r$ follows
+# the *reliability* of the whole, $2r/(1+r)$ (Spearman-Brown), and its square root is the **ceiling**: the correlation that the
+# exact truth would have with this measurement. For rank correlations that is an approximation, mostly a little too high.
+# *Pooled* looks at all turns of all dialogues at once, *within* at the turns of one dialogue at a time.
+#
+# **How to read it.** The standard error should be small beside the spread of the advantages. A ceiling near 1 means that the
+# oracle limits nothing; a fidelity is to be judged as a part of its ceiling, not of 1.
+
+# %%
+measured = {f"reference, {REFERENCE}": truth}
+measured |= {
+    f"{r.config.method.row}, {r.config.estimator}, seed {r.config.seed}, {OWN}": oracle.read(o)[0]
+    for r, o in zip(runs, own, strict=True)
+}
+quality = credit.oracle_table(measured)
+extremes = quality.set_index("oracle").iloc[1:].agg(["min", "median", "max"]).reset_index()
+extremes["oracle"] = [f"final policies, {OWN}: {name}" for name in extremes["index"]]
+Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="index")])))
+
+# %% [markdown]
+# The second to fourth lines are taken column by column, over all final policies.
+#
+# ## 4. Credit fidelity
+#
+# **Question.** How close does each row's credit come to the true advantage of the turns?
+#
+# **Method.** Spearman's correlation between what a row pays the probes' turns after its last step and their advantage under the
+# run's own final policy. *Pooled* over all turns rewards a row for two things: telling good dialogues from bad ones,
+# which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the mean
+# over all dialogues in which the truth orders the turns. Where a row pays all turns of a dialogue alike, it counts as 0; so
+# trajectory-share is 0 there by construction, and each row that shares out the outcome is 0 in each failed dialogue.
+#
+# **How to read it.** Filled: truth under the run's own policy. Open: truth under the reference, whose values are exacter and
+# the same for all. Dots are means over seeds, lines 95 % t-intervals, cut off where they leave the picture. The short
+# vertical stroke is the mean ceiling of that row's oracles, the dotted line that of the reference's.
+
+# %%
+frame = credit.fidelity_table(runs, own)
+against_reference = credit.fidelity_table(runs, [reference] * len(runs))
+by, kinds = ["estimator", "row"], ["pooled", "within"]
+band, other = (credit.spread(f, kinds, by) for f in (frame, against_reference))
+ceilings = credit.spread(frame, [f"{kind}_ceiling" for kind in kinds], by)
+fixed = {kind: fidelity.ceiling(truth, kind) for kind in kinds}
+
+# %%
+numbers = pd.concat([pd.concat([band, ceilings]).assign(truth="own"), other.assign(truth="reference")])
+publish(
+    draw.credit_fidelity(band, ceilings, other, fixed),
+    "F23_credit_fidelity",
+    numbers,
+    profile,
+    f"F23 [O]. Spearman correlation of each row's turn credit with the oracle's advantage on {len(watched.outcome)} probe "
+    f"dialogues; mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds. Filled: truth under the run's own final "
+    f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
+)
+
+# %% [markdown]
+# **The table.** Success after training beside fidelity. *Preference, within* is the fidelity within dialogues of the
+# shares before the outcome multiplies them: what the row knows, also of failed dialogues, without regard to what it pays.
+
+# %%
+note = f"Mean [95 % t-interval] over seeds; truth under each run's own final policy, {OWN} continuations of each history."
+Markdown(tables.write_table(credit.fidelity_text(frame), frame, "T_fidelity_math", scale, note))
+
+# %% [markdown]
+# Does more fidelity go with more success? Over the rows of one estimator (means over seeds), so that there are only as many points
+# as rows; rank correlations of so few points are hardly ever certain.
+
+# %%
+means = frame.groupby(by, sort=False)[["success", *kinds, "preference"]].mean()
+correlation = (
+    means.groupby("estimator", sort=False).corr("spearman")["success"].unstack().drop(columns="success")
+)
+Markdown(tables.markdown(correlation.reset_index()))
+
+# %% [markdown]
+# ## 5. The best and the worst turn
+#
+# **Question.** The paper's experts were shown dialogues and named their best and worst turn [S]. Does a row's favourite agree
+# with the oracle's?
+#
+# **Method.** A dialogue is a decision point if the oracle is clear: its best (or worst) turn leads every other one by more than two
+# standard errors of their difference. A row hits if it prefers the same turn most (least); among equals it must guess,
+# and gets that share of a hit. *Chance* is the share of hits of a guess, which depends on the number of turns.
+#
+# **How to read it.** Dots: share of decision points hit, mean and 95 % t-interval over seeds. Dotted: chance. On the
+# right, the reported study [S]: other dialogues, longer ones, and the judgement of people instead of measured values. The
+# two kinds of truth may be put side by side, but not compared in size.
+
+# %%
+frame["share"] = frame["hits"] / frame["decisions"]
+shares = credit.spread(frame, ["share", "chance"], by)
+reported = {who: hits / credit.REPORTED_DECISIONS for who, hits in credit.REPORTED_HITS.items()}
+publish(
+    draw.best_and_worst(shares, reported),
+    "F21_best_worst_turn",
+    shares,
+    profile,
+    "F21. Share of decision points at which a row's best or worst turn is the oracle's; mean and 95 % t-interval over "
+    "seeds; dotted: chance. Right: agreement with experts in the paper's study [S], another task and another kind of truth.",
+)
+
+# %%
+note = "Summed over seeds; among equally preferred turns a row guesses. [S]: secondary sources, not to be compared in size."
+Markdown(tables.write_table(credit.agreement_text(frame), frame, "T2_agreement", scale, note))
+
+# %% [markdown]
+# ### Claim C9, for our truth
+#
+# **The rule.** Effect: the share of a run's decision points that are hit, minus the share of a guess. If its 95 % t-interval
+# over seeds lies above 0, replicated; below 0, not replicated; else inconclusive at this scale. Best and worst turns are taken
+# together; no interval is widened for there being several.
+
+# %%
+Markdown(tables.verdict_text(credit.agreement_verdicts(frame), scale))
+
+# %% [markdown]
+# ## 6. Do ITPO and Norm-ITPO agree on the order of turns?
+#
+# **With the same PRM they must.** Softmax (5) keeps the order of the turn rewards (4), so that the correlation within a
+# dialogue is 1 whatever the PRM says. The question has content only for *two* PRMs: each row trains its own, on the
+# dialogues of its own policy.
+#
+# **Method.** Spearman's correlation, within each probe of at least three turns, between the turn rewards (4) of the ITPO run
+# and of the Norm-ITPO run with the same seed, over training. Runs of one seed share their PRM's initial values and, where their
+# `beta` is equal, all that it learns before the first step: at step 0 they may have one PRM and agree perfectly, without merit.
+# For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says little about the two
+# rows; if they agree less, the shared seed is part of it.
+#
+# **How to read it.** Mean over seeds, band: 95 % t-interval. Grey: above 0.9 is reported [S], for other tasks; how it was measured
+# there is not known to us.
+
+# %%
+order = credit.order_curves(runs)
+band = tables.bands(order, by=["estimator", "pair"])
+publish(
+    draw.order_agreement(band, 0.9),
+    "F06_itpo_norm_agreement",
+    band,
+    profile,
+    "F6. Spearman correlation within probe dialogues of at least three turns between the turn rewards (4) of an ITPO and a "
+    "Norm-ITPO run of one seed; mean and 95 % t-interval over seeds. Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
+)
+
+# %% [markdown]
+# **Claim C7.** *Sign*: the correlation after the last step against 0. *Size*: against 0.9. Rule as above.
+
+# %%
+last = order[(order["step"] == order["step"].max()) & (order["pair"] == "same seed")]
+verdicts = []
+for name, part in last.groupby("estimator", sort=False):
+    verdicts.append(judge("C7, sign", f"{name.upper()}: the order agrees better than chance", part["value"]))
+    verdicts.append(
+        judge("C7, size", f"{name.upper()}: above 0.9 [S]; effect: minus 0.9", part["value"] - 0.9)
+    )
+Markdown(tables.verdict_text(verdicts, scale, scale=1.0, unit=""))
+
+# %% [markdown]
+# ## 7. The scale of the rewards
+#
+# **Question.** Is a success worth the same at each step of training? **Method.** At each step the least-squares slope of the summed
+# implicit reward $\sum_t r_t$ on the outcome, over the probes, RLOO: by how much a success is paid more than a failure. After
+# normalisation (6) the turns' pay sums to $R$, so that this slope is 1 *by construction*, at each step. **How to read it.** A
+# curve that is not level means that the same success is paid differently as the PRM learns.
+
+# %%
+rloo = [run for run in runs if run.config.estimator == "rloo"]
+slope = credit.slope_curves(rloo)
+band = tables.bands(slope)
+publish(
+    draw.slopes(band),
+    "F07_slope",
+    band,
+    profile,
+    "F7. Slope of the summed implicit reward (logits) on the outcome over the probe dialogues, RLOO; mean and 95 % t-interval over "
+    "seeds. Dashed: the slope of what Norm-ITPO pays, 1 by construction.",
+)
+
+# %% [markdown]
+# **Claim C8.** That the normalised scale is constant needs no test. What can fail is that the un-normalised one drifts.
+# Effect: slope after the last step minus slope before the first, in logits; "replicated" if its 95 % t-interval lies above
+# 0. The direction (growth, as the PRM becomes surer) is our reading [O]; an interval below 0 would be a drift too.
+
+# %%
+ends = slope.groupby(["row", "seed"], sort=False)["value"].agg(["first", "last"])
+drift = (ends["last"] - ends["first"]).groupby("row", sort=False)
+claims = [judge("C8", f"{ROWS[row].label}: the un-normalised slope grows", change) for row, change in drift]
+Markdown(tables.verdict_text(claims, scale, scale=1.0, unit="logits"))
+
+# %% [markdown]
+# ## 8. What a turn costs: the baseline as credit
+#
+# Rewards are not yet what the policy learns from: a baseline is subtracted first. The released RLOO subtracts it at *every* reward
+# position [C], so that a dialogue of four turns pays it four times. Three dialogues with 1, 2 and 4 turns, all successful, the
+# outcome split evenly; what the first token of each gets back, before whitening:
+
+
+# %%
+def first_returns(turn_counts: list[int], outcomes: list[float]) -> pd.DataFrame:
+    """Return of each dialogue's first token under four baselines; all dialogues form one group, a turn is one token."""
+    count, paid = torch.tensor(turn_counts), torch.tensor(outcomes, dtype=torch.float64)
+    mask = torch.arange(int(count.max())) < count[:, None]
+    rewards, n = paid[:, None] / count[:, None] * mask, len(count)
+    left = {f"RLOO, {b}": advantages.rloo(rewards, mask, n, b) for b in advantages.BASELINES}
+    left["GRPO (s.d.)"] = advantages.grpo(rewards, mask, n)
+    to_go = {name: advantages.returns(x, mask)[:, 0].numpy() for name, x in left.items()}
+    to_go["PPO"] = advantages.gae(rewards, paid.mean() * mask, mask)[0][:, 0].numpy()
+    return pd.DataFrame({"turns": turn_counts, "outcome": outcomes, **to_go})
+
+
+Markdown(tables.markdown(first_returns([1, 2, 4], [1.0, 1.0, 1.0]).round(3)))
+
+# %% [markdown]
+# *What to see:* equal success, unequal returns. $+0.625$, $-0.25$ and $-2$ under the released RLOO, which makes short
+# dialogues look better than they are. GRPO normalises over all reward positions of the group and subtracts a mean at each of
+# them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once: all get 0. So does PPO,
+# here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
+#
+# **On data.** The probes as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
+# outcome (least squares, the outcome's effect taken out), and Spearman's correlation of the number of turns with the first
+# token's return. Beside it the same correlation with the outcome itself: what is true of length in these dialogues.
+
+# %%
+found = first_returns(watched.turn_mask.sum(1).tolist(), watched.outcome.tolist())
+design = np.column_stack([np.ones(len(found)), found["outcome"], found["turns"]])
+lines = [
+    {"first return": "the outcome itself", "correlation": found["turns"].corr(found["outcome"], "spearman")}
+]
+for name in found.columns[2:]:
+    fit = np.linalg.lstsq(design, found[name], rcond=None)[0]
+    correlation = found["turns"].corr(found[name].round(9), "spearman")
+    lines.append(
+        {"first return": name, "price of a turn": round(fit[2], 6) + 0.0, "correlation": correlation}
+    )
+Markdown(tables.markdown(pd.DataFrame(lines)[["first return", "price of a turn", "correlation"]]))
+
+# %% [markdown]
+# *How to read it.* A price of 0 is fair. A negative one is charged whatever the turn did, also if it was the question that
+# saved the dialogue; no fidelity of the rewards repairs that, since it comes after them. Trajectory-share escapes it under
+# every baseline: it has one reward position a dialogue. (With singular data, where all outcomes or all lengths are equal, the
+# least-squares price is not determined and the smallest one is shown.)
+
+# %% [markdown]
+# ## 9. Which reading of the equations reads the PRM best?
+#
+# **Question.** The sum of (4) or a mean, the scale of (2) or the released one, the temperature of (5): which gives the best
+# credit *with the same PRM*? **Method.** The finished Norm-ITPO runs under RLOO are asked again with other settings; nothing is
+# trained anew.
+#
+# **What must come out.** Within a dialogue the order of the weights does not depend on `eta`, since softmax keeps it; "mean" and
+# "length_normalized" differ by one factor for the whole batch, hence not in order either. So *preference* has only one number for each
+# of the two kinds of reduction and each scale, and `eta` can change the pooled credit only: a low one gives the whole outcome to
+# one turn, a high one shares it equally. The released scale drops the last token's reward and divides by one number.
+
+# %%
+options = [
+    {"reduction": reduction, "scale": size, "eta": eta}
+    for reduction, size, eta in product(
+        ("sum", "mean", "length_normalized"), ("paper", "released"), (0.1, 0.4, 1.6)
+    )
+]
+pairs = [(r, o) for r, o in zip(runs, own, strict=True) if r.config.method.row == "norm_itpo" and r in rloo]
+answers = credit.option_table(*zip(*pairs, strict=True), options)
+wide = credit.spread(answers, ["pooled", "preference"], ["reduction", "scale", "eta"])
+
+# %%
+text = [f"{line['mean']:.2f} [{line.low:.2f}, {line.high:.2f}]" for _, line in wide.iterrows()]
+table = wide.assign(text=text).pivot_table(
+    index=["reduction", "scale", "eta"], columns="measure", values="text", aggfunc="first", sort=False
+)
+note = "Norm-ITPO, RLOO; mean [95 % t-interval] over seeds. The runs were trained with the profile's settings, not with these."
+Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", scale, note))
+
+# %% [markdown]
+# ## What not to conclude
+#
+# - **High fidelity is not success.** A reward at the end of turn $k$ reaches every earlier token too, a baseline comes after
+#   it, and the policy may fail to use what is right (exercise 2).
+# - **The truth is that of a policy.** Under another one the same turn is worth something else: that a final policy always asks
+#   again makes a question forgotten now cheaper. The probes were spoken by the reference; how a trained policy's own turns would
+#   fare is not measured here.
+# - **The scripted judge knows the rules** of the task, but for a set rate of errors [O]. Its fidelity says what such a judge
+#   would be worth, not what a language model is.
+# - **Units differ.** Only orders are compared. A row may have the right order and pay the turns far too unequally.
+# - **Pooled and within answer different questions**, and a row can do well on one by what the outcome alone says. ITPO and PRIME
+#   are judged by their implicit rewards alone, without the outcome that some profiles add as a second source.
+# - **The expert study [S] is another truth.** Being above chance here and there is what can be compared.
+# - Seeds vary the training, not the probes: the intervals do not speak of other dialogues, and with few seeds they are wide.
+#   *Inconclusive* means that these seeds cannot tell.
+#
+# ## Exercises
+#
+# **1.** A row pays each turn exactly its true advantage, $r_k=A_k$. Its fidelity is 1. What does it pay a whole dialogue, and
+# is that the outcome?
+#
+# <details><summary>Solution</summary>
+#
+# The sum of $A_k$ over turns is $R - V_0$ minus all that the user's replies changed: from $V$ after turn $k$ to $V$ before turn
+# $k+1$. It is the part of the outcome that the assistant earned, without luck; over many dialogues of the policy that is
+# valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for probes of the reference, under the reference).
+# </details>
+#
+# **2.** The same row, no baseline. What is the return of the tokens of turn $k$, and is it right?
+#
+# <details><summary>Solution</summary>
+#
+# $A_k + A_{k+1} + \dots + A_K$. The later advantages have mean 0 given the history up to turn $k$, if the policy that is valued also
+# speaks. So the expected return is $A_k$: unbiased without any baseline, but with the noise of all later turns, which
+# `advantages.gae` with $\lambda=0$ would cut off. Credit of high fidelity is thus its own baseline; shares of the outcome,
+# which are never negative, need one.
+# </details>
+#
+# **3.** Norm-ITPO pays nothing in failed dialogues. Write a rule that uses the preference there too, still with
+# $\sum_k r_k = R$, and measure its fidelity within dialogues.
+#
+# <details><summary>Solution</summary>
+#
+# One rule: blame the failure on the turns that are preferred least. With $u_k=\mathrm{softmax}(-R_k/\eta)$, pay
+# $r_k = w_k R - (u_k - 1/K)(1 - R)$: the second part sums to 0. In a failed dialogue the order of $-u_k$ is that of $R_k$, so that
+# its fidelity within dialogues becomes that of the preference: column *preference, within* of `T_fidelity_math` is what it would
+# reach.
+#
+# ```python
+# s = fidelity.score_turns(first["norm_itpo"], reference)
+# mask = s.truth.turn_mask.numpy()
+# u = np.where(mask, 1 / s.preference.clip(1e-9), 0.0)  # softmax(-x) is 1 / softmax(x), normalised
+# u = u / u.sum(1, keepdims=True)
+# blame = (u - 1 / mask.sum(1, keepdims=True)) * (1 - s.outcome[:, None])
+# fidelity.within(s.credit - blame * mask, fidelity.true_advantage(s.truth), mask)
+# ```
+# </details>
