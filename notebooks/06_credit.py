@@ -6,8 +6,8 @@
 # continued as often as we like. This notebook measures it, and asks each row how close it came. All of it is our own [O]; the
 # paper asks three human experts instead.
 #
-# **Claims to test.** C9: turn preferences agree with judgement, here the oracle's. C7: ITPO and Norm-ITPO agree on the order of
-# turns. C8: normalisation keeps the scale of rewards stable.
+# **Claims to test.** C9: turn preferences agree with judgement, here the oracle's. C7: ITPO and Norm-ITPO agree on the order
+# of turns. C8: normalisation keeps the scale of rewards stable.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -75,8 +75,8 @@ Markdown(f"{len(own)} policies with {OWN} continuations of each history, the ref
 # %% [markdown]
 # ### One dialogue, turn by turn
 #
-# **Which one?** That of notebook 03: by rule, the first failed probe of at least four turns in which a vague or doubtful answer was
-# left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
+# **Which one?** That of notebook 03: by rule, the first failed probe of at least four turns in which a vague or doubtful
+# answer was left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
 
 # %%
 seed = scale.estimator_seeds[0]
@@ -99,11 +99,10 @@ likes = {row: x / (np.abs(x).max() or 1.0) for row, x in centred.items()}
 
 # %% [markdown]
 # **How to read it.** Left, from top to bottom, the conversation. Below each turn of the assistant its value before (open dot)
-# and after (full dot), with standard errors: green leads up, pink leads down. The value may change *between* two turns: that is
-# the user's reply. Right, what each row pays the turn after its last step (the first seed, RLOO): shares of the
-# outcome, or for PRIME and ITPO, which pay the PRM's own rewards, logits; their second source, the outcome itself, is left
-# out. The colour shows which turns a row prefers to the others of this dialogue, whatever it pays. White throughout: no
-# preference.
+# and after (full dot), with standard errors: green leads up, pink leads down. The value may change *between* two turns: that
+# is the user's reply. Right, what each row pays the turn after its last step (the first seed, RLOO): shares of the outcome,
+# or for PRIME and ITPO, which pay the PRM's own rewards, logits; their second source, the outcome itself, is left out. The
+# colour shows which turns a row prefers to the others of this dialogue, whatever it pays. White throughout: no preference.
 
 # %%
 numbers = pd.DataFrame({"turn": [k + 1 for k in turns], "user": heard, "assistant": said, **levels})
@@ -128,10 +127,11 @@ publish(
 # An advantage from few continuations is noisy, and noise in the truth lowers every correlation with it, also that of a
 # perfect row.
 #
-# **Method.** The continuations are cut into two halves, each of which gives advantages of its own. From their correlation $r$ follows
-# the *reliability* of the whole, $2r/(1+r)$ (Spearman-Brown), and its square root is the **ceiling**: the correlation that the
-# exact truth would have with this measurement. For rank correlations that is an approximation, mostly a little too high.
-# *Pooled* looks at all turns of all dialogues at once, *within* at the turns of one dialogue at a time.
+# **Method.** The continuations are cut into two halves, each of which gives advantages of its own. From their correlation $r$
+# follows the *reliability* of the whole, $2r/(1+r)$ (Spearman-Brown), and from its square root the **ceiling**: the
+# correlation that the exact truth would have with this measurement. Both formulas are about linear correlations; those of
+# ranks are taken there and back as for normal numbers, which matters where only a few turns are ranked. *Pooled* looks at all
+# turns of all dialogues at once, *within* at the turns of one dialogue at a time.
 #
 # **How to read it.** The standard error should be small beside the spread of the advantages. A ceiling near 1 means that the
 # oracle limits nothing; a fidelity is to be judged as a part of its ceiling, not of 1.
@@ -154,11 +154,11 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 #
 # **Question.** How close does each row's credit come to the true advantage of the turns?
 #
-# **Method.** Spearman's correlation between what a row pays the probes' turns after its last step and their advantage under the
-# run's own final policy. *Pooled* over all turns rewards a row for two things: telling good dialogues from bad ones,
-# which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the mean
-# over all dialogues in which the truth orders the turns. Where a row pays all turns of a dialogue alike, it counts as 0; so
-# trajectory-share is 0 there by construction, and each row that shares out the outcome is 0 in each failed dialogue.
+# **Method.** Spearman's correlation between what a row pays the probes' turns after its last step and their advantage under
+# the run's own final policy. *Pooled* over all turns rewards a row for two things: telling good dialogues from bad ones,
+# which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the
+# mean over all dialogues in which the truth orders the turns. Where a row pays all turns of a dialogue alike, it counts as 0;
+# so trajectory-share is 0 there by construction, and each row that shares out the outcome is 0 in each failed dialogue.
 #
 # **How to read it.** Filled: truth under the run's own policy. Open: truth under the reference, whose values are exacter and
 # the same for all. Dots are means over seeds, lines 95 % t-intervals, cut off where they leave the picture. The short
@@ -193,8 +193,8 @@ note = f"Mean [95 % t-interval] over seeds; truth under each run's own final pol
 Markdown(tables.write_table(credit.fidelity_text(frame), frame, "T_fidelity_math", scale, note))
 
 # %% [markdown]
-# Does more fidelity go with more success? Over the rows of one estimator (means over seeds), so that there are only as many points
-# as rows; rank correlations of so few points are hardly ever certain.
+# Does more fidelity go with more success? Over the rows of one estimator (means over seeds), so that there are only as many
+# points as rows; rank correlations of so few points are hardly ever certain.
 
 # %%
 means = frame.groupby(by, sort=False)[["success", *kinds, "preference"]].mean()
@@ -209,9 +209,9 @@ Markdown(tables.markdown(correlation.reset_index()))
 # **Question.** The paper's experts were shown dialogues and named their best and worst turn [S]. Does a row's favourite agree
 # with the oracle's?
 #
-# **Method.** A dialogue is a decision point if the oracle is clear: its best (or worst) turn leads every other one by more than two
-# standard errors of their difference. A row hits if it prefers the same turn most (least); among equals it must guess,
-# and gets that share of a hit. *Chance* is the share of hits of a guess, which depends on the number of turns.
+# **Method.** A dialogue is a decision point if the oracle is clear: its best (or worst) turn leads every other one by more
+# than two standard errors of their difference. A row hits if it prefers the same turn most (least); among equals it must
+# guess, and gets that share of a hit. *Chance* is the share of hits of a guess, which depends on the number of turns.
 #
 # **How to read it.** Dots: share of decision points hit, mean and 95 % t-interval over seeds. Dotted: chance. On the
 # right, the reported study [S]: other dialogues, longer ones, and the judgement of people instead of measured values. The
@@ -238,8 +238,8 @@ Markdown(tables.write_table(credit.agreement_text(frame), frame, "T2_agreement",
 # ### Claim C9, for our truth
 #
 # **The rule.** Effect: the share of a run's decision points that are hit, minus the share of a guess. If its 95 % t-interval
-# over seeds lies above 0, replicated; below 0, not replicated; else inconclusive at this scale. Best and worst turns are taken
-# together; no interval is widened for there being several.
+# over seeds lies above 0, replicated; below 0, not replicated; else inconclusive at this scale. Best and worst turns are
+# taken together; no interval is widened for there being several.
 
 # %%
 Markdown(tables.verdict_text(credit.agreement_verdicts(frame), scale))
@@ -252,13 +252,13 @@ Markdown(tables.verdict_text(credit.agreement_verdicts(frame), scale))
 # dialogues of its own policy.
 #
 # **Method.** Spearman's correlation, within each probe of at least three turns, between the turn rewards (4) of the ITPO run
-# and of the Norm-ITPO run with the same seed, over training. Runs of one seed share their PRM's initial values and, where their
-# `beta` is equal, all that it learns before the first step: at step 0 they may have one PRM and agree perfectly, without merit.
-# For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says little about the two
-# rows; if they agree less, the shared seed is part of it.
+# and of the Norm-ITPO run with the same seed, over training. Runs of one seed share their PRM's initial values and, where
+# their `beta` is equal, all that it learns before the first step: at step 0 they may have one PRM and agree perfectly,
+# without merit. For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says
+# little about the two rows; if they agree less, the shared seed is part of it.
 #
-# **How to read it.** Mean over seeds, band: 95 % t-interval. Grey: above 0.9 is reported [S], for other tasks; how it was measured
-# there is not known to us.
+# **How to read it.** Mean over seeds, band: 95 % t-interval. Dotted: above 0.9 is reported [S], for other tasks; how it was
+# measured there is not known to us.
 
 # %%
 order = credit.order_curves(runs)
@@ -288,10 +288,10 @@ Markdown(tables.verdict_text(verdicts, scale, scale=1.0, unit=""))
 # %% [markdown]
 # ## 7. The scale of the rewards
 #
-# **Question.** Is a success worth the same at each step of training? **Method.** At each step the least-squares slope of the summed
-# implicit reward $\sum_t r_t$ on the outcome, over the probes, RLOO: by how much a success is paid more than a failure. After
-# normalisation (6) the turns' pay sums to $R$, so that this slope is 1 *by construction*, at each step. **How to read it.** A
-# curve that is not level means that the same success is paid differently as the PRM learns.
+# **Question.** Is a success worth the same at each step of training? **Method.** At each step the least-squares slope of the
+# summed implicit reward $\sum_t r_t$ on the outcome, over the probes, RLOO: by how much a success is paid more than a
+# failure. After normalisation (6) the turns' pay sums to $R$, so that this slope is 1 *by construction*, at each step. **How
+# to read it.** A curve that is not level means that the same success is paid differently as the PRM learns.
 
 # %%
 rloo = [run for run in runs if run.config.estimator == "rloo"]
@@ -302,8 +302,8 @@ publish(
     "F07_slope",
     band,
     profile,
-    "F7. Slope of the summed implicit reward (logits) on the outcome over the probe dialogues, RLOO; mean and 95 % t-interval over "
-    "seeds. Dashed: the slope of what Norm-ITPO pays, 1 by construction.",
+    "F7. Slope of the summed implicit reward (logits) on the outcome over the probe dialogues, RLOO; mean and 95 % t-interval "
+    "over seeds. Dashed: the slope of what Norm-ITPO pays, 1 by construction.",
 )
 
 # %% [markdown]
@@ -320,9 +320,9 @@ Markdown(tables.verdict_text(claims, scale, scale=1.0, unit="logits"))
 # %% [markdown]
 # ## 8. What a turn costs: the baseline as credit
 #
-# Rewards are not yet what the policy learns from: a baseline is subtracted first. The released RLOO subtracts it at *every* reward
-# position [C], so that a dialogue of four turns pays it four times. Three dialogues with 1, 2 and 4 turns, all successful, the
-# outcome split evenly; what the first token of each gets back, before whitening:
+# Rewards are not yet what the policy learns from: a baseline is subtracted first. The released RLOO subtracts it at *every*
+# reward position [C], so that a dialogue of four turns pays it four times. Three dialogues with 1, 2 and 4 turns, all
+# successful, the outcome split evenly; what the first token of each gets back, before whitening:
 
 
 # %%
@@ -343,8 +343,8 @@ Markdown(tables.markdown(first_returns([1, 2, 4], [1.0, 1.0, 1.0]).round(3)))
 # %% [markdown]
 # *What to see:* equal success, unequal returns. $+0.625$, $-0.25$ and $-2$ under the released RLOO, which makes short
 # dialogues look better than they are. GRPO normalises over all reward positions of the group and subtracts a mean at each of
-# them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once: all get 0. So does PPO,
-# here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
+# them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once: all get 0. So does
+# PPO, here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
 #
 # **On data.** The probes as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
 # outcome (least squares, the outcome's effect taken out), and Spearman's correlation of the number of turns with the first
@@ -374,13 +374,14 @@ Markdown(tables.markdown(pd.DataFrame(lines)[["first return", "price of a turn",
 # ## 9. Which reading of the equations reads the PRM best?
 #
 # **Question.** The sum of (4) or a mean, the scale of (2) or the released one, the temperature of (5): which gives the best
-# credit *with the same PRM*? **Method.** The finished Norm-ITPO runs under RLOO are asked again with other settings; nothing is
-# trained anew.
+# credit *with the same PRM*? **Method.** The finished Norm-ITPO runs under RLOO are asked again with other settings; nothing
+# is trained anew.
 #
-# **What must come out.** Within a dialogue the order of the weights does not depend on `eta`, since softmax keeps it; "mean" and
-# "length_normalized" differ by one factor for the whole batch, hence not in order either. So *preference* has only one number for each
-# of the two kinds of reduction and each scale, and `eta` can change the pooled credit only: a low one gives the whole outcome to
-# one turn, a high one shares it equally. The released scale drops the last token's reward and divides by one number.
+# **What must come out.** Within a dialogue the order of the weights does not depend on `eta`, since softmax keeps it; "mean"
+# and "length_normalized" differ by one factor for the whole batch, hence not in order either. So *preference* has only one
+# number for each of the two kinds of reduction and each scale, up to rounding, and `eta` can change the pooled credit only: a
+# low one gives the whole outcome to one turn, a high one shares it equally. The released scale drops the last token's reward
+# and divides by one number.
 
 # %%
 options = [
@@ -425,19 +426,20 @@ Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", sca
 #
 # <details><summary>Solution</summary>
 #
-# The sum of $A_k$ over turns is $R - V_0$ minus all that the user's replies changed: from $V$ after turn $k$ to $V$ before turn
-# $k+1$. It is the part of the outcome that the assistant earned, without luck; over many dialogues of the policy that is
-# valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for probes of the reference, under the reference).
+# The sum of $A_k$ over turns is $R - V_0$ minus all that the user's replies changed: from $V$ after turn $k$ to $V$ before
+# turn $k+1$. It is the part of the outcome that the assistant earned, without luck; over many dialogues of the policy that is
+# valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for probes of the reference, under the
+# reference).
 # </details>
 #
 # **2.** The same row, no baseline. What is the return of the tokens of turn $k$, and is it right?
 #
 # <details><summary>Solution</summary>
 #
-# $A_k + A_{k+1} + \dots + A_K$. The later advantages have mean 0 given the history up to turn $k$, if the policy that is valued also
-# speaks. So the expected return is $A_k$: unbiased without any baseline, but with the noise of all later turns, which
-# `advantages.gae` with $\lambda=0$ would cut off. Credit of high fidelity is thus its own baseline; shares of the outcome,
-# which are never negative, need one.
+# $A_k + A_{k+1} + \dots + A_K$. The later advantages have mean 0 given the history up to turn $k$, if the policy that is
+# valued also speaks. So the expected return is $A_k$: unbiased without any baseline, but with the noise of all later turns,
+# which `advantages.gae` with $\lambda=0$ would cut off. Credit of high fidelity is thus its own baseline; shares of the
+# outcome, which are never negative, need one.
 # </details>
 #
 # **3.** Norm-ITPO pays nothing in failed dialogues. Write a rule that uses the preference there too, still with
@@ -445,9 +447,9 @@ Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", sca
 #
 # <details><summary>Solution</summary>
 #
-# One rule: blame the failure on the turns that are preferred least. With $u_k=\mathrm{softmax}(-R_k/\eta)$, pay
-# $r_k = w_k R - (u_k - 1/K)(1 - R)$: the second part sums to 0. In a failed dialogue the order of $-u_k$ is that of $R_k$, so that
-# its fidelity within dialogues becomes that of the preference: column *preference, within* of `T_fidelity_math` is what it would
+# One rule: blame the failure on the turns that are preferred least. With $u_k=\mathrm{softmax}(-R_k/\eta)$, pay $r_k = w_k R
+# - (u_k - 1/K)(1 - R)$: the second part sums to 0. In a failed dialogue the order of $-u_k$ is that of $R_k$, so that its
+# fidelity within dialogues becomes that of the preference: column *preference, within* of `T_fidelity_math` is what it would
 # reach.
 #
 # ```python
