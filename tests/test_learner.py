@@ -306,12 +306,12 @@ def test_the_critics_gradient_is_that_of_the_clipped_value_loss(make_learner):
 
 def test_the_critic_learns_and_says_how_well(make_learner):
     """It is told each dialogue's outcome, which shows in the dialogue's length."""
-    learner = make_learner(**PPO, critic_lr=1e-2)
+    learner = make_learner(**PPO)
     batch = collect(learner)
     targets = torch.where(batch.response_mask, 5 * batch.outcome[:, None], 0).repeat(2, 1, 1)
     said = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(30)]
     assert said[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)  # its head starts at zero
-    assert said[-1]["explained_variance"] > 0.3 and said[-1]["value_loss"] < 0.7 * said[0]["value_loss"]
+    assert said[-1]["explained_variance"] > 0.8 and said[-1]["value_loss"] < 0.1 * said[0]["value_loss"]
     values = learner.values(batch)
     mask = batch.response_mask
     error = (targets.sum(0) - values.sum(0))[mask]
