@@ -1,18 +1,23 @@
-"""Command line of the library: measure whether a task is a fit testbed, list what can be trained."""
+"""Command line of the library: measure whether a task is a fit testbed, talk to a policy, list what can be trained."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from itpo.attribution import ROWS, Row
+from itpo.chat import Talker, base_of, converse, embedded_scene, real_scene
+from itpo.data import FORMATS, load_examples
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
 from itpo.paths import runs_root
 from itpo.profiles import PROFILES, allows, get_profile
 from itpo.runs import Store
-from itpo.tasks import TASKS
+from itpo.tasks import TASKS, get_task
+from itpo.tasks.real import MAX_TURNS
+from itpo.trainer import base_model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,13 +27,57 @@ def main(arguments: list[str] | None = None) -> int:
     gates = commands.add_parser("gates", help="measure whether a task is fit to compare methods on")
     gates.add_argument("task", choices=sorted(TASKS))
     gates.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
+    add_chat(commands.add_parser("chat", help="talk to a policy, or play the user of an example"))
     commands.add_parser("estimators", help="list the estimators and the rows of Table 1 that each can train")
     options = parser.parse_args(arguments)
+    if options.command == "chat":
+        return chat(options)
     if options.command == "estimators":
         print(list_estimators())
         return 0
     config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
     return 0 if report(config, Store(runs_root())) else 1
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo chat``."""
+    parser.add_argument("--task", choices=sorted({*TASKS, *MAX_TURNS}), default="math")
+    parser.add_argument(
+        "--data", help="play the user of a real example from this file, folder or hub dataset"
+    )
+    parser.add_argument("--format", choices=sorted(FORMATS), help="how the rows of --data are laid out")
+    parser.add_argument("--free", action="store_true", help="talk about anything, without an example")
+    parser.add_argument("--run", type=Path, help="folder of a finished run: talk to its policy")
+    parser.add_argument("--model", type=Path, help="folder of the base model, if not the task's embedded one")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="laptop", help="of the embedded model")
+    parser.add_argument("--max-tokens", type=int, default=200, help="of one assistant turn")
+    parser.add_argument("--seed", type=int, default=0, help="of the example and of the policy's sampling")
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Hold one conversation in the terminal; returns the exit status (2: the options lack something)."""
+    embedded = options.task in TASKS
+    if options.data and not options.format:
+        print("--data needs --format", file=sys.stderr)
+        return 2
+    if not embedded and not (options.model or options.run):
+        print(f"task {options.task!r} has no embedded model: pass --model or --run", file=sys.stderr)
+        return 2
+    if not embedded and not (options.data or options.free):
+        print(f"task {options.task!r} has no embedded examples: pass --data, or --free", file=sys.stderr)
+        return 2
+    scene = None
+    if options.data:
+        scene = real_scene(load_examples(options.data, options.format).examples, options.seed)
+    elif not options.free:
+        scene = embedded_scene(get_task(options.task), options.seed)
+    if options.model or options.run:
+        base = options.model or base_of(options.run)
+    else:
+        config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
+        base = base_model(config, Store(runs_root()))
+    converse(Talker(base, options.run, options.max_tokens, options.seed).answer, scene)
+    return 0
 
 
 def list_estimators() -> str:

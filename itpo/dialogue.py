@@ -36,7 +36,8 @@ class Dialogue:
     """A finished conversation: text, the token ids it was made of, and its outcome.
 
     ``response_mask[t]`` is true where the policy chose token ``t``; ``sampled_logp[t]`` is the log-probability
-    it had when it was chosen (nats; 0 at the other tokens). ``outcome`` is the task's score in [0, 1].
+    it had when it was chosen (nats; 0 at the other tokens). ``outcome`` is the task's score in [0, 1]. ``failure``
+    says why the user or the judge of the outcome failed, where one did: the outcome then means nothing.
     """
 
     example: Any
@@ -45,6 +46,7 @@ class Dialogue:
     response_mask: tuple[bool, ...]
     sampled_logp: tuple[float, ...]
     outcome: float
+    failure: str | None = None
 
     @property
     def assistant_turns(self) -> int:
@@ -76,6 +78,11 @@ class TokenBatch:
         return self.attention_mask.sum(1)
 
     @property
+    def kept(self) -> Bool[Tensor, " B"]:
+        """Which rows have a response: those that were not left out."""
+        return self.response_mask.any(1)
+
+    @property
     def response_lengths(self) -> Float[Tensor, " B"]:
         """Tokens after the prompt (assistant and user): the N of the length penalty ``S = R - lambda N`` [S]."""
         first = torch.where(self.response_mask.any(1), self.response_mask.int().argmax(1), self.lengths)
@@ -96,7 +103,7 @@ class TokenBatch:
 
 
 def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> TokenBatch:
-    """Stack dialogues into one right-padded batch.
+    """Stack dialogues into one right-padded batch, in which those with a ``failure`` have no responses.
 
     Padding is marked by the attention mask alone, never by the token id. Raises ``ValueError`` for an empty list or
     a number of dialogues that ``group_size`` does not divide.
@@ -124,7 +131,7 @@ def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> Toke
         outcome=torch.tensor([d.outcome for d in dialogues], dtype=torch.float32),
         sampled_logp=pad([d.sampled_logp for d in dialogues], 0.0, torch.float32),
         group_size=group_size,
-    )
+    ).without([row for row, d in enumerate(dialogues) if d.failure is not None])
 
 
 class ChatFormat:

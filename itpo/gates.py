@@ -88,23 +88,23 @@ def _skill_gates(learner: Learner, count: int) -> list[Gate]:
     """How often the warm start does what the ideal tutor would do next, and whether it answers right when it knows all."""
     task: Any = learner.task
     rng = random.Random("gates/skills")
-    points: list[tuple[str, bool, Any, list[Message]]] = []
+    points: list[tuple[str, bool, Any, list[Message], bool]] = []
     for _ in range(count):
         example, messages, _ = scripted_dialogue(task, task.ideal, rng)
         acts = [task.act(m.content) for m in messages if m.role == "assistant"]
         opened = len(task.opening(example))
         for k, act in enumerate(acts):
             repaired = any(past in task.skills for past in acts[:k])
-            points.append((act, repaired, example, messages[: opened + 2 * k]))
+            points.append((act, repaired, example, messages[: opened + 2 * k], k == len(acts) - 1))
     finished = rollout(
         learner.backbone,
         learner.chat,
         task,
-        [example for _, _, example, _ in points],
+        [example for _, _, example, _, _ in points],
         [random.Random(f"gates/skills/{i}") for i in range(len(points))],
         seeded("gates/skills"),
         Sampling(learner.config.max_turn_tokens),
-        [history for _, _, _, history in points],
+        [history for _, _, _, history, _ in points],
     )
     chosen = [task.act(d.messages[len(p[3])].content) for d, p in zip(finished, points, strict=True)]
     gates = []
@@ -115,7 +115,7 @@ def _skill_gates(learner: Learner, count: int) -> list[Gate]:
         right = _mean(
             d.outcome
             for d, c, p in zip(finished, chosen, points, strict=True)
-            if c == p[0] == "answer" and p[1] == wanted
+            if c == p[0] and p[4] and p[1] == wanted  # the ideal tutor's last turn
         )
         gates.append(Gate(f"warm start: answers right, {name}", right, 0.9))
     return gates

@@ -25,6 +25,9 @@ class JudgeError(RuntimeError):
     """A judge failed, or answered what cannot be read as scores."""
 
 
+_FAILS = (JudgeError, TimeoutError, ConnectionError)  # what a judge may raise; all else is a bug
+
+
 @runtime_checkable
 class Judge(Protocol):
     """Scores the assistant turns of a dialogue, each for itself."""
@@ -35,6 +38,20 @@ class Judge(Protocol):
         Raises ``JudgeError``, ``TimeoutError`` or ``ConnectionError`` where the judge cannot say. A judge behind a server
         keeps its own time limits and pauses between calls, and turns its client's own exceptions into these.
         """
+        ...
+
+
+@runtime_checkable
+class ConcurrentJudge(Judge, Protocol):
+    """A judge that can be asked for many dialogues at a time."""
+
+    def all_scores(
+        self,
+        examples: Sequence[Any],
+        conversations: Sequence[Sequence[Message]],
+        rngs: Sequence[random.Random],
+    ) -> Sequence[Sequence[float] | Exception]:
+        """:meth:`Judge.scores` of each dialogue, what it would raise in the place of each that fails."""
         ...
 
 
@@ -69,8 +86,9 @@ class Judgement:
     """What a judge said of B dialogues.
 
     ``scores[b]`` has one finite number >= 0 for each assistant turn of dialogue b; all ones for the dialogues numbered in
-    ``failed``, so that their outcome is shared equally. ``retries`` counts the calls beyond the first of each dialogue.
-    ``reasons`` says for each of ``failed`` what went wrong in its last call.
+    ``failed``, so that their outcome is shared equally, and for those that had failed before and were not shown to the judge.
+    ``retries`` counts the calls beyond the first of each dialogue. ``reasons`` says for each of ``failed`` what went wrong in
+    its last call.
     """
 
     scores: list[list[float]]
@@ -107,24 +125,41 @@ def judge_dialogues(
         )
     if retries < 0:
         raise ValueError(f"retries is how often a failed call is repeated, 0 or more, not {retries}")
-    found: list[list[float]] = []
-    failed: list[int] = []
-    reasons: list[str] = []
+    found = [[1.0] * dialogue.assistant_turns for dialogue in dialogues]
+    rows = [row for row, dialogue in enumerate(dialogues) if dialogue.failure is None]
+    reasons: dict[int, str] = {}
     extra = 0
-    for row, (dialogue, rng) in enumerate(zip(dialogues, rngs, strict=True)):
+    for pending in [rows] if isinstance(judge, ConcurrentJudge) else [[row] for row in rows]:
         for call in range(retries + 1):
-            extra += call > 0
-            try:
-                answer = judge.scores(dialogue.example, dialogue.messages, rng)
-                found.append(_read(answer, dialogue.assistant_turns))
-                break
-            except (JudgeError, TimeoutError, ConnectionError) as error:
-                reason = f"{type(error).__name__}: {error}"
-        else:
-            found.append([1.0] * dialogue.assistant_turns)
-            failed.append(row)
-            reasons.append(reason)
-    return Judgement(found, failed, extra, reasons)
+            extra += len(pending) if call else 0
+            wrong: dict[int, str] = {}
+            for row, answer in zip(pending, _ask(judge, dialogues, rngs, pending), strict=True):
+                try:
+                    if isinstance(answer, Exception):
+                        raise answer
+                    found[row] = _read(answer, dialogues[row].assistant_turns)
+                except _FAILS as error:
+                    wrong[row] = f"{type(error).__name__}: {error}"
+            pending = list(wrong)
+        reasons |= wrong
+    return Judgement(found, list(reasons), extra, list(reasons.values()))
+
+
+def _ask(
+    judge: Judge, dialogues: Sequence[Dialogue], rngs: Sequence[random.Random], rows: Sequence[int]
+) -> Sequence[Any]:
+    """What the judge says of these dialogues: its answer, or the failure in its place."""
+    if isinstance(judge, ConcurrentJudge):
+        shown = [dialogues[row] for row in rows]
+        parts = [d.example for d in shown], [d.messages for d in shown], [rngs[row] for row in rows]
+        return judge.all_scores(*parts) if rows else []
+    answers: list[Any] = []
+    for row in rows:
+        try:
+            answers.append(judge.scores(dialogues[row].example, dialogues[row].messages, rngs[row]))
+        except _FAILS as error:
+            answers.append(error)
+    return answers
 
 
 def _read(answer: Any, turns: int) -> list[float]:

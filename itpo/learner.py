@@ -20,7 +20,11 @@ from itpo.metrics import kendall, ranking_auc
 from itpo.profiles import RunConfig
 from itpo.runs import Run
 from itpo.sampler import Sampling, rollout
-from itpo.tasks import EmbeddedTask
+from itpo.tasks import EmbeddedTask, Task
+
+
+class DialoguesLost(RuntimeError):
+    """Users, or judges of outcomes, failed for a larger share of a batch than the config allows."""
 
 
 def seeded(*parts: Any) -> torch.Generator:
@@ -36,16 +40,30 @@ def seeded(*parts: Any) -> torch.Generator:
 class Learner:
     """Policy and reference on one backbone, with the PRM, critic or judge that row and estimator need, and the optimizers.
 
-    One AdamW per adapter, so that a step of one never moves the other. ``judge``, left out, is the task's scripted judge with
-    the configured rate of errors.
+    One AdamW per adapter, so that a step of one never moves the other. ``judge`` scores turns; left out, it is the scripted
+    judge of an embedded task, with the configured rate of errors. ``evaluation`` is the task with the examples and users of
+    evaluation, where they differ. Raises ``ValueError`` if the row needs a judge and there is none.
     """
 
     def __init__(
-        self, config: RunConfig, model: Any, tokenizer: Any, task: EmbeddedTask, judge: Judge | None = None
+        self,
+        config: RunConfig,
+        model: Any,
+        tokenizer: Any,
+        task: Task,
+        judge: Judge | None = None,
+        evaluation: Task | None = None,
     ) -> None:
         self.config, self.task, self.chat = config, task, ChatFormat(tokenizer)
+        self.evaluation = evaluation or task
         self.row, self.estimator = attribution.get_row(config.method.row), get_estimator(config.estimator)
-        self.judge = judge or ScriptedJudge(task, config.judge_error)
+        if judge is None and isinstance(task, EmbeddedTask):
+            judge = ScriptedJudge(task, config.judge_error)
+        if judge is None and self.row.needs_judge:
+            raise ValueError(
+                f"row {self.row.name!r} needs a judge, and task {task.name!r} has none of its own: pass one"
+            )
+        self.judge = judge
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.row.needs_prm else {}
         rates |= {"critic": config.critic_lr} if self.estimator.has_critic else {}
@@ -58,16 +76,33 @@ class Learner:
         }
 
     def collect(
-        self, stream: str, prompts: int, rollouts: int, adapter: str | None, greedy: bool = False
+        self,
+        stream: str,
+        prompts: int,
+        rollouts: int,
+        adapter: str | None,
+        greedy: bool = False,
+        evaluate: bool = False,
     ) -> tuple[list[Dialogue], TokenBatch]:
-        """Hold ``rollouts`` dialogues with each of ``prompts`` users; problems, users and sampling follow ``stream``."""
-        problems = [self.task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
+        """Hold ``rollouts`` dialogues with each of ``prompts`` users; problems, users and sampling follow ``stream``.
+
+        Dialogues whose user or judge failed have no responses in the batch. Raises :class:`DialoguesLost` when they are a
+        larger share than the config allows, or all.
+        """
+        task = self.evaluation if evaluate else self.task
+        problems = [task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
         sampling = Sampling(self.config.max_turn_tokens, greedy)
         with self.backbone.use(adapter):
             dialogues = rollout(
-                self.backbone, self.chat, self.task, examples, users, seeded(stream, "sampling"), sampling
+                self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling
+            )
+        lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
+        if lost and (len(lost) > self.config.max_failed * len(dialogues) or len(lost) == len(dialogues)):
+            raise DialoguesLost(
+                f"user or judge failed for {len(lost)} of {len(dialogues)} dialogues, at last because: {lost[-1]}\nLook after "
+                "the server and start again (the run goes on from its last checkpoint), or raise max_failed"
             )
         return dialogues, collate(dialogues, rollouts, self.chat.pad_id)
 
@@ -107,11 +142,12 @@ class Learner:
 
         for minibatch in self._minibatches(batch, self.config.prm_minibatches, stream, "prm"):
             self._step("prm", batch, minibatch, loss_of, self.config.prm_clip_norm)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(returns, batch.outcome)
+        returns, outcome = returns[batch.kept], batch.outcome[batch.kept]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(returns, outcome)
         return {
             "prm_loss": loss.item(),
-            "prm_auc": ranking_auc(returns, batch.outcome),
-            "prm_kendall": kendall(returns, batch.outcome),
+            "prm_auc": ranking_auc(returns, outcome),
+            "prm_kendall": kendall(returns, outcome),
         }
 
     def judge_turns(
@@ -122,13 +158,15 @@ class Learner:
         Raises :class:`itpo.judges.JudgeError` when it fails for a larger share of the batch than the config allows.
         """
         config = self.config
+        assert self.judge is not None  # as the constructor saw to
         rngs = [random.Random(f"{stream}/judge/{i}") for i in range(len(dialogues))]
         judgement = judge_dialogues(self.judge, dialogues, rngs, config.judge_retries)
         failed = len(judgement.failed)
         if failed > config.max_failed * len(dialogues):
             raise JudgeError(
-                f"the judge failed for {failed} of {len(dialogues)} dialogues, each tried {1 + config.judge_retries} times: "
-                "look after it and start again (the run goes on from its last checkpoint), or raise max_failed"
+                f"the judge failed for {failed} of {len(dialogues)} dialogues, each tried {1 + config.judge_retries} times "
+                f"(at last: {judgement.reasons[-1]}): look after it and start again (the run goes on from its last "
+                "checkpoint), or raise max_failed"
             )
         if config.judge_failure == "drop":
             batch = batch.without(judgement.failed)
@@ -206,7 +244,7 @@ class Learner:
     def _minibatches(batch: TokenBatch, count: int, *stream: str) -> list[Int64[Tensor, " m"]]:
         """Random rows; those without a response (dropped dialogues) are in none."""
         rows = torch.randperm(len(batch), generator=seeded(*stream))
-        return list(rows[batch.response_mask.any(1)[rows]].chunk(count))
+        return list(rows[batch.kept[rows]].chunk(count))
 
     def _step(
         self,

@@ -25,7 +25,7 @@ from itpo.learner import seeded
 from itpo.profiles import RunConfig
 from itpo.runs import Run, Store
 from itpo.sampler import Sampling, rollout
-from itpo.tasks import Task
+from itpo.tasks import Task, get_task
 from itpo.trainer import Stopwatch, build_learner, record
 
 POLICIES = {"trained": "policy", "reference": None}  # the adapter that is active while dialogues go on
@@ -87,7 +87,8 @@ def turn_values(
     ``task.score``. ``stream`` decides all randomness, with the other arguments. All conversations go on in one call of
     :func:`itpo.sampler.rollout`; what it says of histories holds here.
 
-    Raises ``ValueError`` if there is no dialogue, or ``continuations`` is not an even number of at least 2.
+    Raises ``ValueError`` if there is no dialogue, or ``continuations`` is not an even number of at least 2, and
+    ``RuntimeError`` if the user or judge of a continuation fails.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -108,6 +109,8 @@ def turn_values(
     generator = seeded(stream, "sampling")
     finished = rollout(backbone, chat, task, plan.examples, plan.users, generator, sampling, plan.histories)
     for place, dialogue in zip(plan.places, finished, strict=True):
+        if dialogue.failure is not None:
+            raise RuntimeError(f"a continuation has no outcome ({dialogue.failure}): measure again")
         plan.outcomes[place] = dialogue.outcome
     return _summarize(plan.outcomes, plan.turn_mask)
 
@@ -235,7 +238,7 @@ def measure(config: OracleConfig, run: Run) -> None:
             learner.backbone, learner.chat, learner.task, dialogues, config.continuations, "oracle", sampling
         )
     clock.lap("oracle")
-    judge = ScriptedJudge(learner.task, error_rate=config.run.judge_error)
+    judge = ScriptedJudge(get_task(config.run.task), error_rate=config.run.judge_error)
     judges = [random.Random(f"oracle/judge/{p}") for p in range(len(dialogues))]
     scores = torch.zeros(values.turn_mask.shape)
     said = judge_dialogues(judge, dialogues, judges, retries=0).scores

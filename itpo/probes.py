@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,32 +26,20 @@ from itpo.analysis import (
     t_interval,
 )
 from itpo.attribution import ROWS
+from itpo.dialogue import Message
 from itpo.embedded import ASSISTANT, END, PAD, USER, build_tokenizer
 from itpo.figures.results import Case
 from itpo.metrics import kendall
 from itpo.profiles import Profile
 from itpo.runs import Run
 from itpo.tables import REPORTED_TAU, curves, interval_columns, verdict_text
-from itpo.tasks import get_task
-from itpo.tasks.math import REPLIES
+from itpo.tasks import EmbeddedTask, get_task
 
 RIVALS = {
     "tokens": "all tokens",
     "few tokens": "as many tokens as turns",
     "token groups": "shuffled tokens, summed",
 }
-KINDS = (
-    "ask_first",
-    "ask_second",
-    "press",
-    "check",
-    "missed repair",
-    "assume_first",
-    "assume_second",
-    "chat",
-    "answer",
-)
-REPAIRS = {"vague": "press", "doubtful": "check"}  # the only turn that undoes such an answer
 
 
 @dataclass(frozen=True)
@@ -88,18 +77,23 @@ class Probes:
         return sum_turns(self.token_rewards, self.turn_ids)
 
     def kinds(self, dialogue: int) -> list[str]:
-        """What each turn of a dialogue does: its act, or "missed repair" (see :func:`turn_kinds`)."""
-        return turn_kinds(self.messages(dialogue))
+        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``)."""
+        return self.task.turn_kinds(self.messages(dialogue))
 
-    def messages(self, dialogue: int) -> list[tuple[str, str]]:
-        """The conversation as (role, text), read back from its tokens."""
-        found: list[tuple[str, list[str]]] = []
+    @property
+    def task(self) -> EmbeddedTask:
+        """The task of the run."""
+        return get_task(self.run.config.task)
+
+    def messages(self, dialogue: int) -> list[Message]:
+        """The conversation, read back from its tokens."""
+        found: list[tuple[Literal["user", "assistant"], list[str]]] = []
         for word in self.words[dialogue]:
             if word in (USER, ASSISTANT):
                 found.append(("user" if word == USER else "assistant", []))
             elif word not in (END, PAD):
                 found[-1][1].append(word)
-        return [(role, " ".join(text)) for role, text in found]
+        return [Message(role, " ".join(text)) for role, text in found]
 
 
 def read_probes(run: Run) -> Probes:
@@ -117,26 +111,6 @@ def read_probes(run: Run) -> Probes:
         static["outcome"].astype(np.float64),
         tuple(tuple(tokenizer.convert_ids_to_tokens(ids.tolist())) for ids in static["input_ids"]),
     )
-
-
-def turn_kinds(messages: Sequence[tuple[str, str]]) -> list[str]:
-    """The math task's act of each assistant turn; "missed repair" where it should have undone the answer before it.
-
-    >>> turn_kinds([("user", "a lot of pens ."), ("assistant", "are you sure ?"), ("user", "yes ."), ("assistant", "ok .")])
-    ['missed repair', 'chat']
-    """
-    act = get_task("math").act
-    kinds, wanted = [], ""
-    for role, text in messages:
-        if role == "user":
-            wanted = next((repair for kind, repair in REPAIRS.items() if _says(kind, text)), "")
-        else:
-            kinds.append("missed repair" if wanted and act(text) != wanted else act(text))
-    return kinds
-
-
-def _says(kind: str, text: str) -> bool:
-    return text.startswith(tuple(reply.partition("{")[0].strip() for reply in REPLIES[kind]))
 
 
 def choose_case(probes: Probes, turns_wanted: int = 4) -> tuple[int, str]:
@@ -161,8 +135,8 @@ def choose_case(probes: Probes, turns_wanted: int = 4) -> tuple[int, str]:
 def case_of(probes: Probes, dialogue: int) -> Case:
     """One probe dialogue as F2 draws it; at each step both kinds of rewards are relative to their own largest."""
     messages, mask = probes.messages(dialogue), probes.token_mask[dialogue]
-    said = [text for role, text in messages if role == "assistant"]
-    later = [text for role, text in messages[2:] if role == "user"]
+    said = [m.content for m in messages if m.role == "assistant"]
+    later = [m.content for m in messages[2:] if m.role == "user"]
     return Case(
         probes.steps.tolist(),
         [word for word, ours in zip(probes.words[dialogue], mask, strict=True) if ours],
@@ -206,9 +180,8 @@ def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
                 lines.append({**who, "kind": kind, "success": bool(won), "value": centred[p, k]})
     by = ["row", "seed", "kind", "success"]
     found = pd.DataFrame(lines).groupby(by, sort=False)["value"].agg(value="mean", turns="size").reset_index()
-    return found.sort_values(
-        "kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable", ignore_index=True
-    )
+    order = get_task(runs[0].config.task).kinds.index
+    return found.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable", ignore_index=True)
 
 
 def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: int = 3) -> pd.DataFrame:
@@ -323,13 +296,15 @@ def tau_ceilings(runs: Sequence[Run], probes: pd.DataFrame, smooth: int = 1) -> 
 
 
 def credit_text(frame: pd.DataFrame, profile: Profile) -> str:
-    """Whether :func:`credit_by_kind` has repairs above missed repairs and asking above assuming, paired by seed.
+    """Whether :func:`credit_by_kind` has repairs above missed repairs and asking above shortcuts, paired by seed.
 
     A seed whose probes lack one of the two sides is left out.
     """
+    task = get_task(profile.run.task)
+    asks = [kind for kind in task.kinds if kind.startswith("ask")]
     pairs = (
-        ("repairs are credited above missed repairs", ["press", "check"], ["missed repair"]),
-        ("asking is credited above assuming", ["ask_first", "ask_second"], ["assume_first", "assume_second"]),
+        ("repairs are credited above missed repairs", list(task.skills), ["missed repair"]),
+        (f"asking is credited above {' and '.join(task.shortcuts)}", asks, list(task.shortcuts)),
     )
     verdicts = []
     for statement, better, worse in pairs:

@@ -14,6 +14,7 @@ from itpo.embedded import EmbeddedModel
 from itpo.estimators import ESTIMATORS, get_estimator
 from itpo.judges import FAILURES
 from itpo.prm import SCALES
+from itpo.tasks import TASKS
 from itpo.turns import REDUCTIONS
 
 
@@ -92,6 +93,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, known in (("estimator", ESTIMATORS), ("baseline", BASELINES), ("judge_failure", FAILURES)):
             _check(name, getattr(self, name) in known, getattr(self, name), f"one of {', '.join(known)}")
+        _check("task", self.task in TASKS, self.task, f"one of {', '.join(TASKS)}")
         sizes = ["steps", "max_turn_tokens", "prompts", "rollouts", "token_budget"]
         sizes += ["policy_minibatches", "prm_minibatches", "critic_minibatches"]
         sizes += ["eval_every", "eval_dialogues", "probe_dialogues", "probe_every", "checkpoint_every"]
@@ -132,6 +134,19 @@ class Profile:
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     estimator_seeds: tuple[int, ...]
+
+    def on(self, task: str) -> Profile:
+        """The same profile on another task; raises ``ValueError`` for an unknown one.
+
+        The settings of the rows stay those that were chosen on math, and there are only ``estimator_seeds`` [O].
+
+        >>> laptop = get_profile("laptop")
+        >>> laptop.on("medical").run.task, len(laptop.seeds), len(laptop.on("medical").seeds)
+        ('medical', 5, 3)
+        """
+        _check("task", task in TASKS, task, f"one of {', '.join(TASKS)}")
+        seeds = self.seeds if task == self.run.task else self.estimator_seeds
+        return replace(self, run=replace(self.run, task=task), seeds=seeds)
 
     def config(self, row: str, seed: int, estimator: str = "rloo") -> RunConfig:
         """The run of one row, seed and estimator; raises ``ValueError`` for a row that the profile does not have.

@@ -8,8 +8,12 @@ alone. Dialogues that have ended leave the batch, and the cache with them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from transformers import DynamicCache
 
 from itpo.backbone import Backbone
 from itpo.dialogue import ChatFormat, Dialogue, Message
-from itpo.tasks import Task
+from itpo.tasks import Answer, ConcurrentTask, Score, Task
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,16 @@ class _Open:
     logp: list[float]
     block: list[int]
     turn: list[int] = field(default_factory=list)
+    failure: str | None = None
 
-    def close(self, task: Task) -> Dialogue:
-        """Score the conversation and freeze it."""
-        outcome = float(task.score(self.example, self.messages))
-        if not 0.0 <= outcome <= 1.0:
-            raise ValueError(f"task {task.name!r} scored {outcome}; an outcome must be in [0, 1]")
+    def fail(self, error: Exception) -> None:
+        """Note why the dialogue is lost."""
+        self.failure = f"{type(error).__name__}: {error}"
+
+    def close(self, outcome: float) -> Dialogue:
+        """Freeze the conversation."""
         messages, ids, mask = tuple(self.messages), tuple(self.ids), tuple(self.mask)
-        return Dialogue(self.example, messages, ids, mask, tuple(self.logp), outcome)
+        return Dialogue(self.example, messages, ids, mask, tuple(self.logp), outcome, self.failure)
 
 
 class _Cache:
@@ -111,7 +117,8 @@ def rollout(
 
     Up to ``max_rows`` dialogues are one batch in the order of ``examples``; more are split into batches by the length of
     their histories. Returns the finished dialogues in the order of ``examples``, with the log-probability of each sampled
-    token.
+    token. Users and judges of a :class:`itpo.tasks.ConcurrentTask` are asked all at once; a dialogue for which one fails
+    ends there, with its ``failure``.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -139,8 +146,36 @@ def rollout(
         )
     states = [_start(chat, *parts) for parts in zip(examples, histories, rngs, strict=True)]
     for batch in _batches(states, sampling.max_rows):
-        _converse(_Cache(backbone, len(batch)), chat, task, batch, generator, sampling)
-    return [state.close(task) for state in states]
+        _converse(backbone, chat, task, batch, generator, sampling)
+    return _close(task, states)
+
+
+@torch.no_grad()
+def speak(
+    backbone: Backbone,
+    chat: ChatFormat,
+    conversations: Sequence[Sequence[Message]],
+    generator: torch.Generator,
+    sampling: Sampling,
+) -> list[str]:
+    """What the backbone under its active adapter says next in each conversation, which must end with a user message.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from itpo.backbone import Adapter
+    >>> from itpo.embedded import EmbeddedModel, load, warm_start
+    >>> from itpo.tasks import get_task
+    >>> task, spec = get_task("math"), EmbeddedModel(hidden_size=16, layers=1, heads=2, steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load(warm_start(task, task.novice, spec, Path(folder)))
+    >>> backbone, generator = Backbone(model, ["policy"], Adapter()), torch.Generator().manual_seed(0)
+    >>> len(speak(backbone, ChatFormat(tokenizer), [[Message("user", "how many pens ?")]], generator, Sampling()))
+    1
+    """
+    states = [_start(chat, None, messages, random.Random()) for messages in conversations]
+    for batch in _batches(states, sampling.max_rows):
+        _assistant_turn(_Cache(backbone, len(batch)), chat, batch, generator, sampling)
+    return [state.messages[-1].content for state in states]
 
 
 def _batches(states: list[_Open], max_rows: int) -> list[list[_Open]]:
@@ -154,20 +189,86 @@ def _batches(states: list[_Open], max_rows: int) -> list[list[_Open]]:
 
 
 def _converse(
-    cache: _Cache,
+    backbone: Backbone,
     chat: ChatFormat,
     task: Task,
-    going: list[_Open],
+    batch: list[_Open],
     generator: torch.Generator,
     sampling: Sampling,
 ) -> None:
-    """Let assistant and user take turns until every dialogue of the batch is over."""
-    while going:
+    """Let assistant and user take turns until every dialogue of the batch is over.
+
+    The policy speaks in one lane after the other, in an order that does not depend on how fast users answer, so that
+    the generator's draws do not either.
+    """
+    count = task.lanes if isinstance(task, ConcurrentTask) else 1
+    size = -(-len(batch) // count) or 1
+    waiting: deque[tuple[_Cache, list[_Open], Callable[[], Sequence[Answer]]]] = deque()
+
+    def take_turns(cache: _Cache, going: list[_Open]) -> None:
         _assistant_turn(cache, chat, going, generator, sampling)
-        stay = [row for row, state in enumerate(going) if _user_turn(state, chat, task)]
+        ask = partial(_replies, task, going)
+        waiting.append((cache, going, _meanwhile(ask) if count > 1 else ask))
+
+    for lane in (batch[start : start + size] for start in range(0, len(batch), size)):
+        take_turns(_Cache(backbone, len(lane)), lane)
+    while waiting:
+        cache, going, answers = waiting.popleft()
+        pairs = zip(going, answers(), strict=True)
+        stay = [row for row, pair in enumerate(pairs) if _user_turn(*pair, chat)]
         if stay and len(stay) < len(going):
             cache.keep(stay)
-        going = [going[row] for row in stay]
+        if stay:
+            take_turns(cache, [going[row] for row in stay])
+
+
+def _meanwhile(ask: Callable[[], Sequence[Answer]]) -> Callable[[], Sequence[Answer]]:
+    """Begin to ask in another thread; calling what is returned waits for the answers."""
+    future: Future[Sequence[Answer]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:  # raised where the answers are awaited
+            future.set_exception(error)
+
+    # A daemon, unlike those of an executor: Ctrl-C need not wait for a slow server.
+    threading.Thread(target=work, daemon=True).start()
+    return future.result
+
+
+def _replies(task: Task, states: list[_Open]) -> Sequence[Answer]:
+    """What the users say; ``None`` too where the last turn has been taken."""
+    answers: list[Answer] = [None] * len(states)
+    asked = [
+        row for row, s in enumerate(states) if sum(m.role == "assistant" for m in s.messages) < task.max_turns
+    ]
+    parts = [(states[row].example, states[row].messages, states[row].rng) for row in asked]
+    if not isinstance(task, ConcurrentTask):
+        said: Sequence[Answer] = [task.reply(*part) for part in parts]
+    else:
+        said = task.replies(*map(list, zip(*parts, strict=True))) if parts else []
+    for row, answer in zip(asked, said, strict=True):
+        answers[row] = answer
+    return answers
+
+
+def _close(task: Task, states: list[_Open]) -> list[Dialogue]:
+    """Score the conversations that did not fail, and freeze all."""
+    whole = [state for state in states if state.failure is None]
+    if not isinstance(task, ConcurrentTask):
+        scores: Sequence[Score] = [task.score(state.example, state.messages) for state in whole]
+    else:
+        scores = task.scores([s.example for s in whole], [s.messages for s in whole]) if whole else []
+    outcomes = dict.fromkeys(map(id, states), 0.0)
+    for state, score in zip(whole, scores, strict=True):
+        if isinstance(score, Exception):
+            state.fail(score)
+        elif 0.0 <= score <= 1.0:
+            outcomes[id(state)] = float(score)
+        else:
+            raise ValueError(f"task {task.name!r} scored {score}; an outcome must be in [0, 1]")
+    return [state.close(outcomes[id(state)]) for state in states]
 
 
 def _start(chat: ChatFormat, example: Any, history: Sequence[Message], rng: random.Random) -> _Open:
@@ -214,14 +315,15 @@ def _assistant_turn(
         state.messages.append(Message("assistant", chat.text(state.turn)))
 
 
-def _user_turn(state: _Open, chat: ChatFormat, task: Task) -> bool:
-    """Let the user answer; false when the conversation is over."""
-    turns = sum(m.role == "assistant" for m in state.messages)
-    reply = None if turns >= task.max_turns else task.reply(state.example, state.messages, state.rng)
-    if reply is None:
+def _user_turn(state: _Open, answer: Answer, chat: ChatFormat) -> bool:
+    """Append what the user answered; false when the conversation is over."""
+    if isinstance(answer, Exception):
+        state.fail(answer)
         return False
-    state.messages.append(Message("user", reply))
-    block = chat.user_block(reply, closed=state.turn[-1] == chat.eos_id)
+    if answer is None:
+        return False
+    state.messages.append(Message("user", answer))
+    block = chat.user_block(answer, closed=state.turn[-1] == chat.eos_id)
     state.ids += block
     state.mask += [False] * len(block)
     state.logp += [0.0] * len(block)

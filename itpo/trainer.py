@@ -20,21 +20,26 @@ from itpo import attribution, prm, turns
 from itpo.dialogue import Dialogue, TokenBatch
 from itpo.embedded import load, warm_start
 from itpo.estimators import Credit, Source, estimate
-from itpo.learner import Learner, seeded
+from itpo.learner import DialoguesLost, Learner, seeded
 from itpo.profiles import RunConfig
 from itpo.runs import Run, Store
-from itpo.tasks import get_task
+from itpo.tasks import ConcurrentTask, get_task
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
 
 
-def train(config: RunConfig, run: Run) -> None:
+def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
     """Train one policy by Algorithm 1, from the run's last checkpoint if it has one, and finish the run.
 
     The base model is taken from the store that holds the run, and made there if it is missing. Equal configurations give
     equal files on a CPU, interrupted or not.
+
+    A ``learner``, fresh and of the same config, brings a base model and a task of its own, such as one of
+    :mod:`itpo.tasks.real`. With users behind a server, an interrupted run ends as an uninterrupted one only if their replies
+    are cached and no dialogue was lost on the way (``max_failed=0`` sees to that). Raises
+    :class:`itpo.learner.DialoguesLost` or :class:`itpo.judges.JudgeError` when users or judges fail too often.
     """
-    learner = build_learner(config, Store(run.folder.parent))
+    learner = learner or build_learner(config, Store(run.folder.parent))
     start = learner.resume(run)
     if start == 0:
         warm_up(learner, run)
@@ -63,6 +68,8 @@ def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[Toke
     clock.lap("reference")
     kept, credit, metrics = assign_credit(learner, dialogues, batch, reference, stream, clock)  # (1)-(6)
     metrics |= describe(batch) | learner.update_policy(kept, credit.advantages, reference, stream)
+    if isinstance(learner.task, ConcurrentTask):  # the others cannot fail
+        metrics["lost"] = float(sum(dialogue.failure is not None for dialogue in dialogues))
     clock.lap("policy")
     if learner.backbone.full_precision and metrics["ratio_error"] > MAX_RATIO_ERROR:
         raise FloatingPointError(
@@ -189,7 +196,12 @@ class Probe(NamedTuple):
 
 def collect_probe(learner: Learner) -> Probe:
     """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model."""
-    _, batch = learner.collect("probe", learner.config.probe_dialogues, 1, None)
+    dialogues, batch = learner.collect("probe", learner.config.probe_dialogues, 1, None, evaluate=True)
+    lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
+    if lost:  # a resumed run, for which nothing fails, would have another probe
+        raise DialoguesLost(
+            f"{len(lost)} of {len(dialogues)} probe dialogues failed ({lost[-1]}): start again"
+        )
     return Probe(batch, learner.log_probs(batch, None))
 
 
@@ -197,7 +209,7 @@ def observe(learner: Learner, run: Run, step: int, probe: Probe) -> None:
     """Measure without learning: success on fresh problems, and what PRM and critic say of the probe."""
     config = learner.config
     if step % config.eval_every == 0 or step == config.steps:
-        dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy")
+        dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy", evaluate=True)
         run.log(step, {f"eval_{key}": value for key, value in describe(batch).items()})
         run.save_dialogues(step, [record(dialogue) for dialogue in dialogues[:4]])
     if step % config.probe_every == 0 or step == config.steps:
@@ -214,16 +226,17 @@ def observe(learner: Learner, run: Run, step: int, probe: Probe) -> None:
 
 
 def describe(batch: TokenBatch) -> dict[str, float]:
-    """Mean outcome, assistant turns and assistant tokens of a batch of dialogues.
+    """Mean outcome, assistant turns and assistant tokens of a batch of dialogues, those left out aside.
 
     >>> from itpo.dialogue import collate
     >>> describe(collate([Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), 1.0)], group_size=1, pad_id=0))
     {'success': 1.0, 'turns': 1.0, 'tokens': 1.0}
     """
+    kept = batch.kept
     return {
-        "success": batch.outcome.mean().item(),
-        "turns": (batch.turn_ids.amax(1) + 1).float().mean().item(),
-        "tokens": batch.response_mask.sum(1).float().mean().item(),
+        "success": batch.outcome[kept].mean().item(),
+        "turns": (batch.turn_ids[kept].amax(1) + 1).float().mean().item(),
+        "tokens": batch.response_mask[kept].sum(1).float().mean().item(),
     }
 
 
@@ -235,8 +248,8 @@ def record(dialogue: Dialogue) -> dict[str, object]:
 def final_evaluation(learner: Learner) -> dict[str, float]:
     """Success of the trained policy on twice the fresh problems, sampled and greedy."""
     count = 2 * learner.config.eval_dialogues
-    sampled = describe(learner.collect("final", count, 1, "policy")[1])
-    greedy = describe(learner.collect("final", count, 1, "policy", greedy=True)[1])
+    sampled = describe(learner.collect("final", count, 1, "policy", evaluate=True)[1])
+    greedy = describe(learner.collect("final", count, 1, "policy", greedy=True, evaluate=True)[1])
     return {**sampled, "greedy_success": greedy["success"]}
 
 

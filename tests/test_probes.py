@@ -7,13 +7,14 @@ import pytest
 from scipy import stats
 
 from itpo import analysis, probes, tables
+from itpo.dialogue import Message
 from itpo.profiles import Profile
 from itpo.runs import Run
 
 
 def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_runs: list[Run]) -> None:
     found = probes.read_probes(judged_runs[0])
-    assert found.messages(0)[2] == ("user", "a lot of pears .")
+    assert found.messages(0)[2] == Message("user", "a lot of pears .")
     assert found.kinds(0) == ["ask_first", "missed repair", "check", "answer"]
     assert found.turn_rewards.shape == (5, 4, 4)
     np.testing.assert_allclose(found.turn_rewards.sum(-1), found.token_rewards.sum(-1), rtol=1e-6)

@@ -11,6 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from itpo.dialogue import Message
 
+# What a user says, or an outcome; an exception where user or judge could not say.
+Answer = str | None | Exception
+Score = float | Exception
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -41,12 +45,38 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ConcurrentTask(Task, Protocol):
+    """A task whose users and judges can be asked many at a time, and may fail for some of the dialogues.
+
+    With more than one of ``lanes``, a batch is divided into that many parts: the policy speaks in one while the users of the
+    others answer, in another thread.
+    """
+
+    lanes: int
+
+    def replies(
+        self,
+        examples: Sequence[Any],
+        conversations: Sequence[Sequence[Message]],
+        rngs: Sequence[random.Random],
+    ) -> Sequence[Answer]:
+        """:meth:`Task.reply` of many conversations, an exception in the place of each that fails."""
+        ...
+
+    def scores(self, examples: Sequence[Any], conversations: Sequence[Sequence[Message]]) -> Sequence[Score]:
+        """:meth:`Task.score` of many conversations, an exception in the place of each that fails."""
+        ...
+
+
+@runtime_checkable
 class EmbeddedTask(Task, Protocol):
     """A task that also brings its own small language: words, and a tutor to learn them from."""
 
     skills: tuple[str, ...]  # acts that the ideal tutor needs and the warm start shows too rarely
     ideal: Any  # the habits of a tutor that solves the task
     novice: Any  # the habits that the warm start imitates
+    kinds: tuple[str, ...]  # what turns are called in tables and figures, in this order
+    shortcuts: tuple[str, ...]  # those of them that take for granted what should have been asked
 
     @property
     def words(self) -> list[str]:
@@ -55,6 +85,10 @@ class EmbeddedTask(Task, Protocol):
 
     def act(self, text: str) -> str:
         """What kind of turn an assistant message is, in the task's own terms."""
+        ...
+
+    def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
+        """Which of ``kinds`` each assistant turn is; "missed repair" where it left an answer that it should have undone."""
         ...
 
     def tutor(self, example: Any, messages: Sequence[Message], rng: random.Random, habits: Any) -> str:
@@ -72,7 +106,19 @@ def _math() -> EmbeddedTask:
     return MathTutoring()
 
 
-TASKS: dict[str, Callable[[], EmbeddedTask]] = {"math": _math}
+def _documents() -> EmbeddedTask:
+    from itpo.tasks.documents import DocumentWriting
+
+    return DocumentWriting()
+
+
+def _medical() -> EmbeddedTask:
+    from itpo.tasks.medical import MedicalRecommendation
+
+    return MedicalRecommendation()
+
+
+TASKS: dict[str, Callable[[], EmbeddedTask]] = {"math": _math, "documents": _documents, "medical": _medical}
 
 
 def get_task(name: str) -> EmbeddedTask:

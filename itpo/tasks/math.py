@@ -139,6 +139,18 @@ class MathTutoring:
     name = "math"
     max_turns = 5
     skills: tuple[str, ...] = ("press", "check")
+    kinds: tuple[str, ...] = (
+        "ask_first",
+        "ask_second",
+        "press",
+        "check",
+        "missed repair",
+        "assume_first",
+        "assume_second",
+        "chat",
+        "answer",
+    )
+    shortcuts: tuple[str, ...] = ("assume_first", "assume_second")
     ideal = IDEAL
     novice = NOVICE
     act = staticmethod(act_of)
@@ -257,6 +269,23 @@ class MathTutoring:
                 asked.add(topic)
                 which = topic
         return scores
+
+    def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
+        """The act of each assistant turn, or "missed repair" where it should have undone the answer before it.
+
+        >>> said = Message("user", "a lot of pens ."), Message("assistant", "are you sure ?"), Message("user", "yes .")
+        >>> MathTutoring().turn_kinds([*said, Message("assistant", "ok .")])
+        ['missed repair', 'chat']
+        """
+        kinds: list[str] = []
+        wanted: str | None = None
+        for message in messages:
+            if message.role != "assistant":
+                wanted = REPAIRS.get(_kind(message.content))
+                continue
+            act = act_of(message.content)
+            kinds.append("missed repair" if wanted and act != wanted else act)
+        return kinds
 
     @staticmethod
     def _result(example: Problem, told: dict[str, int]) -> int:

@@ -1,0 +1,224 @@
+"""One example of real data for all three tasks, and how the rows of each public dataset become one.
+
+Columns are those of section 6 of the paper's released data: CollabLLM's multi-turn sets (math, documents),
+MTMedDialog (medical), and the plain problem sets MATH and GSM8K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from itpo.data.answers import reference_answer
+from itpo.dialogue import Message
+
+_ROLES = ("system", "user", "assistant")
+_REPAIR = "repair the row, or skip bad rows"
+_COMPLAINT, _INSTRUCTION = "Patient's description: ", "\nDecide next action:"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation to be had, from real data.
+
+    ``id`` is unique within a source; ``task`` is ``"math"``, ``"documents"`` or ``"medical"``. ``prompt`` is what
+    the assistant sees first: it ends with the user's first message. ``goal`` is what only the user simulator knows:
+    the full problem, the request with the article to be written, or what the patient can tell. ``reference`` is
+    what outcomes are scored against: ``{"answer": ...}``, ``{"document": ...}``, or ``{"diagnosis": ...,
+    "recommendation": ...}``. ``metadata`` holds the row's remaining facts, such as level, type and worked solution.
+
+    Plain problem sets (MATH, GSM8K, generated) hide nothing: their prompt is the whole problem. For a
+    conversation, a user simulator has to open it from ``goal`` instead.
+    """
+
+    id: str
+    task: str
+    prompt: tuple[Message, ...]
+    goal: str
+    reference: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RowError(ValueError):
+    """What is wrong with a row, and the remedy; the caller adds where the row is."""
+
+    def __init__(self, wrong: str, remedy: str) -> None:
+        super().__init__(wrong)
+        self.wrong, self.remedy = wrong, remedy
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row layout: how it is read, and the hub dataset (with its configuration) that has it, if any."""
+
+    read: Callable[[Mapping[str, Any], str], Example]
+    hub: str | None = None
+    config: str | None = None
+
+
+def _column(row: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted name; raises :class:`RowError` where it is missing or null."""
+    value: Any = row
+    for key in name.split("."):
+        if not isinstance(value, Mapping) or value.get(key) is None:
+            found = ", ".join(sorted(value)) if isinstance(value, Mapping) else type(value).__name__
+            raise RowError(f"column {name!r} is missing (found: {found})", "check the format and the file")
+        value = value[key]
+    return value
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = _column(row, name)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"column {name!r} is {value!r}, not text", _REPAIR)
+    return value
+
+
+def _identity(row: Mapping[str, Any], name: str, default: str) -> str:
+    try:
+        return str(_column(row, name))
+    except RowError:
+        return default
+
+
+def _rest(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: row[name] for name in names if row.get(name) is not None}
+
+
+def _opening(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The messages up to the first of the user; later ones belong to a conversation that has been had."""
+    messages = _column(row, "prompt")
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f"the conversation in 'prompt' is {messages!r}, not a list of messages", _REPAIR)
+    checked: list[Message] = []
+    for position, message in enumerate(messages, 1):
+        fields = message if isinstance(message, Mapping) else {}
+        role, content = fields.get("role"), fields.get("content")
+        if role not in _ROLES:
+            raise RowError(
+                f"message {position} of 'prompt' has the role {role!r}", f"use one of {', '.join(_ROLES)}"
+            )
+        if not isinstance(content, str) or not content.strip():
+            raise RowError(f"the content of message {position} of 'prompt' is {content!r}, not text", _REPAIR)
+        checked.append(Message(role, content))
+    first = next((i for i, message in enumerate(checked) if message.role == "user"), None)
+    if first is None:
+        raise RowError("the conversation in 'prompt' has no message of the user", _REPAIR)
+    return tuple(checked[: first + 1])
+
+
+def _answer(solution: str, column: str) -> str:
+    try:
+        return reference_answer(solution)
+    except ValueError as error:
+        raise RowError(f"column {column!r}: {error}", _REPAIR) from error
+
+
+def _collabllm_math(row: Mapping[str, Any], default: str) -> Example:
+    solution = _text(row, "single_turn_completion")
+    return Example(
+        id=_identity(row, "conv_id", default),
+        task="math",
+        prompt=_opening(row),
+        goal=_text(row, "single_turn_prompt"),
+        reference={"answer": _answer(solution, "single_turn_completion")},
+        metadata={"solution": solution, **_rest(row, "single_turn_metadata")},
+    )
+
+
+def _collabllm_documents(row: Mapping[str, Any], default: str) -> Example:
+    return Example(
+        id=_identity(row, "conv_id", default),
+        task="documents",
+        prompt=_opening(row),
+        goal=_text(row, "single_turn_prompt"),
+        reference={"document": _text(row, "single_turn_completion")},
+        metadata=_rest(row, "single_turn_metadata"),
+    )
+
+
+def problem(identity: str, text: str, answer: str, metadata: Mapping[str, Any]) -> Example:
+    """An example of a plain problem set: prompt and goal are both the whole problem."""
+    return Example(identity, "math", (Message("user", text),), text, {"answer": answer}, metadata)
+
+
+def _math(row: Mapping[str, Any], default: str) -> Example:
+    solution = _text(row, "solution")
+    known = row.get("expected_answer")
+    answer = _answer(solution, "solution") if known is None else _text(row, "expected_answer")
+    metadata = {"solution": solution, **_rest(row, "level", "type")}
+    return problem(_identity(row, "id", default), _text(row, "problem"), answer, metadata)
+
+
+def _gsm8k(row: Mapping[str, Any], default: str) -> Example:
+    solution = _text(row, "answer")
+    answer = _answer(solution, "answer")
+    return problem(_identity(row, "id", default), _text(row, "question"), answer, {"solution": solution})
+
+
+def _mtmeddialog(row: Mapping[str, Any], default: str) -> Example:
+    """The layout of training, or (``self_report``) the flat one that the evaluation script of its authors reads."""
+    if "self_report" in row:
+        opening = [{"role": "user", "content": f"{_COMPLAINT}{_text(row, 'self_report')}"}]
+        facts = {
+            "patient_information": row.get("dialogue"),
+            "enhanced_description": row.get("enhanced_description"),
+        }
+        row = {"prompt": opening, "reward_model": {"ground_truth": row, **facts}}
+    truth = "reward_model.ground_truth"
+    reference = {name: _text(row, f"{truth}.{name}") for name in ("diagnosis", "recommendation")}
+    prompt, told = _opening(row), _told(row["reward_model"].get("patient_information"))
+    if row["reward_model"].get("enhanced_description") is not None:
+        goal = _text(row, "reward_model.enhanced_description")
+    elif told:
+        complaint = prompt[-1].content.removeprefix(_COMPLAINT).partition(_INSTRUCTION)[0]
+        goal = "\n".join([complaint, *(f"Doctor: {asked}\nPatient: {answered}" for asked, answered in told)])
+    else:
+        raise RowError("there is no patient information", _REPAIR)
+    return Example(
+        id=_identity(row, "extra_info.index", default),
+        task="medical",
+        prompt=prompt,
+        goal=goal,
+        reference=reference,
+        metadata={"patient_information": told},
+    )
+
+
+def _told(turns: Any) -> tuple[tuple[str, str], ...]:
+    """Pairs of what the doctor asked and the patient answered.
+
+    A turn without an answer is left out: there the doctor closes the conversation, often with the advice itself.
+    """
+    if not isinstance(turns, list | None) or not all(isinstance(turn, Mapping) for turn in turns or []):
+        raise RowError(f"the patient information is {turns!r}, not a list of turns", _REPAIR)
+    pairs = []
+    for position, turn in enumerate(turns or [], 1):
+        asked, answered = (
+            _said(turn.get(name), name, position) for name in ("doctor_question", "patient_response")
+        )
+        if asked and answered:
+            pairs.append((asked, answered))
+    return tuple(pairs)
+
+
+def _said(value: Any, name: str, position: int) -> str:
+    """What one side said in a turn: a text, a list of texts, or nothing."""
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RowError(
+            f"{name} of turn {position} of the patient information is {value!r}, not text", _REPAIR
+        )
+    return " ".join(texts).strip()
+
+
+# The hub set that CollabLLM's own code takes MATH from is lighteval/MATH-Hard. MTMedDialog comes as files in the
+# folder data/ of the repository DoctorAgent-RL of its authors; a hub name is not known to us.
+FORMATS: Mapping[str, Format] = {
+    "collabllm-math": Format(_collabllm_math, "collabllm/collabllm-multiturn-math-hard-large"),
+    "collabllm-documents": Format(_collabllm_documents, "collabllm/collabllm-multiturn-medium-large"),
+    "math": Format(_math, "lighteval/MATH-Hard"),
+    "gsm8k": Format(_gsm8k, "openai/gsm8k", "main"),
+    "mtmeddialog": Format(_mtmeddialog),
+}

@@ -1,0 +1,194 @@
+"""The three tasks on real data: a language model plays the user, and a reference or a judge scores the outcome.
+
+All users of a batch answer at once, and so do judges. What a user or judge could not answer is an error in its place; the
+dialogue is then left out of the update. The released code gives it reward zero [C] (``lost="zero"``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from itpo.data import Example, answers_match
+from itpo.dialogue import Message
+from itpo.endpoint_judge import HIGHEST, ModelJudge
+from itpo.tasks import Answer, Score
+from itpo.tasks.bleu import UNITS, without_marker
+from itpo.users import ModelUser
+
+Lost = Literal["drop", "zero"]
+MAX_TURNS = {"math": 5, "documents": 5, "medical": 6}  # of the assistant; a user turn between each two [S]
+
+
+class RealTask:
+    """What the three tasks share: examples that are drawn at random, and a simulated user.
+
+    ``lost`` says what becomes of a dialogue without readable judgement: left out ("drop"), or outcome 0 as in the released
+    code ("zero"). Subclasses say what a finished conversation is worth. Raises ``ValueError`` for no examples, and for one of
+    another task.
+    """
+
+    name: str
+    max_turns: int
+
+    def __init__(self, examples: Sequence[Example], user: ModelUser, lost: Lost = "drop") -> None:
+        wrong = next((example for example in examples if example.task != self.name), None)
+        if not examples or wrong:
+            found = f"example {wrong.id!r} is of task {wrong.task!r}" if wrong else "there are no examples"
+            raise ValueError(f"{found}: pass examples of task {self.name!r}, as load_examples reads them")
+        if lost not in ("drop", "zero"):
+            raise ValueError(f"lost is {lost!r}; it must be drop or zero")
+        self.examples, self.user, self.lost = tuple(examples), user, lost
+
+    @property
+    def lanes(self) -> int:
+        """How many batches of dialogues a rollout should hold at a time."""
+        return self.user.model.lanes
+
+    def sample(self, rng: random.Random) -> Example:
+        """Draw one of the examples."""
+        return rng.choice(self.examples)
+
+    def opening(self, example: Example) -> list[Message]:
+        """The example's prompt; where it gives the goal away, see :meth:`itpo.users.ModelUser.open`."""
+        return list(example.prompt)
+
+    def reply(self, example: Example, messages: Sequence[Message], rng: random.Random) -> str | None:
+        """The user's answer to the last assistant message; ``None`` ends the conversation. Raises ``EndpointError``."""
+        (answer,) = self.replies([example], [messages], [rng])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def replies(
+        self,
+        examples: Sequence[Example],
+        conversations: Sequence[Sequence[Message]],
+        rngs: Sequence[random.Random],
+    ) -> Sequence[Answer]:
+        """What all these users say next, asked at once."""
+        return self.user.replies(examples, conversations, rngs)
+
+    def score(self, example: Example, messages: Sequence[Message]) -> float:
+        """Outcome in [0, 1] of a finished conversation. Raises ``EndpointError`` where a judge cannot say."""
+        (score,) = self.scores([example], [messages])
+        if isinstance(score, Exception):
+            raise score
+        return score
+
+    def scores(
+        self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
+    ) -> Sequence[Score]:
+        """The outcomes of all these conversations, judged at once."""
+        found = self.outcomes(examples, conversations)
+        return [0.0 if isinstance(score, Exception) and self.lost == "zero" else score for score in found]
+
+    def outcomes(
+        self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
+    ) -> Sequence[Score]:
+        """What each conversation is worth, an error where a judge could not say; each task has its own."""
+        raise NotImplementedError
+
+
+class RealMath(RealTask):
+    """Math tutoring: the user hides parts of the problem, accuracy is the outcome [S].
+
+    The last assistant message is compared with the reference by :func:`itpo.data.answers_match`, or, with ``judge``, the
+    conversation is judged.
+    """
+
+    name, max_turns = "math", MAX_TURNS["math"]
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        user: ModelUser,
+        judge: ModelJudge | None = None,
+        lost: Lost = "drop",
+    ) -> None:
+        super().__init__(examples, user, lost)
+        self.judge = judge
+
+    def outcomes(
+        self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
+    ) -> Sequence[Score]:
+        """1 for the right answer, else 0."""
+        if self.judge is not None:
+            return self.judge.accuracy(examples, conversations)
+        pairs = zip(examples, conversations, strict=True)
+        return [float(answers_match(_last(messages), e.reference["answer"])) for e, messages in pairs]
+
+
+class RealDocuments(RealTask):
+    """Document writing: BLEU of the extracted final document against the article [S].
+
+    Two traps of the released code are options: ``unit="characters"`` is its BLEU ("words": sacreBLEU), and ``keep_marker``
+    leaves the extracted document's leading marker in the scored string [C].
+    """
+
+    name, max_turns = "documents", MAX_TURNS["documents"]
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        user: ModelUser,
+        judge: ModelJudge,
+        unit: str = "characters",
+        keep_marker: bool = False,
+        lost: Lost = "drop",
+    ) -> None:
+        super().__init__(examples, user, lost)
+        if unit not in UNITS:
+            raise ValueError(f"unit is {unit!r}; it must be one of {', '.join(UNITS)}")
+        self.judge, self.unit, self.keep_marker = judge, unit, keep_marker
+
+    def outcomes(
+        self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
+    ) -> Sequence[Score]:
+        """BLEU in [0, 1] of each extracted document."""
+        documents = self.judge.documents(conversations)
+        return [self._bleu(*pair) for pair in zip(documents, examples, strict=True)]
+
+    def _bleu(self, document: str | Exception, example: Example) -> Score:
+        if isinstance(document, Exception):
+            return document
+        scored = document if self.keep_marker else without_marker(document)
+        return UNITS[self.unit](scored, example.reference["document"])
+
+
+class RealMedical(RealTask):
+    """Medical recommendation: a patient who answers what is asked, and a judge of diagnosis and recommendation [S].
+
+    The outcome is the mean of the two scores, divided by 10 [O]. With ``accurate_from`` it is 1 where that mean reaches it
+    and else 0: 8 to 10 is accurate [S].
+    """
+
+    name, max_turns = "medical", MAX_TURNS["medical"]
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        user: ModelUser,
+        judge: ModelJudge,
+        accurate_from: float | None = None,
+        lost: Lost = "drop",
+    ) -> None:
+        super().__init__(examples, user, lost)
+        self.judge, self.accurate_from = judge, accurate_from
+
+    def outcomes(
+        self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
+    ) -> Sequence[Score]:
+        """The judge's scores, normalised to [0, 1]."""
+        return [self._outcome(grades) for grades in self.judge.diagnosis(examples, conversations)]
+
+    def _outcome(self, grades: tuple[float, float] | Exception) -> Score:
+        if isinstance(grades, Exception):
+            return grades
+        mean = sum(grades) / len(grades)
+        return mean / HIGHEST if self.accurate_from is None else float(mean >= self.accurate_from)
+
+
+def _last(messages: Sequence[Message]) -> str:
+    return next((m.content for m in reversed(messages) if m.role == "assistant"), "")
