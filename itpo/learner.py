@@ -17,6 +17,7 @@ from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
 from itpo.estimators import get_estimator
 from itpo.judges import Judge, JudgeError, ScriptedJudge, judge_dialogues
 from itpo.metrics import kendall, ranking_auc
+from itpo.optimizers import adamw, get_state, set_state
 from itpo.profiles import RunConfig
 from itpo.runs import Run
 from itpo.sampler import Sampling, rollout
@@ -69,11 +70,10 @@ class Learner:
         rates |= {"critic": config.critic_lr} if self.estimator.has_critic else {}
         # A value for each source of reward: what the row pays, and the outcome where it comes beside it.
         heads = {"critic": 1 + bool(config.method.outcome_coef)} if self.estimator.has_critic else {}
-        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads)
-        self.optimizers = {
-            name: torch.optim.AdamW(self.backbone.parameters(name).values(), lr=rate, weight_decay=0.0)
-            for name, rate in rates.items()
-        }
+        sizes = (config.head_chunk, config.checkpointing)
+        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads, *sizes)
+        self.optimizers = {n: adamw(self.backbone.parameters(n).values(), rate) for n, rate in rates.items()}
+        self.skipped = dict.fromkeys(rates, 0)  # optimizer steps left out, by adapter
 
     def collect(
         self,
@@ -93,7 +93,7 @@ class Learner:
         problems = [task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
-        sampling = Sampling(self.config.max_turn_tokens, greedy)
+        sampling = Sampling(self.config.max_turn_tokens, greedy, self.config.max_rows)
         with self.backbone.use(adapter):
             dialogues = rollout(
                 self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling
@@ -215,9 +215,11 @@ class Learner:
         not moved yet: anything but rounding is a fault of the numerics.
         """
         config = self.config
-        # Known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
-        old = batch.sampled_logp if self.backbone.full_precision else self.log_probs(batch, "policy")
         parts = self._minibatches(batch, config.policy_minibatches, stream, "policy")
+        # Known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
+        old = batch.sampled_logp
+        if not self.backbone.full_precision:
+            old = self.backbone.log_probs_as_trained(batch, "policy", config.token_budget, parts)
         tallies: list[dict[str, float]] = []
 
         def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
@@ -254,26 +256,31 @@ class Learner:
         loss_of: Callable[..., Tensor],
         clip_norm: float,
     ) -> None:
-        """One optimizer step of one adapter, its gradient accumulated over length-sorted micro-batches."""
-        optimizer = self.optimizers[name]
+        """One optimizer step of one adapter, its gradient accumulated over length-sorted micro-batches.
+
+        Where a loss or the gradient is not finite, the step is left out and counted.
+        """
+        optimizer, finite = self.optimizers[name], True
         optimizer.zero_grad(set_to_none=True)
         with self.backbone.use(name):
             for part, width in micro_batches(batch.lengths[minibatch], self.config.token_budget):
-                loss_of(minibatch[part], width, minibatch).backward()
+                loss = loss_of(minibatch[part], width, minibatch)
+                loss.backward()
+                finite = finite and bool(torch.isfinite(loss))
         norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(name).values(), clip_norm)
-        if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(
-                f"the gradient of the {name} adapter is not finite: lower its learning rate, or look at the last metrics"
-            )
-        optimizer.step()
+        if finite and bool(torch.isfinite(norm)):
+            optimizer.step()
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped[name] += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs: adapters and optimizer moments (generators follow the step number)."""
-        tensors = {}
+        """Everything that a resumed run needs: adapters, optimizer moments and counts (generators follow the step number)."""
+        tensors = {f"skipped|{name}": torch.tensor(count) for name, count in self.skipped.items()}
         for name, optimizer in self.optimizers.items():
             for key, parameter in self.backbone.parameters(name).items():
                 tensors[f"{name}|{key}"] = parameter.detach()
-                for moment, value in optimizer.state[parameter].items():
+                for moment, value in get_state(optimizer, parameter).items():
                     tensors[f"{name}|{key}|{moment}"] = value
         return tensors
 
@@ -286,9 +293,10 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             for key, parameter in self.backbone.parameters(name).items():
                 parameter.data.copy_(tensors[f"{name}|{key}"])
-                optimizer.state[parameter] = {
-                    moment: tensors[f"{name}|{key}|{moment}"] for moment in ("step", "exp_avg", "exp_avg_sq")
-                }
+                prefix = f"{name}|{key}|"
+                moments = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+                set_state(optimizer, parameter, moments)
+        self.skipped = {name: int(tensors[f"skipped|{name}"]) for name in self.skipped}
         return step
 
     def save(self, run: Run) -> None:

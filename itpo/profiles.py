@@ -83,7 +83,15 @@ class RunConfig:
     judge_retries: int = 2  # further attempts where a judge fails or answers nonsense [O]
     judge_failure: str = "drop"  # then: leave the dialogue out, or share its outcome equally ("uniform") [O]
     max_failed: float = 0.5  # share of a batch that may fail before the run stops [O]
-    token_budget: int = 2048  # padded tokens of one forward pass [O]; changes no result beyond rounding
+    max_skipped: int = (
+        10  # optimizer steps with a loss or gradient that is not finite before the run stops [O]
+    )
+    # What must fit into memory [O]; `python -m itpo plan` says what does. Changes no result beyond rounding, but for max_rows,
+    # which changes the order of the sampler's draws.
+    token_budget: int = 2048  # padded tokens of one forward pass
+    head_chunk: int = 2048  # positions that have logits at a time
+    max_rows: int = 512  # dialogues held at a time
+    checkpointing: bool = False  # keep only the inputs of decoder layers for the backward pass
     eval_every: int = 10  # steps [O]
     eval_dialogues: int = 256  # fresh problems, the same for all runs [O]
     probe_dialogues: int = 64  # fixed reference rollouts whose rewards are kept over training [O]
@@ -94,11 +102,13 @@ class RunConfig:
         for name, known in (("estimator", ESTIMATORS), ("baseline", BASELINES), ("judge_failure", FAILURES)):
             _check(name, getattr(self, name) in known, getattr(self, name), f"one of {', '.join(known)}")
         _check("task", self.task in TASKS, self.task, f"one of {', '.join(TASKS)}")
-        sizes = ["steps", "max_turn_tokens", "prompts", "rollouts", "token_budget"]
+        sizes = ["steps", "max_turn_tokens", "prompts", "rollouts"]
+        sizes += ["token_budget", "head_chunk", "max_rows"]
         sizes += ["policy_minibatches", "prm_minibatches", "critic_minibatches"]
         sizes += ["eval_every", "eval_dialogues", "probe_dialogues", "probe_every", "checkpoint_every"]
         for name in sizes:
             _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        _check("max_skipped", self.max_skipped >= 0, self.max_skipped, "at least 0")
         for name in ("gamma", "lam", "judge_error", "max_failed"):
             _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "between 0 and 1")
         if not allows(self.estimator, self.method.row):

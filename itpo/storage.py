@@ -30,8 +30,8 @@ IN_WORK = ".partial"
 
 _LIBRARIES = ("torch", "transformers", "peft")
 _PACKAGE = Path(__file__).parent
-_NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
-_NUMERICS += ["embedded", "metrics", "tasks/bleu", "judges", "estimators", "learner", "trainer"]
+_NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "head", "backbone", "sampler"]
+_NUMERICS += ["embedded", "metrics", "tasks/bleu", "judges", "estimators", "optimizers", "learner", "trainer"]
 _START_OVER = "move the folder away (or delete it) and start again"
 
 

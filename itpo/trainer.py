@@ -37,12 +37,14 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
     A ``learner``, fresh and of the same config, brings a base model and a task of its own, such as one of
     :mod:`itpo.tasks.real`. With users behind a server, an interrupted run ends as an uninterrupted one only if their replies
     are cached and no dialogue was lost on the way (``max_failed=0`` sees to that). Raises
-    :class:`itpo.learner.DialoguesLost` or :class:`itpo.judges.JudgeError` when users or judges fail too often.
+    :class:`itpo.learner.DialoguesLost` or :class:`itpo.judges.JudgeError` when users or judges fail too often, and
+    ``FloatingPointError``, with the state saved as a checkpoint, when too many optimizer steps had to be left out.
     """
     learner = learner or build_learner(config, Store(run.folder.parent))
     start = learner.resume(run)
     if start == 0:
         warm_up(learner, run)
+    stop_if_diverged(learner, run, start)
     probe = collect_probe(learner)
     for step in range(start, config.steps):
         observe(learner, run, step, probe)
@@ -52,6 +54,7 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
         run.log_time(step, clock.laps)
         if (step + 1) % config.checkpoint_every == 0:
             run.checkpoint(step + 1, learner.state())
+        stop_if_diverged(learner, run, step + 1)
     observe(learner, run, config.steps, probe)
     learner.save(run)
     run.finish(final_evaluation(learner))
@@ -59,7 +62,7 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
 
 def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[TokenBatch, dict[str, float]]:
     """One pass of Algorithm 1; ``stream`` decides all of its randomness. Returns the batch and its metrics."""
-    config = learner.config
+    config, skipped = learner.config, dict(learner.skipped)
     dialogues, batch = learner.collect(
         stream, config.prompts, config.rollouts, "policy"
     )  # roll out and score
@@ -70,8 +73,11 @@ def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[Toke
     metrics |= describe(batch) | learner.update_policy(kept, credit.advantages, reference, stream)
     if isinstance(learner.task, ConcurrentTask):  # the others cannot fail
         metrics["lost"] = float(sum(dialogue.failure is not None for dialogue in dialogues))
+    for name, count in learner.skipped.items():
+        if count > skipped[name]:
+            metrics[f"skipped_{name}"] = float(count - skipped[name])
     clock.lap("policy")
-    if learner.backbone.full_precision and metrics["ratio_error"] > MAX_RATIO_ERROR:
+    if metrics["ratio_error"] > MAX_RATIO_ERROR:
         raise FloatingPointError(
             f"importance ratios of the first minibatch differ from 1 by {metrics['ratio_error']:.2g}: the policy that "
             "sampled is not the one that learned; compare the log-probabilities of sampler and backbone"
@@ -185,6 +191,18 @@ def warm_up(learner: Learner, run: Run) -> None:
         reference = learner.log_probs(batch, None)
         _, _, metrics = assign_credit(learner, dialogues, batch, reference, stream, Stopwatch())
         run.log(batch_number - config.warmup, metrics)
+
+
+def stop_if_diverged(learner: Learner, run: Run, steps_done: int) -> None:
+    """Save the state and raise ``FloatingPointError`` if more optimizer steps were left out than the config allows."""
+    count = sum(learner.skipped.values())
+    if count > learner.config.max_skipped:
+        run.checkpoint(steps_done, learner.state())
+        raise FloatingPointError(
+            f"{count} optimizer steps had a loss or gradient that was not finite ({learner.skipped}), after {steps_done} steps "
+            f"of training: the state is in {run.folder / 'checkpoint'}; lower the learning rate of that adapter, or raise "
+            "max_skipped, and look at the last metrics"
+        )
 
 
 class Probe(NamedTuple):

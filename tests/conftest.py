@@ -104,8 +104,8 @@ def shake(backbone: Backbone, name: str, seed: int, scale: float = 0.3) -> None:
 def make_backbone(tiny_folder: Path) -> Callable[..., Backbone]:
     """Builds a backbone on the tiny model with a policy and a PRM, both shaken unless ``fresh``."""
 
-    def make(fresh: bool = False, names: tuple[str, ...] = ("policy", "prm")) -> Backbone:
-        backbone = Backbone(load(tiny_folder)[0], names, Adapter(RANK, ALPHA))
+    def make(fresh: bool = False, names: tuple[str, ...] = ("policy", "prm"), **options: Any) -> Backbone:
+        backbone = Backbone(load(tiny_folder)[0], names, Adapter(RANK, ALPHA), **options)
         for number, name in enumerate(() if fresh else names):
             shake(backbone, name, seed=number)
         return backbone
