@@ -19,11 +19,11 @@ PRECISIONS = ("full", "nf4")
 def load_base(
     name: Path | str, precision: str = "full", device: torch.device | str | None = None
 ) -> tuple[Any, Any]:
-    """Read (model, tokenizer) of a causal LM with a chat template, frozen-ready and in evaluation mode.
+    """Read (model, tokenizer) of a causal LM with a chat template, in evaluation mode.
 
     ``name`` is a folder, or a model on the hub, which is taken from the local cache where it is. ``precision`` is "full"
     (float32 on a CPU, bfloat16 on a GPU) or "nf4" (4 bits with quantised scales, computing in those). Without ``device``, the
-    GPU where there is one.
+    GPU where there is one. :class:`itpo.backbone.Backbone` then freezes it.
 
     Raises ``FileNotFoundError`` with the command that fetches a missing model, ``ImportError`` without bitsandbytes, and
     ``ValueError`` for an unknown precision or a tokenizer without chat template, before any weights are read.
@@ -48,7 +48,9 @@ def load_base(
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(f"the tokenizer of {name} has no chat template: use an instruction-tuned model")
     quantised = {"quantization_config": nf4_config(dtype)} if precision == "nf4" else {}
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map={"": device}, **quantised)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, device_map={"": str(device)}, **quantised
+    )
     return tame(model.eval()), tokenizer
 
 
