@@ -1,18 +1,21 @@
-"""Command line of the library: measure whether a task is a fit testbed, talk to a policy, list what can be trained."""
+"""Command line of the library: measure a testbed, talk to a policy, plan the memory of a GPU, list what can be trained."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from itpo.attribution import ROWS, Row
+from itpo.base import PRECISIONS
 from itpo.chat import Talker, base_of, converse, embedded_scene, real_scene
 from itpo.data import FORMATS, load_examples
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
 from itpo.paths import runs_root
+from itpo.plan import Settings, Work, check, choose, find_shape
+from itpo.plan import report as plan_report
 from itpo.profiles import PROFILES, allows, get_profile
 from itpo.runs import Store
 from itpo.tasks import TASKS, get_task
@@ -29,7 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     gates.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
     add_chat(commands.add_parser("chat", help="talk to a policy, or play the user of an example"))
     commands.add_parser("estimators", help="list the estimators and the rows of Table 1 that each can train")
+    add_plan(
+        commands.add_parser("plan", help="what a run needs of a GPU's memory, and the settings that fit")
+    )
     options = parser.parse_args(arguments)
+    if options.command == "plan":
+        return plan(options)
     if options.command == "chat":
         return chat(options)
     if options.command == "estimators":
@@ -77,6 +85,49 @@ def chat(options: argparse.Namespace) -> int:
         config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
         base = base_model(config, Store(runs_root()))
     converse(Talker(base, options.run, options.max_tokens, options.seed).answer, scene)
+    return 0
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo plan``."""
+    default = Work()
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder, config.json, or published model such as Qwen/Qwen2.5-3B-Instruct",
+    )
+    parser.add_argument("--gpu", type=float, required=True, metavar="GIB", help="memory of the GPU")
+    parser.add_argument("--precision", choices=PRECISIONS, default=default.precision, help="of the base")
+    parser.add_argument(
+        "--rank", type=int, default=default.rank, help="of the adapters (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--adapters", type=int, default=default.adapters, help="policy and PRM: 2; with a critic: 3"
+    )
+    parser.add_argument("--prompt", type=int, default=default.prompt, help="tokens (default: %(default)s)")
+    parser.add_argument(
+        "--response", type=int, default=default.response, help="tokens of all turns (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dialogues", type=int, default=default.dialogues, help="of a step (default: %(default)s)"
+    )
+    for name in (field.name for field in fields(Settings)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the largest that fits")
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the memory budget of a run; returns the exit status (2: it does not fit, or the model is not known)."""
+    given = vars(options)
+    work = Work(**{field.name: given[field.name] for field in fields(Work) if field.name in given})
+    try:
+        shape = find_shape(options.model)
+        wanted = {field.name: given[field.name] for field in fields(Settings) if given[field.name]}
+        settings = replace(choose(shape, work, options.gpu), **wanted)
+        check(shape, work, settings, options.gpu)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(plan_report(options.model, shape, work, settings, options.gpu))
     return 0
 
 

@@ -1,15 +1,15 @@
 """What a run needs of a GPU's memory, part by part, and the largest settings that fit: ``python -m itpo plan``.
 
-Counted are tensors, from the shape of the model alone, for decoders built like Llama or Qwen (gated feed-forward layers, attention
-that keeps no matrix of scores). Norms and biases, under 0.1 %, are left out, and so is what libraries take for themselves: for that a
-gibibyte is kept free. Training and rollout do not happen at the same time; each has a peak of its own.
+Counted are tensors, from the shape of the model alone, for decoders built like Llama or Qwen (gated feed-forward layers,
+attention that keeps no matrix of scores). Norms and biases, under 0.1 %, are left out, and so is what libraries take for
+themselves: for that a gibibyte is kept free. Training and rollout come in turn; each has a peak of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ GIB = 2**30
 RESERVE = 1.0  # GiB for the driver's context and for gaps between tensors [O]
 CHUNKS = (512, 256, 128, 64)  # positions that have logits at a time
 FLOAT = 4  # bytes: adapters, their gradients, norms and logits are float32
-NF4 = 0.5 + 1 / 64 + FLOAT / (64 * 256)  # bytes a weight: 4 bits, a scale of 8 bits for 64, one of 32 bits for 256 of those
+NF4 = (
+    0.5 + 1 / 64 + FLOAT / (64 * 256)
+)  # bytes a weight: 4 bits, a scale of 8 bits for 64, one of 32 bits for 256 of those
 MOMENT = 1 + FLOAT / 256  # bytes: 8 bits, and a scale for 256
 
 
@@ -50,7 +52,9 @@ class Shape:
         """
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         if missing := [name for name in names if not config.get(name)]:
-            raise ValueError(f"the config has no {', '.join(missing)}: only decoders like Llama or Qwen can be planned")
+            raise ValueError(
+                f"the config has no {', '.join(missing)}: only decoders like Llama or Qwen can be planned"
+            )
         hidden, intermediate, layers, heads, vocabulary = (config[name] for name in names)
         return cls(
             hidden,
@@ -106,15 +110,17 @@ def find_shape(model: str) -> Shape:
         return Shape.of(json.loads(path.read_text(encoding="utf-8")))
     if model in PUBLISHED:
         return PUBLISHED[model]
-    raise FileNotFoundError(f"{model} is neither a folder or file with a config nor one of: {', '.join(PUBLISHED)}")
+    raise FileNotFoundError(
+        f"{model} is neither a folder or file with a config nor one of: {', '.join(PUBLISHED)}"
+    )
 
 
 @dataclass(frozen=True)
 class Work:
     """What is to be trained; lengths in tokens. The defaults are those of the paper's math task, with LoRA for its weights.
 
-    ``value_bytes`` is the width of the base's numbers where it has no 4 bits (2: bfloat16, as on a GPU; 4: float32, as on a CPU),
-    ``moment_bytes`` that of each of the optimizer's two moments. Raises ``ValueError`` for an unknown precision.
+    ``value_bytes`` is the width of the base's numbers where it has no 4 bits (2: bfloat16, as on a GPU; 4: float32, as on a
+    CPU), ``moment_bytes`` that of each of the optimizer's two moments. Raises ``ValueError`` for an unknown precision.
     """
 
     prompt: int = 1024  # [C]
@@ -194,7 +200,10 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     >>> round(parts.held["base"] / GIB, 2), round(parts.training["logits of a chunk"] / GIB, 2)
     (1.91, 0.72)
     """
-    width, tokens, rows = work.value_bytes, settings.token_budget, settings.max_rows
+    width, rows = work.value_bytes, settings.max_rows
+    tokens = max(
+        settings.token_budget, work.longest
+    )  # a row longer than the budget gets a micro-batch of its own
     weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear)
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     adapter = adapter_parameters(shape, work.rank)
@@ -241,25 +250,101 @@ def layer_bytes(shape: Shape, width: int) -> int:
     return norms + inputs + attention + feed_forward + gradients
 
 
-def choose(shape: Shape, work: Work, gpu_gib: float, rows: int | None = None, tokens: int | None = None) -> Settings:
+def choose(shape: Shape, work: Work, gpu_gib: float) -> Settings:
     """The settings that need the fewest passes among those that fit a GPU of that many GiB.
 
-    ``rows`` and ``tokens`` fix ``max_rows`` and ``token_budget``. Raises :class:`DoesNotFit`, which names the largest setting
-    that does fit, if they do not or if not even one dialogue of full length does.
+    Raises :class:`DoesNotFit`, which names the longest dialogues or the models that do, if one dialogue does not.
 
     >>> choose(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), gpu_gib=12)
-    Settings(token_budget=10240, head_chunk=512, max_rows=32)
+    Settings(token_budget=15360, head_chunk=512, max_rows=32)
     """
-    room = (gpu_gib - RESERVE) * GIB
-    # A micro-batch of several dialogues, one, or one that is shorter than wanted; a wave of a whole step, of half of it, ...
-    most = max(-(-(tokens or 0) // work.longest), 4)
-    budgets = [n * work.longest for n in range(most, 0, -1)] + [*range(work.longest // 256 * 256, 0, -256)]
-    waves = sorted({-(-work.dialogues // n) for n in range(1, work.dialogues + 1)}, reverse=True)
-    fits = [
-        Settings(size, chunk, 1)
-        for size in ([tokens] if tokens else [])
-        + budgets
-        for chunk in CHUNKS
-        if budget(shape, work, Settings(size, chunk, 1)).training_peak <= room
+    room = _room(gpu_gib)
+    smallest = Settings(work.longest, CHUNKS[-1], 1)
+    if _peak(shape, work, smallest) > room:
+        raise DoesNotFit(_refusal(shape, work, smallest, gpu_gib))
+    # Micro-batches of several dialogues of full length; the step's dialogues at once, in two waves, in three, ...
+    sizes = [(n * work.longest, chunk) for n in range(4, 0, -1) for chunk in CHUNKS]
+    trains = (Settings(size, chunk, 1) for size, chunk in sizes)
+    best = next(s for s in trains if budget(shape, work, s).training_peak <= room)
+    waves = (replace(best, max_rows=-(-work.dialogues // n)) for n in range(1, work.dialogues + 1))
+    return next(s for s in waves if budget(shape, work, s).rollout_peak <= room)
+
+
+def check(shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> None:
+    """Raise :class:`DoesNotFit`, which names the largest settings that do, if these do not fit; to be called before loading.
+
+    >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64), gpu_gib=12)
+    Traceback (most recent call last):
+    itpo.plan.DoesNotFit: ... the largest that fit: token_budget 15360, head_chunk 512, max_rows 32
+    """
+    largest, needed = choose(shape, work, gpu_gib), _peak(shape, work, settings)
+    if needed > _room(gpu_gib):
+        raise DoesNotFit(
+            f"{_in_words(settings)} need {needed / GIB:.1f} GiB, and a GPU of {gpu_gib:g} GiB has {gpu_gib - RESERVE:.1f} to "
+            f"give; the largest that fit: {_in_words(largest)}"
+        )
+
+
+def _room(gpu_gib: float) -> float:
+    return (gpu_gib - RESERVE) * GIB
+
+
+def _peak(shape: Shape, work: Work, settings: Settings) -> float:
+    parts = budget(shape, work, settings)
+    return max(parts.training_peak, parts.rollout_peak)
+
+
+def _in_words(settings: Settings) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+
+
+def _refusal(shape: Shape, work: Work, smallest: Settings, gpu_gib: float) -> str:
+    """One line: what is lacking, and the longest response, or else the models, with which one dialogue at a time fits."""
+    room = _room(gpu_gib)
+    wrong = (
+        f"one dialogue of {work.longest} tokens at a time needs {_peak(shape, work, smallest) / GIB:.1f} GiB, and a GPU of "
+        f"{gpu_gib:g} GiB has {gpu_gib - RESERVE:.1f} to give"
+    )
+    for response in range(work.response // 256 * 256, 0, -256):
+        if _peak(shape, replace(work, response=response), replace(smallest, token_budget=1)) <= room:
+            return f"{wrong}; the longest response that fits has {response} tokens (--response {response})"
+    models = [name for name, other in PUBLISHED.items() if _peak(other, work, smallest) <= room]
+    return (
+        f"{wrong}, whatever the length; with {work.precision} these models fit: {', '.join(models) or 'none'}"
+    )
+
+
+def report(model: str, shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> str:
+    """The budget as a table in GiB, and the settings as :class:`itpo.profiles.RunConfig` takes them.
+
+    >>> text = report("tiny", find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32), gpu_gib=12)
+    >>> print(text.splitlines()[3].strip())
+    base (nf4)                                                     1.91
+    """
+    parts, waves = budget(shape, work, settings), -(-work.dialogues // settings.max_rows)
+    notes = {
+        "base": work.precision,
+        "adapters": f"{work.adapters} of rank {work.rank}",
+        "inputs of all layers": f"{max(settings.token_budget, work.longest)} tokens, checkpointed",
+        "logits of a chunk": f"{settings.head_chunk} positions",
+        "cache of all dialogues": f"{settings.max_rows} x {work.longest} tokens",
+        "reading the prompts": f"{settings.max_rows} x {work.prompt} tokens, and their cache",
+        "last turn": "the cache, and one layer's repeated",
+    }
+    lines = [f"{model}: dialogues of {work.prompt} + {work.response} tokens on a GPU of {gpu_gib:g} GiB", ""]
+    for title, group in (
+        ("all the time", parts.held),
+        ("training", parts.training),
+        ("rollout", parts.rollout),
+    ):
+        lines.append(f"{title}, GiB")
+        for name, size in group.items():
+            label = f"{name} ({notes[name]})" if name in notes else name
+            lines.append(f"  {label:<60} {size / GIB:>6.2f}")
+    lines += [
+        "",
+        f"training peak {parts.training_peak / GIB:.2f} GiB (of the last two parts the larger counts)",
     ]
-    return fits[0]
+    lines += [f"rollout peak {parts.rollout_peak / GIB:.2f} GiB (of the last two parts the larger counts)"]
+    lines += [f"{RESERVE:g} GiB is kept free", "", f"settings: {_in_words(settings)}, checkpointing True"]
+    return "\n".join([*lines, f"{work.dialogues} dialogues a step are held in {waves} wave(s)"])
