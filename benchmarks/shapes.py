@@ -34,13 +34,16 @@ def smollm2_shape(layers: int = 30) -> LlamaForCausalLM:
 
 
 def seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The shortest time of each call; they take turns, so that a busy moment of the machine meets all alike."""
+    """The least processor time of each call: that of one thread, which waits for nothing, and so of an idle machine.
+
+    The calls take turns, so that a busy moment meets all alike.
+    """
     laps: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            laps[name].append(time.perf_counter() - start)
+            laps[name].append(time.process_time() - start)
     return {name: min(found) for name, found in laps.items()}
 
 

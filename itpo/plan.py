@@ -19,9 +19,8 @@ GIB = 2**30
 RESERVE = 1.0  # GiB for the driver's context and for gaps between tensors [O]
 CHUNKS = (512, 256, 128, 64)  # positions that have logits at a time
 FLOAT = 4  # bytes: adapters, their gradients, norms and logits are float32
-NF4 = (
-    0.5 + 1 / 64 + FLOAT / (64 * 256)
-)  # bytes a weight: 4 bits, a scale of 8 bits for 64, one of 32 bits for 256 of those
+# Bytes a weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales.
+NF4 = 0.5 + 1 / 64 + FLOAT / (64 * 256)
 MOMENT = 1 + FLOAT / 256  # bytes: 8 bits, and a scale for 256
 
 
@@ -201,9 +200,8 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     (1.91, 0.72)
     """
     width, rows = work.value_bytes, settings.max_rows
-    tokens = max(
-        settings.token_budget, work.longest
-    )  # a row longer than the budget gets a micro-batch of its own
+    # A row longer than the budget gets a micro-batch of its own.
+    tokens = max(settings.token_budget, work.longest)
     weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear)
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     adapter = adapter_parameters(shape, work.rank)
