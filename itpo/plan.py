@@ -157,19 +157,19 @@ class Budget:
     Logits and the layer that is computed again are not held at the same time: the larger counts.
     """
 
-    held: Mapping[str, float]
-    training: Mapping[str, float]
-    rollout: Mapping[str, float]
+    held: Mapping[str, int]
+    training: Mapping[str, int]
+    rollout: Mapping[str, int]
 
     @property
-    def training_peak(self) -> float:
+    def training_peak(self) -> int:
         """Bytes while an adapter learns."""
         parts = dict(self.training)
         either = max(parts.pop("one layer computed again"), parts.pop("logits of a chunk"))
         return sum(self.held.values()) + sum(parts.values()) + either
 
     @property
-    def rollout_peak(self) -> float:
+    def rollout_peak(self) -> int:
         """Bytes while dialogues are held: reading all prompts at once, or the last turn of the longest dialogues."""
         return sum(self.held.values()) + max(self.rollout["reading the prompts"], self.rollout["last turn"])
 
@@ -213,9 +213,9 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     logits = shape.vocabulary * (width + 2 * FLOAT)
     return Budget(
         held={
-            "base": weights * (NF4 if work.precision == "nf4" else width) + embeddings * width,
+            "base": round(weights * (NF4 if work.precision == "nf4" else width)) + embeddings * width,
             "adapters": work.adapters * adapter * FLOAT,
-            "optimizer state": work.adapters * adapter * 2 * work.moment_bytes,
+            "optimizer state": round(work.adapters * adapter * 2 * work.moment_bytes),
         },
         training={
             "gradients of an adapter": adapter * FLOAT,
@@ -226,7 +226,7 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
         rollout={
             "cache of all dialogues": rows * work.longest * cache,
             "reading the prompts": rows * (work.prompt * (cache + reading) + logits),
-            "last turn": rows * (work.longest * (cache + repeated + cache / shape.layers) + logits),
+            "last turn": rows * (work.longest * (cache + repeated + cache // shape.layers) + logits),
         },
     )
 
@@ -253,7 +253,7 @@ def choose(shape: Shape, work: Work, gpu_gib: float) -> Settings:
 
     Raises :class:`DoesNotFit`, which names the longest dialogues or the models that do, if one dialogue does not.
 
-    >>> choose(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), gpu_gib=12)
+    >>> choose(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), gpu_gib=12.0)
     Settings(token_budget=15360, head_chunk=512, max_rows=32)
     """
     room = _room(gpu_gib)
@@ -271,7 +271,7 @@ def choose(shape: Shape, work: Work, gpu_gib: float) -> Settings:
 def check(shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> None:
     """Raise :class:`DoesNotFit`, which names the largest settings that do, if these do not fit; to be called before loading.
 
-    >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64), gpu_gib=12)
+    >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64), gpu_gib=12.0)
     Traceback (most recent call last):
     itpo.plan.DoesNotFit: ... the largest that fit: token_budget 15360, head_chunk 512, max_rows 32
     """
@@ -287,7 +287,7 @@ def _room(gpu_gib: float) -> float:
     return (gpu_gib - RESERVE) * GIB
 
 
-def _peak(shape: Shape, work: Work, settings: Settings) -> float:
+def _peak(shape: Shape, work: Work, settings: Settings) -> int:
     parts = budget(shape, work, settings)
     return max(parts.training_peak, parts.rollout_peak)
 
@@ -315,7 +315,7 @@ def _refusal(shape: Shape, work: Work, smallest: Settings, gpu_gib: float) -> st
 def report(model: str, shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> str:
     """The budget as a table in GiB, and the settings as :class:`itpo.profiles.RunConfig` takes them.
 
-    >>> text = report("tiny", find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32), gpu_gib=12)
+    >>> text = report("tiny", find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32), gpu_gib=12.0)
     >>> print(text.splitlines()[3].strip())
     base (nf4)                                                     1.91
     """

@@ -71,7 +71,7 @@ def test_published_shapes_have_the_published_number_of_parameters(name, billions
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-4B"])
 def test_the_settings_fit_and_larger_ones_do_not(name):
     shape, work, before = find_shape(name), Work(), Settings(0, 0, 0)
-    for gpu in (12, 16, 24):
+    for gpu in (12.0, 16.0, 24.0):
         settings = choose(shape, work, gpu)
         check(shape, work, settings, gpu)
         assert settings.token_budget >= before.token_budget and settings.max_rows >= before.max_rows
@@ -87,13 +87,13 @@ def test_the_settings_fit_and_larger_ones_do_not(name):
 
 def test_what_does_not_fit_is_refused_with_what_does():
     with pytest.raises(DoesNotFit, match=r"longest response that fits has (\d+) tokens") as short:
-        choose(QWEN_3B, Work(), 5)
+        choose(QWEN_3B, Work(), 5.0)
     longest = int(str(short.value).split("--response ")[1].rstrip(")"))
-    choose(QWEN_3B, Work(response=longest), 5)
+    choose(QWEN_3B, Work(response=longest), 5.0)
     with pytest.raises(DoesNotFit):
-        choose(QWEN_3B, Work(response=longest + 256), 5)
+        choose(QWEN_3B, Work(response=longest + 256), 5.0)
     with pytest.raises(DoesNotFit, match="these models fit: Qwen/Qwen2.5-0.5B-Instruct, .*SmolLM2"):
-        choose(find_shape("Qwen/Qwen2.5-7B-Instruct"), Work(), 4)
+        choose(find_shape("Qwen/Qwen2.5-7B-Instruct"), Work(), 4.0)
 
 
 def test_the_command_prints_a_plan_or_one_line(capsys, tmp_path):
