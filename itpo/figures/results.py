@@ -53,11 +53,13 @@ def _row(frame: pd.DataFrame, row: str) -> pd.DataFrame:
     return frame[frame["row"] == row]
 
 
-def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "trajectory_share") -> Figure:
-    """F4, F8, F9: success on fresh problems by training step, a panel a row; the baseline's mean is dashed in the others.
+def learning_curves(
+    band: pd.DataFrame, seeds: pd.DataFrame, measure: str = "success", baseline: str = "trajectory_share"
+) -> Figure:
+    """F4, F8, F9: outcome on fresh problems by training step, a panel a row; the baseline's mean is dashed in the others.
 
-    ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value. The vertical range is that of the single
-    runs; a wider band is cut off.
+    ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value; ``measure`` says what the outcome is called. The
+    vertical range is that of the single runs; a wider band is cut off.
     """
     rows = list(band["row"].unique())
     lines = 1 if len(rows) <= 5 else 2  # more than five panels side by side are too narrow for their titles
@@ -80,7 +82,7 @@ def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "tr
             ax.tick_params(labelbottom=True)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for ax in axes[:, 0]:
-        ax.set_ylabel("success on\nfresh problems")
+        ax.set_ylabel(f"{measure} on\nfresh problems")
     axes[0, 0].set_ylim(max(0, low - margin), min(1, high + margin))
     return figure
 
