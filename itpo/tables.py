@@ -48,9 +48,8 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def scale_note(profile: Profile) -> str:
     """What a reader must know of the profile before any of its numbers."""
-    size = (
-        f"Profile `{profile.name}`: {profile.summary}; {len(profile.seeds)} seeds, {profile.run.steps} steps."
-    )
+    seeds = f"{len(profile.seeds)} seed{'s' * (len(profile.seeds) > 1)}"
+    size = f"Profile `{profile.name}`: {profile.summary}; {seeds}, {profile.run.steps} steps."
     return f"{size} **These numbers mean nothing.**" if profile.name == "smoke" else size
 
 
@@ -266,12 +265,13 @@ def settings_text(methods: Sequence[Method]) -> pd.DataFrame:
     return pd.DataFrame([{"row": ROWS[m.row].label, **dict(list(asdict(m).items())[1:])} for m in methods])
 
 
-def tuning_text() -> str:
-    """How the rows were tuned: the committed record if there is one, else that there is none."""
+def tuning_text(task: str) -> str:
+    """How the rows were tuned on a task: the committed record if there is one, else that there is none."""
     path = project_root() / "figures" / "tuning.csv"
     if not path.is_file():
         return "There is no tuning record (`figures/tuning.csv`): the settings above are not the result of a search."
-    return f"How they were tuned (`figures/tuning.csv`):\n\n{markdown(pd.read_csv(path))}"
+    record = pd.read_csv(path)
+    return f"How they were tuned (`figures/tuning.csv`):\n\n{markdown(record[record['task'] == task])}"
 
 
 # Curves over training

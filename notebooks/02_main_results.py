@@ -66,7 +66,7 @@ Markdown(tables.scale_note(scale))
 
 # %%
 methods = [method for method in scale.methods if allows("rloo", method.row)]
-Markdown(f"{tables.markdown(tables.settings_text(methods))}\n\n{tables.tuning_text()}")
+Markdown(f"{tables.markdown(tables.settings_text(methods))}\n\n{tables.tuning_text(scale.run.task)}")
 
 # %% [markdown]
 # ## 2. Learning curves
@@ -174,15 +174,17 @@ Markdown(claims.verdict_text(claims.row_verdicts(frame, "mean_success"), scale))
 # **Question.** Is math tutoring a special case? **Method.** The same six rows on two more embedded tasks, whose users, scores
 # and dialogues are in notebook 07. *Documents*: the outcome is the character BLEU of the last draft, a share between 0 and 1
 # instead of a yes or no. *Medical*: points for diagnosis and remedy, 0 to 10, divided by 10. Both tasks pass the same gates as
-# math (`python -m itpo gates documents`). **The settings of every row are those that were chosen on math** [O]: nothing was
-# tuned on these two tasks, for no row.
+# math (`python -m itpo gates documents`). Each row was tuned on each task with the same budget, as in section 1.
 
 # %%
 others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
 grids = {task: sweep(runs_root(), there.grid(), train) for task, there in others.items()}
 clear_output()
 frames = {task: tables.results(found) for task, found in grids.items()}
-Markdown("\n\n".join(f"*{TITLES[task]}*: {len(there.seeds)} seeds" for task, there in others.items()))
+for task, there in others.items():
+    methods = tables.settings_text([method for method in there.methods if allows("rloo", method.row)])
+    title = f"{TITLES[task].capitalize()}, {len(there.seeds)} seeds"
+    display(Markdown(f"**{title}**\n\n{tables.markdown(methods)}\n\n{tables.tuning_text(task)}"))
 
 # %%
 for task, found in grids.items():

@@ -188,7 +188,7 @@ def test_tables_are_written_with_their_label(
 def test_settings_and_tuning(three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tables.settings_text(three_seeds.methods)["row"].tolist()[-1] == "Norm-ITPO"
     monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
-    assert "no tuning record" in tables.tuning_text()
+    assert "no tuning record" in tables.tuning_text("math")
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "tuning.csv").write_text("row,beta\nitpo,0.2\n")
-    assert "| itpo | 0.2 |" in tables.tuning_text()
+    (tmp_path / "figures" / "tuning.csv").write_text("task,row,beta\nmath,itpo,0.2\nmedical,itpo,0.5\n")
+    assert "| itpo | 0.2 |" in (text := tables.tuning_text("math")) and "medical" not in text

@@ -195,7 +195,7 @@ def reward_dynamics(case: Case, colors: str = "RdBu") -> Figure:
             ax.axvline(end + 0.5, color="white", linewidth=3)
     for k, kind in enumerate(case.kinds):
         columns = np.flatnonzero(turn_of == k)
-        text = f"{k + 1}  {kind.replace('_', ' ')}"
+        text = f"{k + 1}  " + "\n".join(kind.replace("_", " ").split(" ", 1))
         top = axes[0, 0].get_xaxis_transform()
         style = {"transform": top, "ha": "center", "va": "bottom", "fontsize": SMALL}
         missed = kind == "missed repair"
@@ -204,7 +204,7 @@ def reward_dynamics(case: Case, colors: str = "RdBu") -> Figure:
         )
         if case.answers[k]:
             axes[0, 0].text(
-                columns[-1] + 0.5, 1.12 + 0.09 * (k % 2), f"user: {case.answers[k]}", color=QUIET, **style
+                columns[-1] + 0.5, 1.2 + 0.09 * (k % 2), f"user: {case.answers[k]}", color=QUIET, **style
             )
     axes[1, 0].set_xticks(
         range(len(case.words)), [word.strip("<|>") for word in case.words], rotation=90, fontsize=SMALL
