@@ -219,10 +219,10 @@ METHODS = {
         Method("norm_itpo", policy_lr=5e-4, beta=0.2),
     ),
     "medical": (
-        Method("trajectory_share", policy_lr=5e-4),
-        Method("uniform", policy_lr=5e-4),
+        Method("trajectory_share", policy_lr=2e-3),
+        Method("uniform", policy_lr=1e-3),
         Method("value_model", policy_lr=2.5e-4),  # as on math: PPO has not been tuned here
-        Method("judge", policy_lr=1e-3),
+        Method("judge", policy_lr=2e-3),
         Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
         Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
         Method("norm_itpo", policy_lr=1e-3, beta=0.05),
