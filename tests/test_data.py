@@ -1,8 +1,9 @@
-"""The loaders against small files of every format (and, where it lies beside the checkout, real data), and the answers."""
+"""The loaders against small files of every format (and real ones, where ITPO_REAL_DATA names their folder), and the answers."""
 
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import datasets
+import huggingface_hub
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from itpo.data import (
     FORMATS,
@@ -28,23 +33,14 @@ from itpo.data import (
 )
 from itpo.dialogue import Message
 
-datasets = pytest.importorskip("datasets", reason='needs the extra "data"')
-pyarrow = pytest.importorskip("pyarrow", reason='needs the extra "data"')
-huggingface_hub = pytest.importorskip("huggingface_hub")
-pytest.importorskip("math_verify", reason='needs the extra "data"')
-pytest.importorskip("reasoning_gym", reason='needs the extra "data"')
-
-from pyarrow import parquet  # noqa: E402
-
 FIXTURES = Path(__file__).parent / "data"
-REAL = Path(os.environ.get("ITPO_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def real(name):
-    path = REAL / name
-    if not path.is_file():
-        pytest.skip(f"there is no {path}: set ITPO_REAL_DATA to a folder with {name}")
-    return path
+    folder = os.environ.get("ITPO_REAL_DATA")
+    if not folder:
+        pytest.skip(f"set ITPO_REAL_DATA to a folder with {name}")
+    return Path(folder) / name
 
 
 def rows_of(name):
@@ -655,13 +651,15 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(package, m
         "datasets": lambda: load_examples(None, "gsm8k"),
         "reasoning_gym": lambda: generate_gsm(1, seed=0),
     }
-    name = package.replace("_", "-")
-    with pytest.raises(ImportError, match=rf'{name}, which is missing: pip install "itpo\[data\]"'):
+    command = 'pip install "itpo[problems]"' if package == "reasoning_gym" else f"pip install {package}"
+    with pytest.raises(
+        ImportError, match=re.escape(f"{package.replace('_', '-')}, which is missing: {command}")
+    ):
         calls[package]()
 
 
 def test_missing_math_verify_is_named_too(monkeypatch):
     answers._VERIFIER.close()
     monkeypatch.setattr(answers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'math-verify, which is missing: pip install "itpo\[data\]"'):
+    with pytest.raises(ImportError, match="math-verify, which is missing: pip install math-verify"):
         answers_match("1/2", "0.5")
