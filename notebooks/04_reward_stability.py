@@ -114,7 +114,8 @@ for name, (task, found) in zip(
 ):
     known = probes.spearman_curves([run for run in found if run.probes()], np.random.default_rng(0))
     band = tables.bands(known, by=["row", "items"])
-    caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last."
+    caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last "
+    caption += f"one; mean and 95 % t-interval over {len(others[task].seeds)} seeds. Dotted and dashed: controls of ours [O]."
     display(publish(draw.stability(band), name, band, profile, caption))
     for rival, title in probes.RIVALS.items():
         lines = claims.verdict_text(probes.stability_verdicts(known, rival), scale, scale=1.0, unit="")
