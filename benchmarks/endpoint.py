@@ -73,7 +73,9 @@ def main() -> None:
             user.replies([d.example for d in asked], messages, [random.Random(turn)] * len(asked))
     server = time.perf_counter() - started
     for name, seconds in (("policy", alone), ("server", server), ("both", together)):
-        print(f"{name:<7} {len(examples) / seconds:6.2f} dialogues per second")
+        print(f"{name:<7} {len(examples) / seconds:7.3f} dialogues per second")
+    print(f"both reach {max(alone, server) / together:.2f} of the slower of the two")
+    print(f"one after the other they would reach {max(alone, server) / (alone + server):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Tune rows of Table 1, all with the same budget: ``python -m benchmarks.tune [row ...]`` writes ``figures/tuning.csv``.
+"""Tune rows of Table 1, all with the same budget: ``python -m benchmarks.tune [--task math] [row ...]``.
 
-Four settings a row, 40 steps each, on one seed that no result uses. The setting with the highest mean success on fresh
+Four settings a row, 40 steps each, on one seed that no result uses. The setting with the highest mean outcome on fresh
 problems over training is kept in ``itpo.profiles.METHODS``, for every estimator. RLOO tunes them, or PPO where only it can
-train the row. All rows take about a quarter of an hour on two cores; lines of rows that are not named stay as they are.
+train the row. All rows of a task take about a quarter of an hour on two cores. Writes ``figures/tuning.csv``, in which lines of
+other tasks and rows stay as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itpo.paths import project_root, runs_root
 from itpo.profiles import Method, RunConfig, allows, get_profile
 from itpo.runs import Run
 from itpo.sweep import sweep
+from itpo.tasks import TASKS
 from itpo.trainer import train
 
 SEED, STEPS = 1000, 40
@@ -35,9 +37,9 @@ CANDIDATES = [
 ]
 
 
-def configs(rows: list[str]) -> list[RunConfig]:
-    """One run for every candidate setting of these rows."""
-    base = replace(get_profile("laptop").run, seed=SEED, steps=STEPS)
+def configs(task: str, rows: list[str]) -> list[RunConfig]:
+    """One run of the task for every candidate setting of these rows."""
+    base = replace(get_profile("laptop").on(task).run, seed=SEED, steps=STEPS)
     chosen = [method for method in CANDIDATES if method.row in rows]
     estimators = ["rloo" if allows("rloo", method.row) else "ppo" for method in chosen]
     return [replace(base, method=m, estimator=e) for m, e in zip(chosen, estimators, strict=True)]
@@ -50,28 +52,28 @@ def summarize(runs: list[Run]) -> pd.DataFrame:
         method, evaluations = run.config.method, run.metrics()["eval_success"].dropna()
         settings = {"policy_lr": method.policy_lr, "beta": method.beta, "eta": method.eta}
         scores = {"mean_success": evaluations.mean(), "final_success": run.summary()["success"]}
-        lines.append({"row": method.row, **settings, "outcome_coef": method.outcome_coef, **scores})
+        who = {"task": run.config.task, "row": method.row}
+        lines.append({**who, **settings, "outcome_coef": method.outcome_coef, **scores})
     return pd.DataFrame(lines)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows as in Table 1, the best setting of each first."""
-    place = {row: i for i, row in enumerate(ROWS)}
-    table = table.assign(place=table["row"].map(place)).sort_values(
-        ["place", "mean_success"], ascending=[True, False], ignore_index=True
-    )
-    return table.drop(columns="place")
+    """Tasks and rows as in Table 1, the best setting of each first."""
+    keys = {"task": list(TASKS).index, "row": list(ROWS).index, "mean_success": lambda score: -score}
+    return table.sort_values(list(keys), key=lambda column: column.map(keys[column.name]), ignore_index=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="rows to tune (default: all)")
-    rows = parser.parse_args().rows or list(ROWS)
+    parser.add_argument("--task", choices=list(TASKS), default="math")
+    options = parser.parse_args()
+    task, rows = options.task, options.rows or list(ROWS)
     path = project_root() / "figures" / "tuning.csv"
-    result = summarize(sweep(runs_root(), configs(rows), train))
+    result = summarize(sweep(runs_root(), configs(task, rows), train))
     if path.is_file():
         old = pd.read_csv(path)
-        result = pd.concat([old[~old["row"].isin(rows)], result])
+        result = pd.concat([old[(old["task"] != task) | ~old["row"].isin(rows)], result])
     result = in_order(result)
     result.to_csv(path, index=False, float_format="%.6g")
     print(result.to_string(index=False))

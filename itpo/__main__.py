@@ -1,16 +1,18 @@
-"""Command line of the library: measure a testbed, talk to a policy, plan the memory of a GPU, list what can be trained."""
+"""Command line of the library: measure a testbed, talk to a policy, read data, plan the memory of a GPU, list what trains."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
 
 from itpo.attribution import ROWS, Row
 from itpo.base import PRECISIONS
-from itpo.chat import Talker, base_of, converse, embedded_scene, real_scene
-from itpo.data import FORMATS, load_examples
+from itpo.chat import Party, Scene, Talker, base_of, converse, embedded_scene, real_scene
+from itpo.data import FORMATS, DataError, Loaded, load_examples
+from itpo.endpoint import Endpoint, EndpointError
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
 from itpo.paths import runs_root
@@ -19,18 +21,18 @@ from itpo.plan import report as plan_report
 from itpo.profiles import PROFILES, allows, get_profile
 from itpo.runs import Store
 from itpo.tasks import TASKS, get_task
-from itpo.tasks.real import MAX_TURNS
 from itpo.trainer import base_model
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (1: a gate failed)."""
+    """Run one command; returns the exit status (1: a gate failed, 2: what was asked for cannot be done)."""
     parser = argparse.ArgumentParser(prog="python -m itpo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     gates = commands.add_parser("gates", help="measure whether a task is fit to compare methods on")
     gates.add_argument("task", choices=sorted(TASKS))
     gates.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
-    add_chat(commands.add_parser("chat", help="talk to a policy, or play the user of an example"))
+    add_chat(commands.add_parser("chat", help="talk to a policy, or take its place"))
+    add_data(commands.add_parser("data", help="read real data: counts, the first example, bad rows"))
     commands.add_parser("estimators", help="list the estimators and the rows of Table 1 that each can train")
     add_plan(
         commands.add_parser("plan", help="what a run needs of a GPU's memory, and the settings that fit")
@@ -38,54 +40,123 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "plan":
         return plan(options)
-    if options.command == "chat":
-        return chat(options)
+    if options.command in ("chat", "data"):
+        try:
+            return chat(options) if options.command == "chat" else data(options)
+        except (DataError, EndpointError, FileNotFoundError) as error:  # they say what to do about it
+            print(error, file=sys.stderr)
+            return 2
     if options.command == "estimators":
         print(list_estimators())
         return 0
-    config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
+    config = get_profile(options.profile).on(options.task).config("trajectory_share", seed=0)
     return 0 if report(config, Store(runs_root())) else 1
 
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m itpo chat``."""
-    parser.add_argument("--task", choices=sorted({*TASKS, *MAX_TURNS}), default="math")
     parser.add_argument(
-        "--data", help="play the user of a real example from this file, folder or hub dataset"
+        "--as", dest="role", choices=("user", "assistant"), default="user", help="whom you play"
     )
+    parser.add_argument("--task", choices=sorted(TASKS), default="math", help="the embedded task")
+    parser.add_argument("--data", help="a file, folder or hub dataset: talk about a real example instead")
     parser.add_argument("--format", choices=sorted(FORMATS), help="how the rows of --data are laid out")
-    parser.add_argument("--free", action="store_true", help="talk about anything, without an example")
+    parser.add_argument(
+        "--url", help="of a server whose model plays the user of --data and judges the outcome"
+    )
+    parser.add_argument("--model-name", help="of that server's model")
+    parser.add_argument(
+        "--free", action="store_true", help="talk to a policy about anything, without an example"
+    )
     parser.add_argument("--run", type=Path, help="folder of a finished run: talk to its policy")
     parser.add_argument("--model", type=Path, help="folder of the base model, if not the task's embedded one")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="laptop", help="of the embedded model")
-    parser.add_argument("--max-tokens", type=int, default=200, help="of one assistant turn")
-    parser.add_argument("--seed", type=int, default=0, help="of the example and of the policy's sampling")
+    parser.add_argument("--max-tokens", type=int, default=200, help="of one turn of a model")
+    parser.add_argument("--seed", type=int, default=0, help="of the example, of its user and of the policy")
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Hold one conversation in the terminal; returns the exit status (2: the options lack something)."""
-    embedded = options.task in TASKS
-    if options.data and not options.format:
-        print("--data needs --format", file=sys.stderr)
-        return 2
-    if not embedded and not (options.model or options.run):
-        print(f"task {options.task!r} has no embedded model: pass --model or --run", file=sys.stderr)
-        return 2
-    if not embedded and not (options.data or options.free):
-        print(f"task {options.task!r} has no embedded examples: pass --data, or --free", file=sys.stderr)
-        return 2
-    scene = None
-    if options.data:
-        scene = real_scene(load_examples(options.data, options.format).examples, options.seed)
-    elif not options.free:
-        scene = embedded_scene(get_task(options.task), options.seed)
+    """Hold one conversation in the terminal; returns the exit status (2: the options do not go together)."""
+    assistant, real = options.role == "assistant", options.data is not None
+    policy = options.model or options.run
+    lacks = {
+        "--data needs --format": real and not options.format,
+        "--data and --free exclude each other": real and options.free,
+        "--url and --model-name need each other": bool(options.url) != bool(options.model_name),
+        "--url needs --data: embedded users are scripted": options.url and not real,
+        "--as assistant needs an example: leave --free out": assistant and options.free,
+        "--as assistant with --data needs --url and --model-name": assistant and real and not options.url,
+        "--data needs --model or --run: the embedded model knows the words of its task only": real
+        and not assistant
+        and not policy,
+    }
+    for remedy, wrong in lacks.items():
+        if wrong:
+            print(remedy, file=sys.stderr)
+            return 2
+    scene = None if options.free else find_scene(options)
+    converse(scene.parties["user"] if scene and assistant else find_policy(options), scene, options.role)
+    return 0
+
+
+def find_scene(options: argparse.Namespace) -> Scene:
+    """The example that the options of ``chat`` ask for."""
+    if not options.data:
+        return embedded_scene(get_task(options.task), options.seed)
+    examples = load_examples(options.data, options.format).examples
+    endpoint = None
+    if options.url:
+        endpoint = Endpoint(options.url, options.model_name, max_tokens=options.max_tokens)
+    return real_scene(examples, options.seed, endpoint)
+
+
+def find_policy(options: argparse.Namespace) -> Party:
+    """The policy that the options of ``chat`` ask for; the task's embedded model is made where it is missing."""
     if options.model or options.run:
         base = options.model or base_of(options.run)
     else:
-        config = replace(get_profile(options.profile).config("trajectory_share", seed=0), task=options.task)
+        config = get_profile(options.profile).on(options.task).config("trajectory_share", seed=0)
         base = base_model(config, Store(runs_root()))
-    converse(Talker(base, options.run, options.max_tokens, options.seed).answer, scene)
+    return Talker(base, options.run, options.max_tokens, options.seed).answer
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo data``."""
+    parser.add_argument(
+        "source", nargs="?", help="a file, folder or hub dataset (default: the format's, on the hub)"
+    )
+    parser.add_argument("--format", choices=sorted(FORMATS), required=True, help="how its rows are laid out")
+    parser.add_argument("--part", default="train", help="of a source with several (default: %(default)s)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="count and list bad rows instead of stopping at one"
+    )
+
+
+def data(options: argparse.Namespace) -> int:
+    """Read real data and print what came of it; returns the exit status."""
+    loaded = load_examples(options.source, options.format, part=options.part, skip_bad=options.skip_bad)
+    print(summary(loaded))
     return 0
+
+
+def summary(loaded: Loaded) -> str:
+    """What a source gave: counts, the first example, and the rows that were skipped.
+
+    >>> from itpo.data import generate_gsm
+    >>> print(summary(Loaded(tuple(generate_gsm(2, seed=0)), skipped=(), repeated=1)))
+    2 examples of math, 1 repeated, 0 skipped
+    first example: gsm:0:0
+      user> ...
+      goal: ...
+      answer: ...
+    """
+    first = loaded.examples[0]
+    counts = f"{loaded.repeated} repeated, {len(loaded.skipped)} skipped"
+    facts = [f"{message.role}> {message.content}" for message in first.prompt]
+    facts += [f"goal: {first.goal}", *(f"{name}: {text}" for name, text in first.reference.items())]
+    lines = [f"{len(loaded.examples)} examples of {first.task}, {counts}", f"first example: {first.id}"]
+    lines += [f"  {textwrap.shorten(fact, 300)}" for fact in facts]
+    return "\n".join([*lines, *(f"skipped: {error}" for error in loaded.skipped)])
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,15 @@
-"""A person in the terminal, in the user's place: talking to a policy freely, or playing the user of an example."""
+"""A person in the terminal talks to a policy, freely or as the user of an example, or takes the assistant's place."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,9 +17,15 @@ from itpo.backbone import Adapter, Backbone
 from itpo.data import Example
 from itpo.dialogue import ChatFormat, Message
 from itpo.embedded import load
+from itpo.endpoint import Endpoint, EndpointError
+from itpo.endpoint_judge import EndpointJudge
 from itpo.sampler import Sampling, speak
-from itpo.tasks import Task
-from itpo.tasks.real import MAX_TURNS
+from itpo.tasks import EmbeddedTask
+from itpo.tasks.real import MAX_TURNS, REAL_TASKS
+from itpo.users import EndpointUser
+
+Role = Literal["user", "assistant"]
+Party = Callable[[list[Message]], str | None]  # what is said next; ``None`` ends the conversation
 
 _BASE, _POLICY = "models", "policy"
 
@@ -73,43 +81,87 @@ def base_of(run: Path) -> Path:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a person is told before playing the user: what the user knows, the opening, and how many turns there are."""
+    """An example to be talked about: what its user knows, the opening, and how many assistant turns there are.
+
+    ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
+    the person's own. ``score`` is the outcome of a finished conversation. ``plain`` asks for the words of an embedded task.
+    """
 
     knows: str
     opening: tuple[Message, ...]
     max_turns: int
+    parties: Mapping[str, Party] = field(default_factory=dict)
     score: Callable[[list[Message]], float] | None = None
+    plain: bool = False
 
 
-def embedded_scene(task: Task, seed: int) -> Scene:
-    """A problem of an embedded task, which is scored at the end.
+def embedded_scene(task: EmbeddedTask, seed: int) -> Scene:
+    """A problem of an embedded task, with its scripted user and tutor.
 
     >>> from itpo.tasks import get_task
-    >>> embedded_scene(get_task("math"), seed=0).max_turns
-    5
+    >>> scene = embedded_scene(get_task("medical"), seed=0)
+    >>> scene.knows, scene.opening[0].content
+    ('complaint: pain, place: ..., time: ..., allergy: ...', 'doctor , this pain worries me .')
     """
-    example = task.sample(random.Random(f"chat/{seed}"))
-    return Scene(str(example), tuple(task.opening(example)), task.max_turns, partial(task.score, example))
+    rng = random.Random(f"chat/{seed}")
+    example = task.sample(rng)
+    return Scene(
+        ", ".join(f"{name}: {value}" for name, value in asdict(example).items()),
+        tuple(task.opening(example)),
+        task.max_turns,
+        {
+            "user": lambda messages: task.reply(example, messages, rng),
+            "assistant": lambda messages: task.tutor(example, messages, rng, task.ideal),
+        },
+        partial(task.score, example),
+        plain=True,
+    )
 
 
-def real_scene(examples: Sequence[Example], seed: int) -> Scene:
-    """One of real examples; nobody scores it here.
+def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None = None) -> Scene:
+    """One of real examples; a language model behind ``endpoint``, if any, plays its user and judges the outcome.
+
+    Raises :class:`itpo.endpoint.EndpointError` where that user has to open the conversation and does not.
 
     >>> from itpo.data import generate_gsm
     >>> real_scene(generate_gsm(3, seed=0), seed=0).max_turns
     5
     """
-    example = random.Random(f"chat/{seed}").choice(examples)
-    return Scene(example.goal, example.prompt, MAX_TURNS[example.task])
+    rng = random.Random(f"chat/{seed}")
+    example = rng.choice(examples)
+    if endpoint is None:
+        return Scene(example.goal, example.prompt, MAX_TURNS[example.task])
+    user, judge = EndpointUser(endpoint), EndpointJudge(replace(endpoint, temperature=0.0))
+    if example.prompt[-1].content == example.goal:  # a plain problem, which hides nothing
+        (example,) = user.open([example], seed)
+    task = REAL_TASKS[example.task]([example], user, judge)
+    parties = {"user": lambda messages: task.reply(example, messages, rng)}
+    return Scene(example.goal, example.prompt, task.max_turns, parties, partial(task.score, example))
+
+
+def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Callable[[str], None]) -> Party:
+    """The person at the keyboard, who ends the conversation by an empty line and asks for a hint by a question mark."""
+    hint = scene.parties.get(role) if scene else None
+
+    def speak_up(messages: list[Message]) -> str | None:
+        text = _line(hear, role)
+        while text == "?" and hint:
+            said = hint(messages)
+            say(f"(you might {'end the conversation' if said is None else f'say: {said}'})")
+            text = _line(hear, role)
+        return (plain_words(text) if scene and scene.plain else text) or None
+
+    return speak_up
 
 
 def converse(
-    answer: Callable[[list[Message]], str],
+    other: Party,
     scene: Scene | None,
+    role: Role = "user",
     say: Callable[[str], None] = print,
     hear: Callable[[str], str] = input,
 ) -> list[Message]:
-    """Hold one conversation with a person, who ends it by an empty line; returns its messages.
+    """Hold one conversation between a person in this role and the ``other`` party; returns its messages.
 
     Without a scene the person opens the conversation, about anything and for as long as wanted.
 
@@ -119,28 +171,57 @@ def converse(
     >>> [message.content for message in said]
     ['hello', 'hi']
     """
+    me = person(role, scene, hear, say)
     messages = list(scene.opening) if scene else []
     if scene:
-        say(f"You play the user. What you know: {scene.knows}\nAn empty line ends the conversation.")
+        say(_instructions(scene, role))
     for message in messages:
         say(f"{message.role}> {message.content}")
     turns = 0
-    while scene is None or turns < scene.max_turns:
-        if not messages or messages[-1].role == "assistant":
-            text = _hear(hear)
-            if not text:
-                break
-            messages.append(Message("user", text))
-        messages.append(Message("assistant", answer(messages)))
-        say(f"assistant> {messages[-1].content}")
-        turns += 1
-    if scene and scene.score:
-        say(f"score: {scene.score(messages):.2f}")
+    while True:
+        speaker: Role = "assistant" if messages and messages[-1].role == "user" else "user"
+        if scene and speaker == "user" and turns == scene.max_turns:
+            break
+        text = (me if speaker == role else other)(messages)
+        if text is None:
+            break
+        messages.append(Message(speaker, text))
+        turns += speaker == "assistant"
+        if speaker != role:
+            say(f"{speaker}> {text}")
+    if scene:
+        _conclude(scene, role, messages, say)
     return messages
 
 
-def _hear(hear: Callable[[str], str]) -> str:
+def plain_words(text: str) -> str:
+    """A line as the embedded tasks write it: lower case, punctuation apart.
+
+    >>> plain_words("Where is the pain?")
+    'where is the pain ?'
+    """
+    return " ".join(re.sub(r"([?.,:!])", r" \1 ", text.lower()).split())
+
+
+def _instructions(scene: Scene, role: str) -> str:
+    task = f"What you know: {scene.knows}" if role == "user" else "Find out what the user wants."
+    ways = "An empty line ends the conversation" + (", ? gives a hint." if role in scene.parties else ".")
+    return f"You play the {role}. There are {scene.max_turns} assistant turns. {ways}\n{task}"
+
+
+def _conclude(scene: Scene, role: str, messages: list[Message], say: Callable[[str], None]) -> None:
+    """What the user had in mind, and what the conversation is worth."""
+    if role == "assistant":
+        say(f"The user knew: {scene.knows}")
+    if scene.score and any(message.role == "assistant" for message in messages):
+        try:
+            say(f"score: {scene.score(messages):.2f}")
+        except EndpointError as error:
+            say(f"no score: {error}")
+
+
+def _line(hear: Callable[[str], str], role: str) -> str:
     try:
-        return hear("user> ").strip()
+        return hear(f"{role}> ").strip()
     except EOFError:
         return ""

@@ -92,7 +92,7 @@ class EndpointModel:
     length and seed, but neither address nor key. A rerun that asks the same needs no server, also at temperature 1; and an
     interrupted run that is taken up again hears the same replies, so that it ends as if it had not been interrupted.
 
-    >>> nobody = Endpoint("http://127.0.0.1:9/v1", "any", attempts=1, timeout=5)
+    >>> nobody = Endpoint("http://127.0.0.1:9/v1", "any", attempts=1, timeout=5.0)
     >>> EndpointModel(nobody).ask([[Message("user", "hello")]], [0], str)
     [EndpointError('no reply from http://127.0.0.1:9/v1 (any) in 1 attempts: ...')]
     """
@@ -161,7 +161,7 @@ class EndpointModel:
                         f"{place.url} ({place.model}) refuses the question: {wrong}; correct url, model or key"
                     )
                 pause = _wanted_pause(error) or pause
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 wrong = f"no answer within {place.timeout:g} seconds"
             except openai.APIConnectionError as error:
                 wrong = f"no connection ({error.__cause__ or error}); is the server running?"
@@ -187,7 +187,8 @@ class EndpointModel:
         path = None if self.cache is None else _cached(self.cache, question)
         if path is not None and path.exists():
             return read(_stored(path))
-        async with self._slots:
+        # The client's own limit is on each silence, which an answer that comes in drops never breaks.
+        async with self._slots, asyncio.timeout(place.timeout):
             text = _text(await self._client.chat.completions.create(**question))
         reply = read(text)  # before it is kept: what cannot be read is asked for again in a rerun too
         if path is not None:
@@ -230,9 +231,10 @@ def _text(answer: Any) -> str:
 def _wanted_pause(error: openai.APIStatusError) -> float | None:
     """Seconds that the server asks to wait (``Retry-After``; its form as a date is not read)."""
     try:
-        return max(float(error.response.headers["retry-after"]), 0.0)
+        seconds = float(error.response.headers["retry-after"])
     except (KeyError, ValueError):
         return None
+    return seconds if seconds >= 0 else None  # no comparison holds for NaN
 
 
 def _short(text: str) -> str:

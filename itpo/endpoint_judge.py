@@ -39,7 +39,7 @@ class ModelJudge:
             fill("judge_accuracy", conversation=transcript(messages), reference=example.reference["answer"])
             for example, messages in zip(examples, conversations, strict=True)
         ]
-        return self._ask(prompts, lambda text: read_number(text, "score", 0, 1))
+        return self._ask(prompts, lambda text: read_number(text, "score", 0.0, 1.0))
 
     def documents(self, conversations: Sequence[Sequence[Message]]) -> list[str | EndpointError]:
         """The final document of each conversation as the judge copied it, with the leading marker that the prompt asks for."""
@@ -83,7 +83,7 @@ class ModelJudge:
             prompts.append(fill("judge_turns", **fields))
         seeds = [rng.getrandbits(31) for rng in rngs]
         return self.model.ask(
-            _questions(prompts), seeds, lambda text: read_numbers(text, "scores", 0, HIGHEST)
+            _questions(prompts), seeds, lambda text: read_numbers(text, "scores", 0.0, HIGHEST)
         )
 
     def _ask(self, prompts: Sequence[str], read: Callable[[str], _T]) -> list[_T | EndpointError]:
@@ -116,8 +116,8 @@ def _document(text: str) -> str:
 
 
 def _grades(text: str) -> tuple[float, float]:
-    diagnosis = read_number(text, "diagnosis", 0, HIGHEST)
-    return diagnosis, read_number(text, "recommendation", 0, HIGHEST)
+    diagnosis = read_number(text, "diagnosis", 0.0, HIGHEST)
+    return diagnosis, read_number(text, "recommendation", 0.0, HIGHEST)
 
 
 def _numbered(messages: Sequence[Message]) -> str:

@@ -26,13 +26,15 @@ from itpo.analysis import (
     t_interval,
 )
 from itpo.attribution import ROWS
+from itpo.claims import verdict_text
 from itpo.dialogue import Message
 from itpo.embedded import ASSISTANT, END, PAD, USER, build_tokenizer
 from itpo.figures.results import Case
 from itpo.metrics import kendall
 from itpo.profiles import Profile
+from itpo.reported import REPORTED_TAU
 from itpo.runs import Run
-from itpo.tables import REPORTED_TAU, curves, interval_columns, verdict_text
+from itpo.tables import curves, interval_columns
 from itpo.tasks import EmbeddedTask, get_task
 
 RIVALS = {

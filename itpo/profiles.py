@@ -148,7 +148,7 @@ class Profile:
     def on(self, task: str) -> Profile:
         """The same profile on another task; raises ``ValueError`` for an unknown one.
 
-        The settings of the rows stay those that were chosen on math, and there are only ``estimator_seeds`` [O].
+        The rows have the settings that were chosen on that task, and other tasks than math ``estimator_seeds`` only [O].
 
         >>> laptop = get_profile("laptop")
         >>> laptop.on("medical").run.task, len(laptop.seeds), len(laptop.on("medical").seeds)
@@ -156,7 +156,7 @@ class Profile:
         """
         _check("task", task in TASKS, task, f"one of {', '.join(TASKS)}")
         seeds = self.seeds if task == self.run.task else self.estimator_seeds
-        return replace(self, run=replace(self.run, task=task), seeds=seeds)
+        return replace(self, run=replace(self.run, task=task), methods=METHODS[task], seeds=seeds)
 
     def config(self, row: str, seed: int, estimator: str = "rloo") -> RunConfig:
         """The run of one row, seed and estimator; raises ``ValueError`` for a row that the profile does not have.
@@ -209,15 +209,35 @@ class Profile:
 
 # The best of four settings each, by `python -m benchmarks.tune` [O]. PRIME and ITPO get the outcome as a second source, as the
 # released medical run of ITPO does [C]: a prototype collapsed without it.
-METHODS = (
-    Method("trajectory_share", policy_lr=5e-4),
-    Method("uniform", policy_lr=5e-4),
-    Method("value_model", policy_lr=2.5e-4),
-    Method("judge", policy_lr=1e-3),
-    Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
-    Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
-    Method("norm_itpo", policy_lr=1e-3, beta=0.05),
-)
+METHODS = {
+    "math": (
+        Method("trajectory_share", policy_lr=5e-4),
+        Method("uniform", policy_lr=5e-4),
+        Method("value_model", policy_lr=2.5e-4),
+        Method("judge", policy_lr=1e-3),
+        Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
+        Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
+        Method("norm_itpo", policy_lr=1e-3, beta=0.05),
+    ),
+    "documents": (
+        Method("trajectory_share", policy_lr=1e-3),
+        Method("uniform", policy_lr=5e-4),
+        Method("value_model", policy_lr=2.5e-4),  # as on math: PPO has not been tuned here
+        Method("judge", policy_lr=5e-4),
+        Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
+        Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.2),
+        Method("norm_itpo", policy_lr=5e-4, beta=0.2),
+    ),
+    "medical": (
+        Method("trajectory_share", policy_lr=2e-3),
+        Method("uniform", policy_lr=1e-3),
+        Method("value_model", policy_lr=2.5e-4),  # as on math: PPO has not been tuned here
+        Method("judge", policy_lr=2e-3),
+        Method("prime", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
+        Method("itpo", outcome_coef=5.0, policy_lr=1e-3, beta=0.05),
+        Method("norm_itpo", policy_lr=1e-3, beta=0.05),
+    ),
+}
 
 
 def _released(itpo: tuple[float, float, float], norm_itpo: tuple[float, float]) -> tuple[Method, ...]:
@@ -241,8 +261,8 @@ RELEASED = {
 LAPTOP = Profile(
     name="laptop",
     summary="embedded model and task, 2 CPU cores",
-    run=RunConfig(method=METHODS[0], seed=0, steps=60),
-    methods=METHODS,
+    run=RunConfig(method=METHODS["math"][0], seed=0, steps=60),
+    methods=METHODS["math"],
     seeds=(0, 1, 2, 3, 4),
     estimator_seeds=(0, 1, 2),
 )

@@ -24,7 +24,10 @@ def read_object(text: str, *keys: str) -> dict[str, Any]:
     >>> read_object('Sure! ```json {"thought": "short", "response": "yes", }```', "response")["response"]
     'yes'
     """
-    found = json_repair.loads(text) if "{" in text else None
+    try:
+        found = json_repair.loads(text) if "{" in text else None
+    except (ValueError, RecursionError):  # such as hundreds of brackets in a row
+        found = None
     for candidate in found if isinstance(found, list) else [found]:
         if isinstance(candidate, dict) and all(key in candidate for key in keys):
             return candidate
@@ -53,7 +56,7 @@ def read_number(text: str, key: str, low: float, high: float) -> float:
 
     Raises ``ReplyError`` for anything else.
 
-    >>> read_number('{"thought": "almost", "score": "7"}', "score", 0, 10)
+    >>> read_number('{"thought": "almost", "score": "7"}', "score", 0.0, 10.0)
     7.0
     """
     return _number(read_object(text, key)[key], key, low, high)
@@ -64,7 +67,7 @@ def read_numbers(text: str, key: str, low: float, high: float) -> list[float]:
 
     Raises ``ReplyError`` for anything else.
 
-    >>> read_numbers('{"thought": "", "scores": [3, 0.5]}', "scores", 0, 10)
+    >>> read_numbers('{"thought": "", "scores": [3, 0.5]}', "scores", 0.0, 10.0)
     [3.0, 0.5]
     """
     values = read_object(text, key)[key]

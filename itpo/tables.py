@@ -14,33 +14,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from itpo.analysis import Interval, Verdict, area_under_curve, bootstrap_interval, judge, t_interval
+from itpo.analysis import Interval, area_under_curve, bootstrap_interval, t_interval
 from itpo.attribution import ROWS
-from itpo.estimators import ESTIMATORS, get_estimator
+from itpo.estimators import get_estimator
 from itpo.figures.style import output_folder
-from itpo.metrics import kendall
 from itpo.paths import project_root
 from itpo.profiles import Method, Profile
+from itpo.reported import MEASURES, REPORTED, TITLES, caution
 from itpo.runs import Run
 
 BASELINE = "trajectory_share"
-# Accuracy in percent on the paper's math task, as secondary sources quote it [S]; none was checked.
-REPORTED = {
-    "rloo": {
-        "trajectory_share": 29.06,
-        "uniform": 30.00,
-        "judge": 28.87,
-        "prime": 29.75,
-        "itpo": 29.06,
-        "norm_itpo": 32.50,
-    },
-    "grpo": {"trajectory_share": 26.37, "norm_itpo": 31.12},
-    "ppo": {"trajectory_share": 26.81, "norm_itpo": 27.15},
-}
-ONE_SOURCE = frozenset({("rloo", "itpo")})
-REPORTED_TAU = (0.5, 0.75)  # Kendall's tau between implicit return and outcome [S]
-# The smallest gain that we count as one: what is reported for Norm-ITPO over trajectory-share on math [S].
-SMALLEST_GAIN = (REPORTED["rloo"]["norm_itpo"] - REPORTED["rloo"]["trajectory_share"]) / 100
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -65,13 +48,13 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def scale_note(profile: Profile) -> str:
     """What a reader must know of the profile before any of its numbers."""
-    size = (
-        f"Profile `{profile.name}`: {profile.summary}; {len(profile.seeds)} seeds, {profile.run.steps} steps."
-    )
+    seeds = f"{len(profile.seeds)} seed{'s' * (len(profile.seeds) > 1)}"
+    size = f"Profile `{profile.name}`: {profile.summary}; {seeds}, {profile.run.steps} steps."
     return f"{size} **These numbers mean nothing.**" if profile.name == "smoke" else size
 
 
-def _mark(profile: Profile) -> str:
+def mark(profile: Profile) -> str:
+    """What stands before every sentence on numbers of the smoke profile; empty for the others."""
     return "(smoke, not meaningful) " if profile.name == "smoke" else ""
 
 
@@ -102,6 +85,7 @@ def _result(run: Run) -> dict[str, Any]:
     held_out = metrics.dropna(subset="eval_success")
     fresh = metrics[metrics["step"] >= 0].reindex(columns=["prm_auc", "prm_kendall"]).mean()
     return {
+        "task": run.config.task,
         "row": run.config.method.row,
         "estimator": run.config.estimator,
         "baseline": run.config.baseline,
@@ -120,7 +104,7 @@ def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[
 
     Errors: ValueError if the rows have different seeds, or a seed has several runs (of two estimators, say).
     """
-    pair = [_by_seed(frame[frame["row"] == row], column) for row in (better, worse)]
+    pair = [by_seed(frame[frame["row"] == row], column) for row in (better, worse)]
     if not pair[0].index.equals(pair[1].index):
         raise ValueError(
             f"{better} has seeds {list(pair[0].index)}, {worse} has {list(pair[1].index)}: train both"
@@ -128,26 +112,27 @@ def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[
     return (pair[0] - pair[1]).to_numpy(dtype=float)
 
 
-def _by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
+def by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column of the runs of one row by their seeds, sorted. Errors: ValueError if a seed has several runs."""
     values = frame.set_index("seed")[column].sort_index()
     if not values.index.is_unique:
         raise ValueError(
-            f"several runs with seeds {sorted(set(values.index))}: pass those of one estimator and baseline"
+            f"several runs with seeds {sorted(set(values.index))}: pass those of one task, estimator and baseline"
         )
     return values
 
 
 def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Table 1 in numbers, a line for each estimator and row: mean and t-interval of every result, and paired differences to the
-    baseline under the same estimator.
+    """Table 1 in numbers, a line for each task, estimator and row: mean and t-interval of every result, and paired differences
+    to the baseline of the same task and estimator.
 
     ``gain`` carries a t-interval, ``gain_boot`` the bootstrap's (drawn with ``rng``); ``reported`` and ``reported_gain`` are
     [S] values, ``nan`` where none is known.
     """
     lines = []
-    for estimator, row in frame[["estimator", "row"]].drop_duplicates().itertuples(index=False):
-        line: dict[str, Any] = {"estimator": estimator, "row": row, "label": ROWS[row].label}
-        part = frame[frame["estimator"] == estimator]
+    for task, estimator, row in frame[["task", "estimator", "row"]].drop_duplicates().itertuples(index=False):
+        line: dict[str, Any] = {"task": task, "estimator": estimator, "row": row, "label": ROWS[row].label}
+        part = frame[(frame["task"] == task) & (frame["estimator"] == estimator)]
         for column in ("success", "greedy_success", "mean_success", "turns", "auc", "tau"):
             line |= interval_columns(column, t_interval(part.loc[part["row"] == row, column]))
         if row != BASELINE:
@@ -155,8 +140,9 @@ def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
                 differences = effects(part, row, BASELINE, column)
                 line |= interval_columns(name, t_interval(differences))
                 line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
-        reported = REPORTED[estimator].get(row, float("nan"))
-        gain = reported - REPORTED[estimator][BASELINE] if row != BASELINE else float("nan")
+        known = REPORTED[task][estimator]
+        reported = known.get(row, float("nan"))
+        gain = reported - known[BASELINE] if row != BASELINE else float("nan")
         lines.append(line | {"reported": reported / 100, "reported_gain": gain / 100})
     return pd.DataFrame(lines)
 
@@ -186,8 +172,7 @@ def _texts(
 
 def _reported_texts(table: pd.DataFrame) -> dict[str, list[str]]:
     """The two columns of [S] values, a dash where none is known."""
-    keys = zip(table["estimator"], table["row"], strict=True)
-    notes = [" (one source)" * (key in ONE_SOURCE) for key in keys]
+    notes = [caution(*key) for key in zip(table["task"], table["estimator"], table["row"], strict=True)]
     values = [
         "–" if np.isnan(v) else f"{100 * v:.2f}{note}"
         for v, note in zip(table["reported"], notes, strict=True)
@@ -197,11 +182,12 @@ def _reported_texts(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def main_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`main_table` of one estimator as people read it, in percent and points."""
+    """:func:`main_table` of one task and estimator as people read it, in percent and points."""
+    measures = " or ".join(MEASURES[task] for task in table["task"].unique())
     return pd.DataFrame(
         {
             "row": table["label"],
-            "success, sampled (%)": _texts(table, "success"),
+            f"{measures}, sampled (%)": _texts(table, "success"),
             "greedy (%)": _texts(table, "greedy_success"),
             "mean over training (%)": _texts(table, "mean_success"),
             "turns": _texts(table, "turns", 1.0, 2),
@@ -219,6 +205,19 @@ def estimators_text(table: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
+def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`main_table` of one estimator and several tasks with the tasks side by side, as the paper's Table 1 has them."""
+    parts = []
+    for task, part in table.groupby("task", sort=False):
+        columns = {
+            f"{TITLES[str(task)]}: {MEASURES[str(task)]} (%)": _texts(part, "success"),
+            "gain (points)": _texts(part, "gain", sign="+"),
+            **_reported_texts(part),
+        }
+        parts.append(pd.DataFrame({"row": part["label"], **columns}).set_index("row"))
+    return pd.concat(parts, axis=1).reset_index()
+
+
 def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rows under several settings, a line for each group and row: success, turns, and what changes against the first group.
 
@@ -228,7 +227,7 @@ def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     usual = next(iter(groups.values()))
 
     def compare(part: pd.DataFrame, row: str, column: str) -> Interval:
-        return t_interval(_by_seed(part, column) - _by_seed(usual[usual["row"] == row], column))
+        return t_interval(by_seed(part, column) - by_seed(usual[usual["row"] == row], column))
 
     lines = []
     for (name, frame), row in ((group, row) for group in groups.items() for row in group[1]["row"].unique()):
@@ -261,107 +260,18 @@ def variant_text(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def math_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
-    """Claims C1, C3 and C4 for the math task under one estimator, judged by ``column`` of :func:`results`."""
-
-    def gain(claim: str, better: str, worse: str) -> Verdict:
-        statement = f"{ROWS[better].label} beats {ROWS[worse].label}"
-        return judge(claim, statement, effects(frame, better, worse, column))
-
-    def nothing(claim: str, row: str) -> Verdict:
-        statement = f"{ROWS[row].label} gives no reliable gain on {ROWS[BASELINE].label}"
-        return judge(claim, statement, effects(frame, row, BASELINE, column), "no gain", SMALLEST_GAIN)
-
-    return [
-        gain("C1", "norm_itpo", BASELINE),
-        gain("C3", "itpo", "prime"),
-        gain("C3, normalised", "norm_itpo", "prime"),
-        nothing("C4, uniform", "uniform"),
-        nothing("C4, judge", "judge"),
-    ]
-
-
-def estimator_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
-    """Claims C1 and C2 for the math task under each estimator of the frame, and whether C2's gain is larger under PPO.
-
-    C2 is read as a gain of Norm-ITPO on ITPO; "most under PPO" as its difference to the other estimators, paired by the seeds
-    that both have. ``column`` is one of :func:`results`.
-    """
-    parts = dict(list(frame.groupby("estimator", sort=False)))
-    pairs = {"C1": BASELINE, "C2": "itpo"}
-    found = [
-        judge(
-            f"{claim}, {get_estimator(name).label}",
-            f"{ROWS['norm_itpo'].label} beats {ROWS[worse].label}",
-            effects(part, "norm_itpo", worse, column),
-        )
-        for claim, worse in pairs.items()
-        for name, part in parts.items()
-    ]
-    gains = {name: _gain_by_seed(part, column) for name, part in parts.items()}
-    for name in (other for other in parts if other != "ppo" and "ppo" in parts):
-        statement = f"{ROWS['norm_itpo'].label} gains more on {ROWS['itpo'].label}"
-        claim = f"C2, PPO against {ESTIMATORS[name].label}"
-        found.append(judge(claim, statement, gains["ppo"] - gains[name]))
-    return found
-
-
-def _gain_by_seed(part: pd.DataFrame, column: str) -> pd.Series:
-    ours, other = (_by_seed(part[part["row"] == row], column) for row in ("norm_itpo", "itpo"))
-    return ours - other
-
-
-def verdict_text(
-    verdicts: Sequence[Verdict], profile: Profile, scale: float = 100.0, unit: str = "points"
-) -> str:
-    """One line a verdict, each marked as meaningless at the smoke profile."""
-    mark = _mark(profile)
-    digits = 1 if scale == 100.0 else 3
-    return "\n".join(f"- {mark}{verdict.sentence(scale, digits, unit)}" for verdict in verdicts)
-
-
-def turns_text(groups: Mapping[str, pd.DataFrame], profile: Profile, row: str = "norm_itpo") -> str:
-    """Whether a row's dialogues are longer after training than the baseline's, one line for each frame of :func:`results`.
-
-    Differences of mean turns, paired by seed, with the t-interval; no claim of the paper.
-    """
-    mark = _mark(profile)
-    lines = []
-    for name, frame in groups.items():
-        interval = t_interval(effects(frame, row, BASELINE, "turns"))
-        spread = interval.high > interval.low  # nan, or a point by accident, shows no spread
-        word = "longer" if interval.low > 0 else "shorter" if interval.high < 0 else ""
-        ruling = f"{word} dialogues" if spread and word else "no difference can be told"
-        lines.append(f"- {mark}{name}: {interval.text(1.0, 2, '+')} turns: **{ruling}**.")
-    return "\n".join(lines)
-
-
-def order_text(table: pd.DataFrame, profile: Profile) -> str:
-    """How our order of the rows of one estimator and the signs of their gains compare with the reported ones [S]."""
-    claimed = np.sign(table["reported_gain"].round(6))
-    others = table[claimed.abs() > 0]
-    agree = others.loc[np.sign(others["gain"]) == claimed[others.index], "label"].tolist()
-    tau = kendall(table["success"], table["reported"])
-    order = ", ".join(table.sort_values("success", ascending=False, kind="stable")["label"])
-    mark = _mark(profile)
-    return (
-        f"{mark}Our order by mean success: {order}. Its Kendall tau-b with the reported order [S] over {len(table)} rows is "
-        f"{tau:+.2f}. The sign of the gain is as reported for {len(agree)} of the {len(others)} rows with a reported one"
-        f"{': ' + ', '.join(agree) if agree else ''}; signs of means, without regard to their intervals."
-    )
-
-
 def settings_text(methods: Sequence[Method]) -> pd.DataFrame:
     """The settings of each row of the profile."""
     return pd.DataFrame([{"row": ROWS[m.row].label, **dict(list(asdict(m).items())[1:])} for m in methods])
 
 
-def tuning_text() -> str:
-    """How the rows were tuned: the committed record if there is one, else that there is none."""
+def tuning_text(task: str) -> str:
+    """How the rows were tuned on a task: the committed record if there is one, else that there is none."""
     path = project_root() / "figures" / "tuning.csv"
     if not path.is_file():
         return "There is no tuning record (`figures/tuning.csv`): the settings above are not the result of a search."
-    return f"How they were tuned (`figures/tuning.csv`):\n\n{markdown(pd.read_csv(path))}"
+    record = pd.read_csv(path)
+    return f"How they were tuned (`figures/tuning.csv`):\n\n{markdown(record[record['task'] == task])}"
 
 
 # Curves over training

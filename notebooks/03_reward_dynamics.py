@@ -73,8 +73,8 @@ Markdown(f"Chosen: {rule}. It is number {case + 1} of {len(watched.outcome)}, an
 # %%
 kinds = iter(watched.kinds(case))
 lines = [
-    {"who": role, "says": text, "kind of turn": next(kinds) if role == "assistant" else ""}
-    for role, text in watched.messages(case)
+    {"who": m.role, "says": m.content, "kind of turn": next(kinds) if m.role == "assistant" else ""}
+    for m in watched.messages(case)
 ]
 Markdown(tables.markdown(pd.DataFrame(lines)))
 

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import probes, tables
+from itpo import claims, probes, tables
 from itpo.figures import results as draw
 from itpo.figures.style import publish, use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
+from itpo.reported import REPORTED_TAU, TITLES
 from itpo.sweep import sweep
+from itpo.tasks import TASKS
 from itpo.trainer import train
 
 use_style()
@@ -95,8 +97,29 @@ Markdown(tables.markdown(convergence[columns].rename(columns=names)))
 
 # %%
 for rival, title in probes.RIVALS.items():
-    lines = tables.verdict_text(probes.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
+    lines = claims.verdict_text(probes.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
     display(Markdown(f"Turns against {title}:\n\n{lines}"))
+
+# %% [markdown]
+# ### The other two tasks
+#
+# The same on document writing (F12) and medical recommendation (F13), with the runs of notebook 02.
+
+# %%
+others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
+grids = {task: sweep(runs_root(), there.grid(), train) for task, there in others.items()}
+clear_output()
+for name, (task, found) in zip(
+    ("F12_spearman_documents", "F13_spearman_medical"), grids.items(), strict=True
+):
+    known = probes.spearman_curves([run for run in found if run.probes()], np.random.default_rng(0))
+    band = tables.bands(known, by=["row", "items"])
+    caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last "
+    caption += f"one; mean and 95 % t-interval over {len(others[task].seeds)} seeds. Dotted and dashed: controls of ours [O]."
+    display(publish(draw.stability(band), name, band, profile, caption))
+    for rival, title in probes.RIVALS.items():
+        lines = claims.verdict_text(probes.stability_verdicts(known, rival), scale, scale=1.0, unit="")
+        display(Markdown(f"{TITLES[task].capitalize()}, turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
 # ## 2. Between dialogues: implicit return against outcome
@@ -130,7 +153,7 @@ numbers = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes
     ceilings.rename(columns={"value": "ceiling"}), how="left"
 )
 publish(
-    draw.kendall_over_training(batches, fixed, ceilings, tables.REPORTED_TAU),
+    draw.kendall_over_training(batches, fixed, ceilings, REPORTED_TAU),
     "F05_kendall",
     numbers,
     profile,
@@ -155,4 +178,4 @@ Markdown(tables.markdown(probes.tau_changes(judged)))
 # the table above: where it lies below 0.5, no PRM could have passed.
 
 # %%
-Markdown(tables.verdict_text(probes.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))
+Markdown(claims.verdict_text(probes.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))

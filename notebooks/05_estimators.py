@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, clear_output
 
-from itpo import advantages, attribution, probes, tables, turns
+from itpo import advantages, attribution, claims, probes, tables, turns
 from itpo.dialogue import Dialogue, collate
 from itpo.estimators import ESTIMATORS, Source, estimate, merge_length
 from itpo.figures import estimators as pictures
@@ -30,6 +30,7 @@ from itpo.figures.style import publish, use_style
 from itpo.learner import Learner
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
+from itpo.reported import REPORTED_TAU
 from itpo.sweep import sweep
 from itpo.trainer import train
 
@@ -338,7 +339,7 @@ def kendall(estimator, number, name):
     fixed, ceilings = tables.bands(probed), probes.tau_ceilings(runs, probed, smooth=5)
     both = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes")])
     numbers = both.merge(ceilings.rename(columns={"value": "ceiling"}), how="left")
-    figure = results.kendall_over_training(batches, fixed, ceilings, tables.REPORTED_TAU)
+    figure = results.kendall_over_training(batches, fixed, ceilings, REPORTED_TAU)
     caption = (
         f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}: on fresh training "
         "batches before the PRM learns from them (left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % "
@@ -356,7 +357,7 @@ kendall("ppo", 11, "F11_kendall_ppo")
 # %%
 taus = {name: probes.tau_verdicts(tables.results(grids[name])) for name in ("grpo", "ppo")}
 texts = [
-    f"{ESTIMATORS[name].label}\n\n{tables.verdict_text(found, scale, scale=1.0, unit='')}"
+    f"{ESTIMATORS[name].label}\n\n{claims.verdict_text(found, scale, scale=1.0, unit='')}"
     for name, found in taus.items()
 ]
 Markdown("\n\n".join(texts))
@@ -387,14 +388,14 @@ Markdown(tables.write_table(tables.estimators_text(table), table, "T1_math_estim
 # collapsed in a prototype; the released math run of ITPO has not [C].
 
 # %%
-verdicts = tables.estimator_verdicts(frame)
-Markdown(f"{tables.verdict_text(verdicts, scale)}\n\nRule: {verdicts[0].rule}.")
+verdicts = claims.estimator_verdicts(frame)
+Markdown(f"{claims.verdict_text(verdicts, scale)}\n\nRule: {verdicts[0].rule}.")
 
 # %% [markdown]
 # The same by the mean success over training, which has less noise and asks how a row got there, not where it ended:
 
 # %%
-Markdown(tables.verdict_text(tables.estimator_verdicts(frame, "mean_success"), scale))
+Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), scale))
 
 # %% [markdown]
 # ## 6. Variants of RLOO, and the length of dialogues
@@ -452,13 +453,13 @@ publish(
 
 # %%
 lasting = {name: tables.results(runs) for name, runs in settings.items()}
-Markdown(tables.turns_text(lasting, scale))
+Markdown(claims.turns_text(lasting, scale))
 
 # %% [markdown]
 # Uniform decomposition minus trajectory-share, in the same way:
 
 # %%
-Markdown(tables.turns_text(lasting, scale, "uniform"))
+Markdown(claims.turns_text(lasting, scale, "uniform"))
 
 # %% [markdown]
 # A ruling *longer* for the settings without a charge per turn, and not for those with one, is what section 2 expects; any

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, clear_output
 
-from itpo import advantages, credit, fidelity, oracle, probes, tables
+from itpo import advantages, claims, credit, fidelity, oracle, probes, tables
 from itpo.analysis import judge
 from itpo.attribution import ROWS
 from itpo.figures import credit as draw
@@ -90,8 +90,8 @@ Markdown(f"Chosen: {rule}; number {case + 1} of {len(watched.outcome)}, with out
 # %%
 truth, _ = oracle.read(reference)
 turns = range(int(truth.turn_mask[case].sum()))
-talk = probes.Probes.messages(watched, case)
-heard, said = ([text for role, text in talk if role == who][: len(turns)] for who in ("user", "assistant"))
+talk = watched.messages(case)
+heard, said = ([m.content for m in talk if m.role == who][: len(turns)] for who in ("user", "assistant"))
 levels = {n: getattr(truth, n)[case, turns].numpy() for n in ("before", "before_se", "after", "after_se")}
 pays = {row: s.credit[case, turns] for row, s in scored.items()}
 centred = {row: s.preference[case, turns] - s.preference[case, turns].mean() for row, s in scored.items()}
@@ -242,7 +242,7 @@ Markdown(tables.write_table(credit.agreement_text(frame), frame, "T2_agreement",
 # taken together; no interval is widened for there being several.
 
 # %%
-Markdown(tables.verdict_text(credit.agreement_verdicts(frame), scale))
+Markdown(claims.verdict_text(credit.agreement_verdicts(frame), scale))
 
 # %% [markdown]
 # ## 6. Do ITPO and Norm-ITPO agree on the order of turns?
@@ -283,7 +283,7 @@ for name, part in last.groupby("estimator", sort=False):
     verdicts.append(
         judge("C7, size", f"{name.upper()}: above 0.9 [S]; effect: minus 0.9", part["value"] - 0.9)
     )
-Markdown(tables.verdict_text(verdicts, scale, scale=1.0, unit=""))
+Markdown(claims.verdict_text(verdicts, scale, scale=1.0, unit=""))
 
 # %% [markdown]
 # ## 7. The scale of the rewards
@@ -314,8 +314,8 @@ publish(
 # %%
 ends = slope.groupby(["row", "seed"], sort=False)["value"].agg(["first", "last"])
 drift = (ends["last"] - ends["first"]).groupby("row", sort=False)
-claims = [judge("C8", f"{ROWS[row].label}: the un-normalised slope grows", change) for row, change in drift]
-Markdown(tables.verdict_text(claims, scale, scale=1.0, unit="logits"))
+growth = [judge("C8", f"{ROWS[row].label}: the un-normalised slope grows", change) for row, change in drift]
+Markdown(claims.verdict_text(growth, scale, scale=1.0, unit="logits"))
 
 # %% [markdown]
 # ## 8. What a turn costs: the baseline as credit

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from itpo.backbone import Adapter
+from itpo.backbone import Adapter, Backbone
 from itpo.data import Example
 from itpo.dialogue import ChatFormat, Message
 from itpo.embedded import load
@@ -48,7 +48,10 @@ def completion(text):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers by the next of ``script``, then by ``default``: (status, headers, body) or a function of the question."""
+    """Answers by the next of ``script``, then by ``default``: (status, headers, body) or a function of the question.
+
+    A body that is a list of bytes is sent in drops, each a tenth of a second after the one before.
+    """
 
     daemon_threads = True
 
@@ -75,13 +78,16 @@ class Handler(BaseHTTPRequestHandler):
         status, headers, body = answer(question) if callable(answer) else answer
         with server.lock:
             server.going -= 1
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        drops = body if isinstance(body, list) else []
+        content = body if isinstance(body, bytes) else b"".join(drops) or json.dumps(body).encode()
         self.send_response(status)
         for key, value in {"Content-Type": "application/json", **headers}.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        for part in drops or [content]:
+            self.wfile.write(part)
+            time.sleep(0.1 * bool(drops))
 
     def log_message(self, *arguments):
         """Nothing on the screen."""
@@ -100,6 +106,7 @@ def slow(seconds, text=SAID):
 
 
 HTML = 200, {"Content-Type": "text/html"}, b"<html><body>Bad gateway</body></html>"
+DROPS = 200, {}, [b" "] * 20
 BROKEN = 500, {}, {"error": {"message": "out of order"}}
 
 
@@ -127,34 +134,40 @@ def ask(model, count=1, read=read_response):
         BROKEN,
         (503, {"Content-Type": "text/html"}, b"<html>starting</html>"),
         (429, {"Retry-After": "0.2"}, {"error": {"message": "slow down"}}),
+        (429, {"Retry-After": "nan"}, {"error": {"message": "slow down"}}),
         HTML,
         (200, {}, b'{"choices": ['),
         (200, {}, {"choices": []}),
         (200, {}, {"nothing": "here"}),
         say(""),
         say('{"thought": "no response"}'),
+        say('{"thought":' * 3000),
         slow(1.0),
+        DROPS,
     ],
     ids=[
         "500",
         "503 page",
         "429",
+        "429 with nonsense",
         "html",
         "cut json",
         "no choices",
         "other json",
         "empty",
         "no response",
+        "nested",
         "slow",
+        "drops",
     ],
 )
 def test_a_fault_that_passes_costs_an_attempt(server, fault):
     server.script = [fault]
     started = time.monotonic()
-    (reply,) = ask(model(server, timeout=0.5))
+    (reply,) = ask(model(server, timeout=0.5 if fault is DROPS or callable(fault) else 10.0))
     assert reply == "there are 3 ."
     assert [q["seed"] for q in server.questions] == [0, 1]
-    if not callable(fault) and fault[0] == 429:
+    if not callable(fault) and fault[1].get("Retry-After") == "0.2":
         assert time.monotonic() - started >= 0.2  # as the server asked
 
 
@@ -195,9 +208,8 @@ def test_no_server():
 
 def test_concurrency_is_bounded_and_used(server):
     server.default = slow(0.1)
-    started = time.monotonic()
     assert ask(model(server, concurrency=4), 16) == ["there are 3 ."] * 16
-    assert server.most == 4 and time.monotonic() - started < 16 * 0.1
+    assert server.most == 4
 
 
 def test_replies_are_kept(server, tmp_path, monkeypatch):
@@ -239,7 +251,7 @@ def test_settings_are_checked():
 )
 def test_a_score_is_a_number_in_its_range(text):
     with pytest.raises(ReplyError):
-        read_number(text, "score", 0, 10)
+        read_number(text, "score", 0.0, 10.0)
 
 
 def test_user_and_judge_say_what_the_tasks_need(server):
@@ -256,7 +268,7 @@ def test_user_and_judge_say_what_the_tasks_need(server):
     assert RealMath([MATH], user, judge).score(MATH, talk) == 1.0
     server.default = say('{"diagnosis": 9, "recommendation": "6"}')
     assert RealMedical([MEDICAL], user, judge).score(MEDICAL, talk) == 0.75
-    assert RealMedical([MEDICAL], user, judge, accurate_from=8).score(MEDICAL, talk) == 0.0
+    assert RealMedical([MEDICAL], user, judge, accurate_from=8.0).score(MEDICAL, talk) == 0.0
     server.default = say("Here it is. Final document: a story of sam")
     assert RealDocuments([DOCUMENT], user, judge).score(DOCUMENT, talk) == pytest.approx(1.0)
     assert RealDocuments([DOCUMENT], user, judge, keep_marker=True).score(DOCUMENT, talk) < 0.7
@@ -353,8 +365,8 @@ def test_a_run_stops_when_the_server_is_down_and_goes_on_when_it_is_back(tiny_fo
 
 
 def test_the_base_plays_the_user(tiny_folder):
-    backbone = Learner(SMALL, *load(tiny_folder), RealMath([MATH], None), judge=None).backbone
-    chat = ChatFormat(load(tiny_folder)[1])
+    base, tokenizer = load(tiny_folder)
+    backbone, chat = Backbone(base, ["policy"], SMALL.adapter), ChatFormat(tokenizer)
     task = RealMath([MATH], SharedBaseUser(backbone, chat, Sampling(6)))
     rngs = [random.Random(i) for i in range(3)]
     with backbone.use("policy"):

@@ -1,13 +1,14 @@
 """Every real task against a running `transformers serve` with SmolLM2, which the tests start and stop themselves."""
 
-import dataclasses
 import os
 import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from itpo.backbone import Adapter
 from itpo.data import Example
 from itpo.dialogue import Message
 from itpo.embedded import load
-from itpo.endpoint import Endpoint, EndpointModel
+from itpo.endpoint import Endpoint, EndpointError, EndpointModel
 from itpo.endpoint_judge import EndpointJudge
 from itpo.learner import Learner
 from itpo.models import smollm2
@@ -37,11 +38,14 @@ PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    try:
-        return smollm2(tmp_path_factory.mktemp("smollm2"))
-    except ImportError as error:
-        pytest.skip(str(error))
+def folder():
+    # Half a gigabyte, which pytest's own temporary folders would keep for three runs.
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            smollm2(temporary)
+        except ImportError as error:
+            pytest.skip(str(error))
+        yield Path(temporary)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +137,7 @@ STEP = RunConfig(
 def make(name, url, folder):
     user = EndpointUser(endpoint(url, folder))
     # A small judge often forgets the form: the released code's answer to that keeps the step from depending on it.
-    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, max_tokens=48))
+    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, attempts=1))
     example = [EXAMPLES[name]]
     if name == "math":
         return RealMath(example, user)
@@ -141,20 +145,38 @@ def make(name, url, folder):
     return task(example, user, judge, lost="zero")
 
 
+def listen(model, monkeypatch):
+    """Everything that a model answers from now on."""
+    heard, ask = [], model.ask
+
+    def listening(prompts, seeds, read):
+        answers = ask(prompts, seeds, read)
+        heard.extend(answers)
+        return answers
+
+    monkeypatch.setattr(model, "ask", listening)
+    return heard
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_training_step_of_every_real_task(name, url, folder, tiny_folder):
+def test_a_training_step_of_every_real_task(name, url, folder, tiny_folder, monkeypatch):
     task = make(name, url, folder)
     task.max_turns = 2
-    learner = Learner(dataclasses.replace(STEP), *load(tiny_folder), task)
+    said = listen(task.user.model, monkeypatch)
+    judged = [] if task.judge is None else listen(task.judge.model, monkeypatch)
+    learner = Learner(STEP, *load(tiny_folder), task)
     _, metrics = training_step(learner, "step", Stopwatch())
-    assert metrics["lost"] < 4 and 1 <= metrics["turns"] <= 2
+    assert len(said) == 4 and any(isinstance(answer, str) for answer in said)
+    assert metrics["lost"] == sum(isinstance(answer, EndpointError) for answer in said)
+    assert len(judged) == (0 if name == "math" else 4 - metrics["lost"])
+    assert 1 < metrics["turns"] <= 2
     moved = [p for key, p in learner.backbone.parameters("policy").items() if "lora_B" in key]
     assert any(bool(p.any()) for p in moved) and all(bool(torch.isfinite(p).all()) for p in moved)
 
 
 def test_a_judge_of_turns_and_of_outcomes_answers(url, folder):
     """What a model of 135 M parameters says means nothing; it must be a score or an error."""
-    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, max_tokens=64))
+    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, attempts=1))
     example = EXAMPLES["medical"]
     talk = [*example.prompt, Message("assistant", "It is a migraine: rest.")]
     for found in (

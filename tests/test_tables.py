@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from itpo import analysis, tables
+from itpo import analysis, claims, tables
 from itpo.profiles import Profile, get_profile
+from itpo.reported import REPORTED
 from itpo.runs import Run
 
 
@@ -23,7 +24,7 @@ def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -
     text = tables.main_text(table)
     assert text["gain [S]"].tolist() == ["–", "+0.94", "-0.19", "+0.69", "+0.00", "+3.44"]
     assert text["paper [S] (%)"][4] == "29.06 (one source)"
-    assert "for 3 of the 4 rows" in tables.order_text(table, three_seeds)
+    assert "for 3 of the 4 rows" in claims.order_text(table, three_seeds)
 
 
 def test_differences_are_paired_by_seed_in_any_order(written_runs: list[Run]) -> None:
@@ -37,7 +38,7 @@ def test_differences_are_paired_by_seed_in_any_order(written_runs: list[Run]) ->
 
 
 def test_verdicts_are_marked_at_the_smoke_profile(written_runs: list[Run], three_seeds: Profile) -> None:
-    verdicts = tables.math_verdicts(tables.results(written_runs))
+    verdicts = claims.row_verdicts(tables.results(written_runs))
     assert [verdict.claim for verdict in verdicts] == [
         "C1",
         "C3",
@@ -45,23 +46,27 @@ def test_verdicts_are_marked_at_the_smoke_profile(written_runs: list[Run], three
         "C4, uniform",
         "C4, judge",
     ]
-    lines = tables.verdict_text(verdicts, three_seeds).splitlines()
+    lines = claims.verdict_text(verdicts, three_seeds).splitlines()
     assert all("not meaningful" in line for line in lines)
-    assert "not meaningful" not in tables.verdict_text(verdicts, get_profile("laptop"))
+    assert "not meaningful" not in claims.verdict_text(verdicts, get_profile("laptop"))
 
 
 def test_one_seed_fills_every_table_without_an_interval(written_runs: list[Run]) -> None:
     frame = tables.results([run for run in written_runs if run.config.seed == 0])
     text = tables.main_text(tables.main_table(frame, np.random.default_rng(0)))
     assert "no interval from 1 seed" in text.iloc[1, 1]
-    assert all(verdict.ruling == analysis.INCONCLUSIVE for verdict in tables.math_verdicts(frame))
+    assert all(verdict.ruling == analysis.INCONCLUSIVE for verdict in claims.row_verdicts(frame))
 
 
 ROWS = ("trajectory_share", "itpo", "norm_itpo")
 
 
 def runs_of(
-    estimator: str, *levels: list[float], turns: float = 3.0, rows: tuple[str, ...] = ROWS
+    estimator: str,
+    *levels: list[float],
+    turns: float = 3.0,
+    rows: tuple[str, ...] = ROWS,
+    task: str = "math",
 ) -> pd.DataFrame:
     """A frame of results: the success of each row in seeds 0, 1, ...; a row has half a turn more than the one before."""
     lines = [
@@ -71,7 +76,7 @@ def runs_of(
     ]
     frame = pd.DataFrame(lines, columns=["row", "estimator", "baseline", "seed", "success", "turns"])
     return frame.assign(
-        greedy_success=frame["success"], mean_success=frame["success"], auc=np.nan, tau=np.nan
+        task=task, greedy_success=frame["success"], mean_success=frame["success"], auc=np.nan, tau=np.nan
     )
 
 
@@ -92,13 +97,36 @@ def test_every_estimator_is_compared_with_its_own_baseline() -> None:
     assert text["gain [S]"].tolist() == ["–", "+0.00", "+3.44", "–", "–", "+0.34"]
 
 
+def test_every_task_is_compared_with_its_own_baseline_and_report() -> None:
+    medical = runs_of("rloo", [0.2, 0.3], [0.4, 0.5], [0.1, 0.3], task="medical")
+    table = tables.main_table(pd.concat([RLOO, medical]), np.random.default_rng(0))
+    assert table.set_index(["task", "row"]).loc[("medical", "norm_itpo"), "gain"] == pytest.approx(-0.05)
+    text = tables.tasks_text(table)
+    assert text["row"].tolist() == ["Trajectory-share", "ITPO", "Norm-ITPO"]
+    assert [name for name in text if name.endswith("(%)") and ":" in name] == [
+        "math tutoring: success (%)",
+        "medical recommendation: score (%)",
+    ]
+    assert text["medical recommendation: score (%)"][1].startswith("45.0 [")
+    assert text["paper [S] (%)"].iloc[2].tolist() == ["32.50", "66.14 or 69.24 (sources differ)"]
+    assert "score, sampled (%)" in tables.main_text(table[table["task"] == "medical"])
+
+
+def test_verdicts_take_one_task_and_its_smallest_gain(written_runs: list[Run]) -> None:
+    frame = tables.results(written_runs)
+    rules = {task: claims.row_verdicts(frame.assign(task=task))[-1].rule for task in REPORTED}
+    assert "0.0344" in rules["math"] and "0.0748" in rules["documents"] and "0.0492" in rules["medical"]
+    with pytest.raises(ValueError, match="2 tasks .math, medical."):
+        claims.row_verdicts(pd.concat([frame, frame.assign(task="medical")]))
+
+
 def test_runs_of_two_estimators_are_never_paired_by_accident() -> None:
-    with pytest.raises(ValueError, match="one estimator"):
+    with pytest.raises(ValueError, match="one task, estimator"):
         tables.effects(pd.concat([RLOO, PPO]), "norm_itpo", "itpo", "success")
 
 
 def test_claims_by_estimator_and_where_the_gain_is_largest() -> None:
-    verdicts = {v.claim: v for v in tables.estimator_verdicts(pd.concat([RLOO, PPO]))}
+    verdicts = {v.claim: v for v in claims.estimator_verdicts(pd.concat([RLOO, PPO]))}
     assert list(verdicts) == ["C1, RLOO", "C1, PPO", "C2, RLOO", "C2, PPO", "C2, PPO against RLOO"]
     assert verdicts["C1, RLOO"].ruling == "replicated"
     assert verdicts["C1, PPO"].ruling == analysis.INCONCLUSIVE
@@ -106,7 +134,7 @@ def test_claims_by_estimator_and_where_the_gain_is_largest() -> None:
     # Norm-ITPO's gain on ITPO in the seeds that both have: PPO .4 .42 .4, RLOO .1 .11 .12
     assert most.effect.n == 3 and most.effect.mean == pytest.approx((0.3 + 0.31 + 0.28) / 3)
     assert most.ruling == "replicated"
-    assert len(tables.estimator_verdicts(RLOO)) == 2
+    assert len(claims.estimator_verdicts(RLOO)) == 2
 
 
 def test_variants_are_compared_in_the_seeds_that_both_have(three_seeds: Profile) -> None:
@@ -132,10 +160,10 @@ def test_length_of_dialogues_is_ruled_by_the_interval(three_seeds: Profile) -> N
     swapped = RLOO.assign(turns=-RLOO["turns"])
     even = RLOO.assign(turns=3.0)
     one = RLOO[RLOO["seed"] == 0]
-    text = tables.turns_text({"a": RLOO, "b": swapped, "c": even, "d": one}, get_profile("laptop"))
+    text = claims.turns_text({"a": RLOO, "b": swapped, "c": even, "d": one}, get_profile("laptop"))
     rulings = [line.split("**")[1] for line in text.splitlines()]
     assert rulings == ["longer dialogues", "shorter dialogues", *["no difference can be told"] * 2]
-    assert text.startswith("- a: +1.30 [") and "not meaningful" in tables.turns_text({"a": RLOO}, three_seeds)
+    assert text.startswith("- a: +1.30 [") and "not meaningful" in claims.turns_text({"a": RLOO}, three_seeds)
 
 
 def test_curves_and_bands(written_runs: list[Run]) -> None:
@@ -160,7 +188,7 @@ def test_tables_are_written_with_their_label(
 def test_settings_and_tuning(three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tables.settings_text(three_seeds.methods)["row"].tolist()[-1] == "Norm-ITPO"
     monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
-    assert "no tuning record" in tables.tuning_text()
+    assert "no tuning record" in tables.tuning_text("math")
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "tuning.csv").write_text("row,beta\nitpo,0.2\n")
-    assert "| itpo | 0.2 |" in tables.tuning_text()
+    (tmp_path / "figures" / "tuning.csv").write_text("task,row,beta\nmath,itpo,0.2\nmedical,itpo,0.5\n")
+    assert "| itpo | 0.2 |" in (text := tables.tuning_text("math")) and "medical" not in text

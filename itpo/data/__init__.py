@@ -143,7 +143,7 @@ def generate_gsm(count: int, seed: int) -> list[Example]:
         import reasoning_gym
     except ImportError:
         raise ImportError(
-            'problems come from reasoning-gym, which is missing: pip install "itpo[data]"'
+            'problems come from reasoning-gym, which is missing: pip install "itpo[problems]"'
         ) from None
     # The package seeds problem i with seed + i, so that neighbouring seeds would share problems.
     base = random.Random(f"gsm {seed}").getrandbits(48)

@@ -191,7 +191,7 @@ class _Verifier:
 
 def _start() -> subprocess.Popen[str]:
     if importlib.util.find_spec("math_verify") is None:
-        raise ImportError('answers are compared by math-verify, which is missing: pip install "itpo[data]"')
+        raise ImportError("answers are compared by math-verify, which is missing: pip install math-verify")
     # By path, not by -m: importing the package would load torch; -P keeps its folder off the module search path.
     command = [sys.executable, "-P", str(Path(__file__).with_name("verifier.py")), str(_CPU_SECONDS)]
     return subprocess.Popen(

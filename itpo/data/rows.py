@@ -135,7 +135,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         from pyarrow import parquet
     except ImportError:
         raise ImportError(
-            'parquet files are read by pyarrow, which is missing: pip install "itpo[data]"'
+            "parquet files are read by pyarrow, which is missing: pip install pyarrow"
         ) from None
     try:
         with parquet.ParquetFile(path) as file:
@@ -157,7 +157,7 @@ def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
         from huggingface_hub import HfApi
     except ImportError:
         raise ImportError(
-            'hub datasets are read by datasets, which is missing: pip install "itpo[data]"'
+            "hub datasets are read by datasets, which is missing: pip install datasets"
         ) from None
     remedy = (
         f"where there is network, run 'hf download {name} --repo-type dataset --local-dir FOLDER', copy FOLDER here, "

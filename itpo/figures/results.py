@@ -53,11 +53,13 @@ def _row(frame: pd.DataFrame, row: str) -> pd.DataFrame:
     return frame[frame["row"] == row]
 
 
-def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "trajectory_share") -> Figure:
-    """F4, F8, F9: success on fresh problems by training step, a panel a row; the baseline's mean is dashed in the others.
+def learning_curves(
+    band: pd.DataFrame, seeds: pd.DataFrame, measure: str = "success", baseline: str = "trajectory_share"
+) -> Figure:
+    """F4, F8, F9: outcome on fresh problems by training step, a panel a row; the baseline's mean is dashed in the others.
 
-    ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value. The vertical range is that of the single
-    runs; a wider band is cut off.
+    ``band`` has row, step, mean, low, high; ``seeds`` row, seed, step, value; ``measure`` says what the outcome is called. The
+    vertical range is that of the single runs; a wider band is cut off.
     """
     rows = list(band["row"].unique())
     lines = 1 if len(rows) <= 5 else 2  # more than five panels side by side are too narrow for their titles
@@ -80,7 +82,7 @@ def learning_curves(band: pd.DataFrame, seeds: pd.DataFrame, baseline: str = "tr
             ax.tick_params(labelbottom=True)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for ax in axes[:, 0]:
-        ax.set_ylabel("success on\nfresh problems")
+        ax.set_ylabel(f"{measure} on\nfresh problems")
     axes[0, 0].set_ylim(max(0, low - margin), min(1, high + margin))
     return figure
 
@@ -193,7 +195,7 @@ def reward_dynamics(case: Case, colors: str = "RdBu") -> Figure:
             ax.axvline(end + 0.5, color="white", linewidth=3)
     for k, kind in enumerate(case.kinds):
         columns = np.flatnonzero(turn_of == k)
-        text = f"{k + 1}  {kind.replace('_', ' ')}"
+        text = f"{k + 1}  " + "\n".join(kind.replace("_", " ").split(" ", 1))
         top = axes[0, 0].get_xaxis_transform()
         style = {"transform": top, "ha": "center", "va": "bottom", "fontsize": SMALL}
         missed = kind == "missed repair"
@@ -202,7 +204,7 @@ def reward_dynamics(case: Case, colors: str = "RdBu") -> Figure:
         )
         if case.answers[k]:
             axes[0, 0].text(
-                columns[-1] + 0.5, 1.12 + 0.09 * (k % 2), f"user: {case.answers[k]}", color=QUIET, **style
+                columns[-1] + 0.5, 1.2 + 0.09 * (k % 2), f"user: {case.answers[k]}", color=QUIET, **style
             )
     axes[1, 0].set_xticks(
         range(len(case.words)), [word.strip("<|>") for word in case.words], rotation=90, fontsize=SMALL

@@ -7,7 +7,7 @@ dialogue is then left out of the update. The released code gives it reward zero 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from itpo.data import Example, answers_match
@@ -188,6 +188,14 @@ class RealMedical(RealTask):
             return grades
         mean = sum(grades) / len(grades)
         return mean / HIGHEST if self.accurate_from is None else float(mean >= self.accurate_from)
+
+
+# Each takes (examples, user, judge).
+REAL_TASKS: dict[str, Callable[..., RealTask]] = {
+    "math": RealMath,
+    "documents": RealDocuments,
+    "medical": RealMedical,
+}
 
 
 def _last(messages: Sequence[Message]) -> str:

@@ -1,0 +1,463 @@
+# %% [markdown]
+# # Three tasks, three users: what is hidden, what is asked, what it is worth
+#
+# The paper trains on three tasks [S][C]: math tutoring, document writing, medical recommendation. Here each exists twice.
+# *Embedded* [O]: a small language, a scripted user, an exact score, trained in a minute. *Real*: the paper's data, a
+# language model as user and judge. This notebook introduces the embedded three: who the user is, how a conversation is
+# scored, what the process reward model (PRM) thinks of its turns, and what training changes. Its last section shows how the
+# same is set up with real data.
+#
+# Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
+
+# %% tags=["parameters"]
+profile = "laptop"
+
+# %%
+import random
+from dataclasses import replace
+from itertools import count, product
+
+import pandas as pd
+from IPython.display import HTML, Markdown, clear_output
+
+from itpo import conversations, probes, tables
+from itpo.data import DataError, load_examples
+from itpo.dialogue import Message
+from itpo.endpoint import Endpoint
+from itpo.endpoint_judge import EndpointJudge
+from itpo.figures import conversations as chat
+from itpo.figures import results as draw
+from itpo.figures.style import publish, use_style
+from itpo.paths import project_root, runs_root
+from itpo.profiles import get_profile
+from itpo.prompts import fill, transcript
+from itpo.sweep import sweep
+from itpo.tasks import get_task, real
+from itpo.tasks.bleu import word_bleu
+from itpo.tasks.documents import DocumentWriting, Wish
+from itpo.tasks.math import Problem
+from itpo.tasks.medical import MedicalRecommendation, Patient, knowledge_base
+from itpo.trainer import train
+from itpo.users import EndpointUser, ModelUser
+
+use_style()
+scale = get_profile(profile)
+TASKS, ROWS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo")
+
+# %% [markdown]
+# ## 1. The runs
+#
+# One run of trajectory-share and one of Norm-ITPO on each task, RLOO, seed 0. They are among those of notebook 02. One seed
+# is enough to look at conversations; it is not enough to compare rows, which notebook 02 does.
+
+# %%
+keys = list(product(TASKS, ROWS))
+found = sweep(runs_root(), [scale.on(task).config(row, seed=0) for task, row in keys], train)
+runs = dict(zip(keys, found, strict=True))
+learners = {key: conversations.trained(run) for key, run in runs.items()}
+clear_output()
+one_seed = replace(scale, seeds=scale.seeds[:1])
+Markdown(tables.scale_note(one_seed))
+
+# %% [markdown]
+# ### How to read a conversation
+#
+# The user speaks on the left, the assistant on the right. Above each turn of the assistant: its number, what it does in the
+# task's own terms, and its weight
+#
+# $$w_k=\mathrm{softmax}_k(R_k/\eta),\qquad R_k=\sum_{t\in T_k}r_t\tag{4-5}$$
+#
+# by the PRM that the Norm-ITPO run ended with; the darker the bubble, the larger the weight. The weights of a conversation
+# sum to 1, and Norm-ITPO pays $w_kR$ (6). So in a failed conversation the weights are an opinion and no pay. With $K$ turns,
+# a PRM without any opinion gives each turn $1/K$. A *missed repair* is a turn that left a vague or doubtful answer as it was.
+
+
+# %%
+def show(talks, name, caption):
+    """Conversations as HTML; the same as a picture in figures/."""
+    caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed 0, ended with."
+    publish(chat.picture(talks), name, chat.table(talks), profile, caption)
+    return HTML(chat.html(talks))
+
+
+# %% [markdown]
+# Each task has two scripts: the *ideal* one solves it, and the *novice*, which the model imitates before training (its warm
+# start), seldom repairs, guesses, chats. To see both at work we take the first problem on which the ideal script has
+# something to repair. (User and script draw from one generator, so that the user may answer the two differently.)
+
+
+# %%
+def both_scripts(task):
+    """The same problem by the ideal and by the novice script."""
+    learner, habits = learners[task, "norm_itpo"], get_task(task)
+    number = next(
+        n for n in count() if {*habits.skills} & {*conversations.scripted(learner, habits.ideal, n).kinds}
+    )
+    scripts = {"by the ideal script": habits.ideal, "by the novice script": habits.novice}
+    return {title: conversations.scripted(learner, script, number) for title, script in scripts.items()}
+
+
+# %% [markdown]
+# ## 2. Math tutoring
+#
+# **The user** tells a word problem without its two numbers. **Hidden:** the numbers. Asked for one, the user states it, is
+# vague ("quite a few"), or gives a doubtful and mostly wrong value ("maybe 3"). Only the very next turn repairs that:
+# *exactly how many ?* or *are you sure ?* Each number can be asked for once, and a number that the assistant assumes is never
+# told.
+#
+# **The score** is 1 if the last message gives the right answer, else 0. What is said before has no value of its own:
+
+# %%
+problem = Problem("sam", "pears", "times", 3, 4)
+endings = ("so 3 times 4 : the answer is 12 .", "so 3 times 5 : the answer is 15 .", "it is 12 .")
+scores = [get_task("math").score(problem, [Message("assistant", text)]) for text in endings]
+Markdown(tables.markdown(pd.DataFrame({"last message": endings, "score": scores})))
+
+# %% [markdown]
+# *What to see:* the number must stand in an answer; the third message gives none.
+
+# %%
+show(
+    both_scripts("math"), "tasks_math", "Math tutoring: the same problem by the ideal and the novice script."
+)
+
+# %% [markdown]
+# ## 3. Document writing
+#
+# **The user** wants a short text. **Hidden:** its subject, its readers, its tone, and with them the text itself. Subject and
+# readers can be asked for, with the same traps: *please name one* repairs a vague answer, *are you sure ?* a doubtful one,
+# and what a draft has filled in unasked, the user lets stand. The tone is noticed in a draft: the first one that has it wrong
+# is sent back.
+#
+# **The score** is the BLEU of the last draft against the text that the user had in mind. The released code calls nltk's
+# `sentence_bleu` on two *strings*, so that its n-grams are made of **characters** [C]. That is the score here; sacreBLEU, over
+# words, stands beside it. Two more traps of the released code are options of `DocumentWriting`: without `smooth` a draft that
+# shares no four characters in a row with the text scores 0, and with `keep_marker` the marker before the draft is scored with
+# it.
+
+# %%
+wish = Wish("music", "children", "warm")
+drafts = {
+    "as wished": wish.target,
+    "another tone": replace(wish, tone="funny").target,
+    "other readers": replace(wish, audience="parents").target,
+    "another subject": replace(wish, subject="chess").target,
+    "in other words": "we like to sing and dance and jump to music",
+}
+options = {"ours": {}, "not smoothed [C]": {"smooth": False}, "with marker [C]": {"keep_marker": True}}
+talks = {name: [Message("assistant", f"draft : {text}")] for name, text in drafts.items()}
+
+# %%
+lines = {
+    name: {option: DocumentWriting(**chosen).score(wish, talk) for option, chosen in options.items()}
+    for name, talk in talks.items()
+}
+table = (
+    pd.DataFrame(lines).T.assign(words=[word_bleu(text, wish.target) for text in drafts.values()]).round(2)
+)
+table.insert(0, "draft", list(drafts.values()))
+Markdown(tables.markdown(table.rename_axis("").reset_index()))
+
+# %% [markdown]
+# *What to see:* characters are generous. Texts that have nothing to do with each other share some, so that a draft on the
+# wrong subject gets about a quarter; words give it half of that. A perfect draft loses by the marker that was left in front of
+# it, and the shorter the text, the more. And BLEU of either kind rewards *the* text, not a good one: said in other words, a
+# fitting text gets next to nothing. Smoothing lets bad drafts keep an order, so that a policy can begin to learn.
+
+# %%
+show(
+    both_scripts("documents"),
+    "tasks_documents",
+    "Document writing: the same wish by the ideal and the novice script.",
+)
+
+# %% [markdown]
+# ## 4. Medical recommendation
+#
+# **The patient** tells one complaint. **Hidden:** where it is, since when, and allergies. Asked, the patient says so, is unsure
+# (*please be exact* repairs that), or is mistaken (*are you sure ?*). A leading question ("it is in your back , right ?") is
+# only agreed to. Nothing here is medicine: illnesses and remedies are made up by a table, of which some lines are
+
+# %%
+print(*knowledge_base()[::10], sep="\n")
+
+# %% [markdown]
+# **The score** goes from 0 to 10 points, as the paper's judge does [S], divided by 10: 6 for the diagnosis (2 if one of its
+# three words is wrong) and, if that is right, 4 for the remedy [O]. From 8 points on a recommendation is *accurate* [S], which
+# here takes all 10.
+
+# %%
+patient = Patient("rash", "back", "days", "pollen")
+endings = (
+    "you have subacute dorsal dermatitis . take warmth .",
+    "you have subacute dorsal dermatitis . take tea .",
+    "you have subacute cranial dermatitis . take warmth .",
+    "you have chronic cranial dermatitis . take warmth .",
+)
+points = [MedicalRecommendation.points(patient, [Message("assistant", text)]) for text in endings]
+Markdown(tables.markdown(pd.DataFrame({"last message": endings, "points": points})))
+
+# %% [markdown]
+# *What to see:* the second forgets the allergy, the third has the wrong place, the fourth place and time. The right remedy
+# for a wrong illness earns nothing.
+
+# %%
+show(
+    both_scripts("medical"),
+    "tasks_medical",
+    "Medical recommendation: the same patient by the ideal and the novice script.",
+)
+
+# %% [markdown]
+# ## 5. Reward dynamics of a document and of a medical case (F14, F15)
+#
+# **Question.** Notebook 03 watched the PRM's opinion of one math dialogue form (F2). Is it like that here? **Method.** As
+# there: a *probe*, held once by the untrained policy and never learned from; rewards of turns (4) and tokens (2) relative to
+# the largest in the dialogue at each step. **Which one?** By the rule of notebook 03: the first failed probe of at least four
+# turns in which a vague or doubtful answer was left unrepaired, or failing that the next best; *failed* means
+# $R\le 0.5$ here. **How to read it.** Along the axis the assistant's tokens, upwards training; blue is praise, red is blame.
+
+
+# %%
+def watched_case(task):
+    """The probe that the rule chooses: over training, as a conversation, and the caption."""
+    watched = probes.read_probes(runs[task, "norm_itpo"])
+    chosen, rule = probes.choose_case(watched)
+    learner, size = learners[task, "norm_itpo"], watched.run.config.probe_dialogues
+    talk = conversations.hold(learner, None, size, "probe")[chosen]
+    caption = f"Relative implicit rewards of one probe dialogue ({task}) over training, turns (above) against tokens (below); "
+    caption += f"Norm-ITPO, seed 0. The case: {rule}."
+    return probes.case_of(watched, chosen), {f"probe {chosen + 1} of {size}": talk}, caption
+
+
+# %% [markdown]
+# ### A document
+
+# %%
+shown, talk, caption = watched_case("documents")
+HTML(chat.html(talk))
+
+# %%
+name = "F14_reward_dynamics_documents"
+publish(draw.reward_dynamics(shown), name, probes.case_table(shown), profile, f"F14. {caption}")
+
+# %% [markdown]
+# ### A medical case
+
+# %%
+shown, talk, caption = watched_case("medical")
+HTML(chat.html(talk))
+
+# %%
+name = "F15_reward_dynamics_medical"
+publish(draw.reward_dynamics(shown), name, probes.case_table(shown), profile, f"F15. {caption}")
+
+# %% [markdown]
+# A draft has many more tokens than a question, and by the sum of (4) it can gather a larger reward without any of its tokens
+# being remarkable. Whether it does, the lower half of the picture shows: are its colours spread over the draft, or on the few
+# words that were chosen and not copied? The released softmax takes a length-normalised mean instead [C]; notebook 06 compares
+# the two. One case of each task proves nothing; how lasting such opinions are over all probes is measured in notebook 04.
+#
+# ## 6. Before and after training (F22)
+#
+# **Question.** What has the policy learned to say? **Method.** The warm start and the trained policies each talk to the users
+# of the same 256 fresh problems (32 at the smoke profile). Problem and user's random numbers are the same for all; what the
+# users answer differs from where the assistants' turns differ. **Which one is shown?** The first whose conversation *before*
+# training leaves an answer unrepaired and has $R\le 0.5$. The conversation after training is shown whatever it is. A problem
+# that was failed once would often be better at a second attempt without any training: the table below, over all problems,
+# is the measure, and the conversation an illustration.
+
+# %%
+fresh = scale.run.eval_dialogues
+before = {
+    task: conversations.hold(learners[task, "norm_itpo"], None, fresh, "before and after") for task in TASKS
+}
+after = {
+    key: conversations.hold(learner, "policy", fresh, "before and after") for key, learner in learners.items()
+}
+
+
+# %%
+def before_and_after(task):
+    """One problem by the warm start and by the policy that Norm-ITPO trained."""
+    chosen, rule = conversations.choose(before[task])
+    talks = {"before training": before[task][chosen], "after training": after[task, "norm_itpo"][chosen]}
+    caption = (
+        f"F22. The same problem and user ({task}) before and after training by Norm-ITPO. Chosen: {rule}."
+    )
+    return show(talks, f"F22_dialogues_{task}", caption)
+
+
+# %%
+before_and_after("math")
+
+# %%
+before_and_after("documents")
+
+# %%
+before_and_after("medical")
+
+# %% [markdown]
+# **How to read the table.** Mean over the problems [95 % t-interval over problems]. Gain: paired by problem, against the warm
+# start. Beside the outcome stands the task's other measure: word BLEU, or the share of accurate recommendations. The intervals
+# speak of other problems, not of other seeds: a second training run could end elsewhere, and rows are compared in notebook
+# 02.
+
+# %%
+labels = {"trajectory_share": "Trajectory-share", "norm_itpo": "Norm-ITPO"}
+held = {t: {"warm start": before[t]} | {labels[row]: after[t, row] for row in ROWS} for t in TASKS}
+compared = pd.concat([conversations.comparison(task, held[task]) for task in TASKS])
+note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed 0. Intervals are over problems."
+Markdown(
+    tables.write_table(conversations.comparison_text(compared), compared, "F22_before_after", one_seed, note)
+)
+
+# %% [markdown]
+# ## 7. The same three tasks on real data
+#
+# Nothing above was real language. The other half of `itpo.tasks` is: `itpo.data` reads the public data sets, `itpo.tasks.real`
+# has the tasks, and a language model behind an OpenAI-compatible server plays user and judge. This section needs neither
+# network nor server: it reads the few made-up rows that the tests use, and stops where the first question would be sent.
+#
+# ### Data
+#
+# A row becomes an `Example`: the *prompt* that the assistant sees, the *goal* that only the user knows, the *reference* that
+# scores. As in the released code [C], a conversation keeps its first user message, and equal prompts count once.
+
+# %%
+folder = project_root() / "tests" / "data"
+sources = {
+    "math": ("collabllm_math.jsonl", "collabllm-math"),
+    "documents": ("collabllm_documents.parquet", "collabllm-documents"),
+    "medical": ("mtmeddialog.parquet", "mtmeddialog"),
+}
+examples = {task: load_examples(folder / file, layout).examples for task, (file, layout) in sources.items()}
+
+# %%
+firsts = {task: rows[0] for task, rows in examples.items()}
+pd.DataFrame(
+    {
+        "assistant sees": {task: transcript(e.prompt) for task, e in firsts.items()},
+        "only the user knows": {task: e.goal for task, e in firsts.items()},
+        "scored against": {task: "; ".join(e.reference.values()) for task, e in firsts.items()},
+    }
+).style.set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+
+# %% [markdown]
+# The real sets are read the same way, from local files, or from the hub by `load_examples(None, "collabllm-math")`. Bad rows
+# are refused with file, row and remedy (`skip_bad=True` counts and lists them instead):
+
+# %%
+try:
+    load_examples(folder / "gsm8k.jsonl", "math")
+except DataError as error:
+    print(str(error).replace(str(folder), "tests/data"))
+
+# %% [markdown]
+# Plain problem sets hide nothing; there `ModelUser.open` has the user write a first message that leaves something out.
+# `itpo.data.generate_gsm(500, seed=0)` makes such problems without any download, if the package reasoning-gym is installed.
+#
+# ### Users and judges behind a server
+#
+# `Endpoint` says where a server is and which of its models answers. Any that speaks the OpenAI protocol will do: vLLM, Ollama,
+# llama.cpp, `transformers serve`. Users speak at temperature 1 in training and 0 in evaluation, judges at 0 [S].
+
+# %%
+server = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen2.5-14B-Instruct")
+user, judge = EndpointUser(server), EndpointJudge(replace(server, temperature=0.0))
+tasks = [
+    real.RealMath(examples["math"], user),
+    real.RealDocuments(examples["documents"], user, judge, unit="characters", keep_marker=True),
+    real.RealMedical(examples["medical"], user, judge),
+]
+pd.DataFrame([{"task": t.name, "examples": len(t.examples), "turns at most": t.max_turns} for t in tasks])
+
+# %% [markdown]
+# Nothing has been asked yet. These tasks have the members of the embedded ones, so that a `Learner` on a real base model and
+# `train(config, run, learner)` train on them as they are. What the user's model would read before each of its messages:
+
+# %%
+first = firsts["math"]
+print(fill("user_math", goal=first.goal, conversation=transcript(first.prompt)))
+
+# %% [markdown]
+# To see the rest of the way without a server, a stand-in gives two replies as a model would: JSON around what is said, and
+# `[[TERMINATE CHAT]]` at the end [S].
+
+
+# %%
+class StandIn:
+    """Answers like a language model that plays a user, with replies written by hand."""
+
+    lanes = 1
+    replies = iter(
+        [
+            '{"thought": "only what was asked", "response": "19 and 23, I think"}',
+            '{"response": "[[TERMINATE CHAT]]"}',
+        ]
+    )
+
+    def ask(self, prompts, seeds, read):
+        return [read(next(self.replies)) for _ in prompts]
+
+
+# %%
+task, rng = real.RealMath(examples["math"], ModelUser(StandIn())), random.Random(0)
+messages = task.opening(first)
+for text in ("Sure. Which two numbers?", r"Then the sum is $\boxed{42}$."):
+    messages.append(Message("assistant", text))
+    reply = task.reply(first, messages, rng)
+    messages += [Message("user", reply)] if reply else []
+ended = chat.Conversation(
+    tuple(messages), ("ask", "answer"), {"success": task.score(first, messages)}, hidden=first.goal
+)
+HTML(chat.html({"a user played by a stand-in": ended}))
+
+# %% [markdown]
+# *What to see:* the user's second reply ends the conversation and is not shown; the answer is compared by a checker of
+# mathematics, not by equality of text. Without a PRM there are no weights, and the bubbles stay white.
+#
+# ## What not to conclude
+#
+# - **Conversations are anecdotes.** Each is chosen by a rule, but there is one of each; the tables count.
+# - **A weight is an opinion of one PRM**, trained on the dialogues of one seed. The scripts' conversations, and those of other
+#   policies, may be unlike all it has learned from.
+# - **The embedded tasks are caricatures** built so that early turns decide. That turn-wise credit can do something on them was
+#   the aim of their design [O] and says nothing about real users.
+# - **Scores of different tasks have different scales.** A character BLEU of 0.3 is next to nothing, 30 % success is not.
+#
+# ## Exercises
+#
+# **1.** What does character BLEU give a writer who never asks and drafts one of the texts at random? Why is that more than 0,
+# and what follows for the size of gains?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from itpo.tasks.documents import VALUES
+# every = [Wish(*values) for values in product(*VALUES.values())]
+# pairs = list(product(every, every))
+# sum(get_task("documents").score(w, [Message("assistant", d.draft)]) for w, d in pairs) / len(pairs)
+# ```
+#
+# 0.21: 1 in 16 drafts has the right subject and readers, and any two texts share letters, spaces and some longer runs. The
+# score that can be won by asking is the distance from there to 1, so a gain of 10 points is more of it than it seems. Word
+# BLEU (`conversations.word_score`) starts at 0.12.
+# </details>
+#
+# **2.** Let the patient always answer clearly: `MedicalRecommendation(clear=1.0)`. Which turns still decide the score, and what is
+# left for turn-wise credit to do? Try with `scripted_dialogue(task, task.novice, rng)` of `itpo.embedded` over many `rng`.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from itpo.embedded import scripted_dialogue
+# for task in (MedicalRecommendation(), MedicalRecommendation(clear=1.0)):
+#     talks = [scripted_dialogue(task, task.novice, random.Random(n)) for n in range(2000)]
+#     print(sum(outcome for _, _, outcome in talks) / len(talks))
+# ```
+#
+# Nothing needs repair any more. What remains are leading questions, which lose a finding for good, and the forgotten allergy,
+# which costs 4 points in half of the patients. The novice does much better at once, 0.75 instead of 0.39, and fewer turns matter:
+# little is left by which rows could be told apart.
+# </details>
