@@ -7,6 +7,8 @@ the checks off with `unchecked`.
 
 import io
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -130,6 +132,23 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
         return model.requires_grad_(False)
 
     return make
+
+
+@pytest.fixture
+def check_gates() -> Callable[[str], None]:
+    """Runs ``python -m itpo gates``: real warm start, real training; loaded from the checkout's store where they are there.
+
+    In a process of its own, for the shape checks of this one would take longer than the training.
+    """
+
+    def check(task: str) -> None:
+        command = [sys.executable, "-m", "itpo", "gates", task]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+        lines = result.stdout.splitlines()
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert len(lines) == 9 and all(line.startswith("pass ") for line in lines), result.stdout
+
+    return check
 
 
 # Runs written by hand, for tables and probes
