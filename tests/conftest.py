@@ -7,6 +7,7 @@ the checks off with `unchecked`.
 
 import io
 import itertools
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from itpo.backbone import Adapter, Backbone
-from itpo.embedded import EmbeddedModel, build_tokenizer, load, warm_start
+from itpo.embedded import EmbeddedModel, build_tokenizer, load, scripted_dialogue, warm_start
 from itpo.figures.style import use_style
 from itpo.profiles import Profile, get_profile
 from itpo.runs import Run, Store
@@ -132,6 +133,17 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
         return model.requires_grad_(False)
 
     return make
+
+
+@pytest.fixture
+def mean_outcome() -> Callable[[str, Any, int], float]:
+    """Mean outcome of a task's scripted tutor with these habits, over so many dialogues."""
+
+    def measure(name: str, habits: Any, count: int) -> float:
+        task = get_task(name)
+        return sum(scripted_dialogue(task, habits, random.Random(i))[2] for i in range(count)) / count
+
+    return measure
 
 
 @pytest.fixture
