@@ -7,12 +7,11 @@ import sys
 import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from itpo.attribution import ROWS, Row
 from itpo.base import PRECISIONS
-from itpo.chat import Party, Scene, Talker, base_of, converse, embedded_scene, real_scene
 from itpo.data import FORMATS, DataError, Loaded, load_examples
-from itpo.endpoint import Endpoint, EndpointError
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
 from itpo.paths import runs_root
@@ -22,6 +21,9 @@ from itpo.profiles import PROFILES, allows, get_profile
 from itpo.runs import Store
 from itpo.tasks import TASKS, get_task
 from itpo.trainer import base_model
+
+if TYPE_CHECKING:  # only `chat` needs a client of servers, and imports it
+    from itpo.chat import Party, Scene
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command in ("chat", "data"):
         try:
             return chat(options) if options.command == "chat" else data(options)
-        except (DataError, EndpointError, FileNotFoundError) as error:  # they say what to do about it
+        except (DataError, ConnectionError, FileNotFoundError) as error:  # they say what to do about it
             print(error, file=sys.stderr)
             return 2
     if options.command == "estimators":
@@ -77,6 +79,8 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
 
 def chat(options: argparse.Namespace) -> int:
     """Hold one conversation in the terminal; returns the exit status (2: the options do not go together)."""
+    from itpo.chat import converse
+
     assistant, real = options.role == "assistant", options.data is not None
     policy = options.model or options.run
     lacks = {
@@ -101,6 +105,9 @@ def chat(options: argparse.Namespace) -> int:
 
 def find_scene(options: argparse.Namespace) -> Scene:
     """The example that the options of ``chat`` ask for."""
+    from itpo.chat import embedded_scene, real_scene
+    from itpo.endpoint import Endpoint
+
     if not options.data:
         return embedded_scene(get_task(options.task), options.seed)
     examples = load_examples(options.data, options.format).examples
@@ -112,6 +119,8 @@ def find_scene(options: argparse.Namespace) -> Scene:
 
 def find_policy(options: argparse.Namespace) -> Party:
     """The policy that the options of ``chat`` ask for; the task's embedded model is made where it is missing."""
+    from itpo.chat import Talker, base_of
+
     if options.model or options.run:
         base = options.model or base_of(options.run)
     else:

@@ -144,6 +144,7 @@ def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Call
     hint = scene.parties.get(role) if scene else None
 
     def speak_up(messages: list[Message]) -> str | None:
+        """The next line that is not a question mark; ``None`` for an empty one."""
         text = _line(hear, role)
         while text == "?" and hint:
             said = hint(messages)

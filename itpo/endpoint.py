@@ -49,6 +49,18 @@ class LanguageModel(Protocol):
         ...
 
 
+def the_only(answers: Sequence[_T | Exception]) -> _T:
+    """The answer to a single question; an error in its place is raised.
+
+    >>> the_only(["yes"])
+    'yes'
+    """
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where a server is, which of its models answers, and how. The times are our own choice [O].
@@ -116,6 +128,7 @@ class EndpointModel:
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: pass one for each prompt")
 
         async def all_of_them() -> list[_T | EndpointError]:
+            """Every question with its attempts, all on their way together."""
             return list(
                 await asyncio.gather(
                     *(self._answer(*pair, read) for pair in zip(prompts, seeds, strict=True))

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from itpo.data import Example
 from itpo.dialogue import Message
-from itpo.endpoint import Endpoint, EndpointError, EndpointModel, LanguageModel
+from itpo.endpoint import Endpoint, EndpointError, EndpointModel, LanguageModel, the_only
 from itpo.prompts import fill, transcript
 from itpo.replies import read_number, read_numbers
 from itpo.tasks.bleu import MARKER
@@ -63,10 +63,7 @@ class ModelJudge:
 
     def scores(self, example: Example, messages: Sequence[Message], rng: random.Random) -> Sequence[float]:
         """A score from 0 to 10 for each assistant message, as :class:`itpo.judges.Judge` asks; raises ``EndpointError``."""
-        (answer,) = self.all_scores([example], [messages], [rng])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return the_only(self.all_scores([example], [messages], [rng]))
 
     def all_scores(
         self,

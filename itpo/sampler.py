@@ -215,6 +215,7 @@ def _converse(
     waiting: deque[tuple[_Cache, list[_Open], Callable[[], Sequence[Answer]]]] = deque()
 
     def take_turns(cache: _Cache, going: list[_Open]) -> None:
+        """Let the policy speak in these dialogues, and begin to ask their users."""
         _assistant_turn(cache, chat, going, generator, sampling)
         ask = partial(_replies, task, going)
         waiting.append((cache, going, _meanwhile(ask) if count > 1 else ask))
@@ -236,6 +237,7 @@ def _meanwhile(ask: Callable[[], Sequence[Answer]]) -> Callable[[], Sequence[Ans
     future: Future[Sequence[Answer]] = Future()
 
     def work() -> None:
+        """Leave the answers, or what went wrong, in the future."""
         try:
             future.set_result(ask())
         except BaseException as error:  # raised where the answers are awaited

@@ -7,6 +7,9 @@ the checks off with `unchecked`.
 
 import io
 import itertools
+import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +29,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from itpo.backbone import Adapter, Backbone
-from itpo.embedded import EmbeddedModel, build_tokenizer, load, warm_start
+from itpo.embedded import EmbeddedModel, build_tokenizer, load, scripted_dialogue, warm_start
 from itpo.figures.style import use_style
 from itpo.profiles import Profile, get_profile
 from itpo.runs import Run, Store
@@ -130,6 +133,34 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
         return model.requires_grad_(False)
 
     return make
+
+
+@pytest.fixture
+def mean_outcome() -> Callable[[str, Any, int], float]:
+    """Mean outcome of a task's scripted tutor with these habits, over so many dialogues."""
+
+    def measure(name: str, habits: Any, count: int) -> float:
+        task = get_task(name)
+        return sum(scripted_dialogue(task, habits, random.Random(i))[2] for i in range(count)) / count
+
+    return measure
+
+
+@pytest.fixture
+def check_gates() -> Callable[[str], None]:
+    """Runs ``python -m itpo gates``: real warm start, real training; loaded from the checkout's store where they are there.
+
+    In a process of its own, for the shape checks of this one would take longer than the training.
+    """
+
+    def check(task: str) -> None:
+        command = [sys.executable, "-m", "itpo", "gates", task]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+        lines = result.stdout.splitlines()
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert len(lines) == 9 and all(line.startswith("pass ") for line in lines), result.stdout
+
+    return check
 
 
 # Runs written by hand, for tables and probes

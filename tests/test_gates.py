@@ -1,28 +1,17 @@
-"""The embedded tasks pass their gates at laptop scale; what a gate is, and how the command reports."""
+"""The embedded math task passes its gates at laptop scale; what a gate is, and how the command reports."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 
 from itpo.__main__ import main
 from itpo.gates import Gate
-from itpo.tasks import TASKS
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
-def test_a_task_passes_every_gate(task: str) -> None:
-    """The command itself: real warm start, real training; loaded from the checkout's store where they are there already.
-
-    In a process of its own, for the shape checks of this one would take longer than the training.
-    """
-    command = [sys.executable, "-m", "itpo", "gates", task]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert len(lines) == 9 and all(line.startswith("pass ") for line in lines), result.stdout
+def test_the_math_task_passes_every_gate(check_gates: Callable[[str], None]) -> None:
+    check_gates("math")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ dialogue is then left out of the update. The released code gives it reward zero 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from itpo.data import Example, answers_match
 from itpo.dialogue import Message
+from itpo.endpoint import the_only
 from itpo.endpoint_judge import HIGHEST, ModelJudge
 from itpo.tasks import Answer, Score
 from itpo.tasks.bleu import UNITS, without_marker
@@ -21,7 +23,7 @@ Lost = Literal["drop", "zero"]
 MAX_TURNS = {"math": 5, "documents": 5, "medical": 6}  # of the assistant; a user turn between each two [S]
 
 
-class RealTask:
+class RealTask(ABC):
     """What the three tasks share: examples that are drawn at random, and a simulated user.
 
     ``lost`` says what becomes of a dialogue without readable judgement: left out ("drop"), or outcome 0 as in the released
@@ -56,10 +58,7 @@ class RealTask:
 
     def reply(self, example: Example, messages: Sequence[Message], rng: random.Random) -> str | None:
         """The user's answer to the last assistant message; ``None`` ends the conversation. Raises ``EndpointError``."""
-        (answer,) = self.replies([example], [messages], [rng])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return the_only(self.replies([example], [messages], [rng]))
 
     def replies(
         self,
@@ -72,10 +71,7 @@ class RealTask:
 
     def score(self, example: Example, messages: Sequence[Message]) -> float:
         """Outcome in [0, 1] of a finished conversation. Raises ``EndpointError`` where a judge cannot say."""
-        (score,) = self.scores([example], [messages])
-        if isinstance(score, Exception):
-            raise score
-        return score
+        return the_only(self.scores([example], [messages]))
 
     def scores(
         self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
@@ -84,11 +80,11 @@ class RealTask:
         found = self.outcomes(examples, conversations)
         return [0.0 if isinstance(score, Exception) and self.lost == "zero" else score for score in found]
 
+    @abstractmethod
     def outcomes(
         self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
     ) -> Sequence[Score]:
         """What each conversation is worth, an error where a judge could not say; each task has its own."""
-        raise NotImplementedError
 
 
 class RealMath(RealTask):
