@@ -43,7 +43,7 @@ def load_base(
         raise ImportError("NF4 needs bitsandbytes: pip install 'itpo[gpu]', or load in full precision")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    source = _source(name)
+    source = locate(name)
     tokenizer = AutoTokenizer.from_pretrained(source)
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(f"the tokenizer of {name} has no chat template: use an instruction-tuned model")
@@ -84,8 +84,17 @@ def tame(model: Any) -> Any:
     return model
 
 
-def _source(name: Path | str) -> str:
-    """A folder with a model, or a folder of the hub's cache, filled from the hub where that can be reached."""
+def locate(name: Path | str) -> str:
+    """The folder of a model: the one that is named, or one of the hub's cache, filled from the hub where it can be reached.
+
+    Raises ``FileNotFoundError`` with the command that fetches a missing model.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "config.json").write_text("{}")
+    ...     locate(folder) == folder
+    True
+    """
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise FileNotFoundError(f"no model in {name}: expected config.json, weights and tokenizer files")

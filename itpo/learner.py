@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from itpo import advantages, attribution, losses, prm, turns
 from itpo.backbone import Backbone, micro_batches
+from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
 from itpo.estimators import get_estimator
 from itpo.judges import Judge, JudgeError, ScriptedJudge, judge_dialogues
 from itpo.metrics import kendall, ranking_auc
 from itpo.optimizers import adamw, get_state, set_state
-from itpo.profiles import RunConfig
 from itpo.runs import Run
 from itpo.sampler import Sampling, rollout
 from itpo.tasks import EmbeddedTask, Task
@@ -38,12 +38,21 @@ def seeded(*parts: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
+class Cast(NamedTuple):
+    """Who takes part beside the policy: the task of training, that of evaluation, and a judge of turns, if any."""
+
+    task: Task
+    evaluation: Task
+    judge: Judge | None = None
+
+
 class Learner:
     """Policy and reference on one backbone, with the PRM, critic or judge that row and estimator need, and the optimizers.
 
     One AdamW per adapter, so that a step of one never moves the other. ``judge`` scores turns; left out, it is the scripted
-    judge of an embedded task, with the configured rate of errors. ``evaluation`` is the task with the examples and users of
-    evaluation, where they differ. Raises ``ValueError`` if the row needs a judge and there is none.
+    judge of an embedded task, with the configured rate of errors. ``task`` is the same in training and evaluation, or a
+    function of backbone and chat format, which users and judges that are played by the base need, to a :class:`Cast`. Raises
+    ``ValueError`` if the row needs a judge and there is none.
     """
 
     def __init__(
@@ -51,20 +60,11 @@ class Learner:
         config: RunConfig,
         model: Any,
         tokenizer: Any,
-        task: Task,
+        task: Task | Callable[[Backbone, ChatFormat], Cast],
         judge: Judge | None = None,
-        evaluation: Task | None = None,
     ) -> None:
-        self.config, self.task, self.chat = config, task, ChatFormat(tokenizer)
-        self.evaluation = evaluation or task
+        self.config, self.chat = config, ChatFormat(tokenizer)
         self.row, self.estimator = attribution.get_row(config.method.row), get_estimator(config.estimator)
-        if judge is None and isinstance(task, EmbeddedTask):
-            judge = ScriptedJudge(task, config.judge_error)
-        if judge is None and self.row.needs_judge:
-            raise ValueError(
-                f"row {self.row.name!r} needs a judge, and task {task.name!r} has none of its own: pass one"
-            )
-        self.judge = judge
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.row.needs_prm else {}
         rates |= {"critic": config.critic_lr} if self.estimator.has_critic else {}
@@ -74,6 +74,14 @@ class Learner:
         self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads, *sizes)
         self.optimizers = {n: adamw(self.backbone.parameters(n).values(), rate) for n, rate in rates.items()}
         self.skipped = dict.fromkeys(rates, 0)  # optimizer steps left out, by adapter
+        cast = task(self.backbone, self.chat) if callable(task) else Cast(task, task, judge)
+        self.task, self.evaluation, self.judge = cast
+        if self.judge is None and isinstance(self.task, EmbeddedTask):
+            self.judge = ScriptedJudge(self.task, config.judge_error)
+        if self.judge is None and self.row.needs_judge:
+            raise ValueError(
+                f"row {self.row.name!r} needs a judge, and task {self.task.name!r} has none of its own: pass one"
+            )
 
     def collect(
         self,

@@ -13,7 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from itpo.attribution import get_row
 from itpo.base import PRECISIONS
+from itpo.config import RunConfig
+from itpo.estimators import get_estimator
+from itpo.pretrained import PretrainedModel
+from itpo.tasks import get_task
 
 GIB = 2**30
 RESERVE = 1.0  # GiB for the driver's context and for gaps between tensors [O]
@@ -143,11 +148,38 @@ class Work:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of :class:`itpo.profiles.RunConfig` that decide memory; layers are checkpointed."""
+    """The settings of :class:`itpo.config.RunConfig` that decide memory; layers are checkpointed."""
 
     token_budget: int
     head_chunk: int
     max_rows: int
+
+
+def of_run(config: RunConfig) -> tuple[Work, Settings]:
+    """What a run with a pretrained model asks of a GPU; openings are taken to be as long as the released limit.
+
+    Scripted users, and their openings, never have more than 64 tokens. Users that the base plays hold a cache beside the
+    policy's, which counts as twice the dialogues. Errors: ``TypeError`` for a run with an embedded model.
+
+    >>> from itpo.profiles import get_profile
+    >>> work, settings = of_run(get_profile("consumer").run)
+    >>> work.longest, settings.max_rows
+    (4608, 64)
+    """
+    if not isinstance(config.model, PretrainedModel):
+        raise TypeError("an embedded model is too small to plan for")
+    opening, said = (Work.prompt, config.data.user_tokens) if config.data else (64, 64)
+    turns = get_task(config.task).max_turns
+    work = Work(
+        prompt=opening,
+        response=turns * config.max_turn_tokens + (turns - 1) * said,
+        dialogues=config.prompts * config.rollouts,
+        adapters=1 + get_row(config.method.row).needs_prm + get_estimator(config.estimator).has_critic,
+        rank=config.adapter.rank,
+        precision=config.model.precision,
+    )
+    rows = config.max_rows * (2 if config.data else 1)
+    return work, Settings(config.token_budget, config.head_chunk, rows)
 
 
 @dataclass(frozen=True)

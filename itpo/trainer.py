@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itpo import attribution, prm, turns
+from itpo import attribution, plan, prm, turns
+from itpo.base import load_base, locate
+from itpo.cast import cast
+from itpo.config import RunConfig
 from itpo.dialogue import Dialogue, TokenBatch
-from itpo.embedded import load, warm_start
+from itpo.embedded import EmbeddedModel, load, warm_start
 from itpo.estimators import Credit, Source, estimate
 from itpo.learner import DialoguesLost, Learner, seeded
-from itpo.profiles import RunConfig
+from itpo.pretrained import PACKAGED, PretrainedModel, imitate
 from itpo.runs import Run, Store
 from itpo.tasks import ConcurrentTask, get_task
 
@@ -159,22 +163,41 @@ def reward_sources(
     return sources
 
 
-def base_model(config: RunConfig, store: Store) -> Path:
-    """Folder of the run's base model: made by :func:`itpo.embedded.warm_start` the first time, then found again."""
+def base_model(config: RunConfig, store: Store) -> Path | str:
+    """The run's base model: a folder in the store, made the first time and then found again, or a pretrained one's name.
+
+    An embedded model is made by :func:`itpo.embedded.warm_start`, one that imitates by :func:`itpo.pretrained.imitate`.
+    """
+    spec, determinants = config.model, {"task": config.task, "model": asdict(config.model)}
+    if isinstance(spec, PretrainedModel) and spec.imitation is None and spec.name not in PACKAGED:
+        return spec.name
     task = get_task(config.task)
-    determinants = {"task": config.task, "model": asdict(config.model), "habits": asdict(task.novice)}
-    return store.artifact(
-        "warm_start",
-        determinants,
-        lambda folder: warm_start(task, task.novice, config.model, folder),
-        config.code,
-    )
+    determinants["habits"] = asdict(task.novice)
+
+    def make(folder: Path) -> Path:
+        """Fill the folder."""
+        if isinstance(spec, EmbeddedModel):
+            return warm_start(task, task.novice, spec, folder)
+        return imitate(task, task.novice, spec, folder)
+
+    return store.artifact("warm_start", determinants, make, config.code)
 
 
 def build_learner(config: RunConfig, store: Store) -> Learner:
-    """Load base model, tokenizer and task of a run, with fresh adapters."""
-    model, tokenizer = load(base_model(config, store))
-    return Learner(config, model, tokenizer, get_task(config.task))
+    """Load base model, tokenizer and task of a run, with fresh adapters.
+
+    Raises :class:`itpo.plan.DoesNotFit`, before anything is loaded, where a GPU has too little memory for the settings.
+    """
+    base = base_model(config, store)
+    if isinstance(config.model, EmbeddedModel):
+        model, tokenizer = load(Path(base))
+    else:
+        if torch.cuda.is_available():
+            gib = torch.cuda.get_device_properties(0).total_memory / plan.GIB
+            plan.check(plan.find_shape(locate(base)), *plan.of_run(config), gib)
+        model, tokenizer = load_base(base, config.model.precision)
+    task = get_task(config.task) if config.data is None else partial(cast, config.data, config.max_rows)
+    return Learner(config, model, tokenizer, task)
 
 
 def warm_up(learner: Learner, run: Run) -> None:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from itpo import turns
 from itpo.backbone import Adapter
 from itpo.data import Example
-from itpo.dialogue import Message
-from itpo.embedded import load
+from itpo.dialogue import ChatFormat, Message
+from itpo.embedded import load, scripted_dialogue
 from itpo.endpoint import Endpoint, EndpointError, EndpointModel
 from itpo.endpoint_judge import EndpointJudge
 from itpo.learner import Learner
 from itpo.models import smollm2
+from itpo.probes import read_back
 from itpo.profiles import Method, RunConfig
+from itpo.tasks import get_task
 from itpo.tasks.real import RealDocuments, RealMath, RealMedical
 from itpo.trainer import Stopwatch, training_step
 from itpo.users import EndpointUser
@@ -95,6 +99,15 @@ def test_temperature_is_honoured(url, folder):
 
     assert said(0.0, 1) == said(0.0, 2)
     assert said(1.0, 1) == said(1.0, 1) != said(1.0, 2)
+
+
+def test_conversations_are_read_back_from_real_tokens(folder):
+    chat, task = ChatFormat(AutoTokenizer.from_pretrained(folder)), get_task("math_prose")
+    for seed in range(50):
+        said = scripted_dialogue(task, task.novice, random.Random(seed))[1]
+        ids, mask = chat.encode(said)
+        turn_ids = turns.turn_ids(torch.tensor([mask]))[0].tolist()
+        assert read_back(chat, ids, turn_ids) == said
 
 
 EXAMPLES = {
