@@ -31,7 +31,7 @@ PACKAGED: dict[str, Callable[[Path], Path]] = {"smollm2": smollm2}
 class Imitation:
     """How long and how fast a pretrained model imitates a scripted tutor, all of its weights trained [O]."""
 
-    steps: int = 60
+    steps: int = 30
     dialogues_per_step: int = 16
     dialogues_per_pass: int = 4  # what must fit into memory; changes no result beyond rounding
     learning_rate: float = 2e-4

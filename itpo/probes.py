@@ -84,7 +84,9 @@ class Probes:
         return sum_turns(self.token_rewards, self.turn_ids)
 
     def kinds(self, dialogue: int) -> list[str]:
-        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``)."""
+        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``); nothing on real data."""
+        if self.run.config.data is not None:
+            return [""] * int(self.turn_mask[dialogue].sum())
         return self.task.turn_kinds(self.messages(dialogue))
 
     @property

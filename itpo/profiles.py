@@ -179,34 +179,55 @@ SMOKE = replace(
 
 # A real language model that fits a laptop: the math task in ordinary writing. Learning rates and sizes [O], untuned.
 SMOL_METHODS = (
-    Method("trajectory_share", policy_lr=2e-4),
-    Method("norm_itpo", policy_lr=2e-4, beta=0.05),
+    Method("trajectory_share", policy_lr=5e-4),
+    Method("norm_itpo", policy_lr=5e-4, beta=0.05),
 )
 SMOL = Profile(
     name="smol",
-    summary="SmolLM2-135M on math tutoring in plain English, 2 CPU cores or any GPU",
+    summary="SmolLM2-135M on math tutoring in plain English, a short run on 2 CPU cores",
     run=replace(
         LAPTOP.run,
         method=SMOL_METHODS[0],
         task="math_prose",
         model=PretrainedModel("smollm2", imitation=Imitation()),
-        steps=20,
+        steps=12,
         prompts=8,
         rollouts=4,
         policy_minibatches=2,
-        prm_lr=2e-4,
+        prm_lr=5e-4,
         prm_minibatches=4,
         warmup=2,
         token_budget=1024,
-        eval_every=5,
-        eval_dialogues=48,
+        eval_every=4,
+        eval_dialogues=64,
         probe_dialogues=16,
+        probe_every=4,
         checkpoint_every=2,
     ),
     methods=SMOL_METHODS,
     seeds=(0,),
     estimator_seeds=(0,),
     settings={"math_prose": SMOL_METHODS},
+)
+SMOL_SMOKE = replace(
+    SMOL,
+    name="smoke",
+    summary=SMOKE.summary,
+    run=replace(
+        SMOL.run,
+        model=PretrainedModel("smollm2", imitation=Imitation(steps=2, dialogues_per_step=2)),
+        steps=1,
+        max_turn_tokens=8,
+        prompts=2,
+        rollouts=2,
+        prm_minibatches=2,
+        warmup=1,
+        eval_every=1,
+        eval_dialogues=4,
+        probe_dialogues=4,
+        probe_every=1,
+        checkpoint_every=1,
+    ),
 )
 
 
@@ -264,3 +285,20 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known profiles: {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+# A profile of pretrained models for each name that the notebook on them may be run with.
+REAL_PROFILES = {profile.name: profile for profile in (SMOL_SMOKE, SMOL, CONSUMER)}
+
+
+def get_real_profile(name: str) -> Profile:
+    """The profile called ``name`` as it is with a pretrained model; raises ``ValueError`` listing the known ones otherwise.
+
+    >>> get_real_profile("smoke").run.model.name, get_real_profile("consumer").run.model.precision
+    ('smollm2', 'nf4')
+    """
+    if name not in REAL_PROFILES:
+        raise ValueError(
+            f"profile {name!r} has no pretrained model; profiles that have one: {', '.join(REAL_PROFILES)}"
+        )
+    return REAL_PROFILES[name]
