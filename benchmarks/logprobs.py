@@ -56,9 +56,9 @@ def main() -> None:
     }
 
     def step(way: str) -> None:
+        sum(result.sum() for result in ways[way]()).backward()
         for parameter in backbone.parameters("policy").values():
             parameter.grad = None
-        sum(result.sum() for result in ways[way]()).backward()
 
     with backbone.use("policy"):
         calls = {way: (lambda way=way: step(way)) for way in ways}

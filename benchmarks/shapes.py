@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()  # of reading weights: noise among the numbers
 
 VOCABULARY = 49152
 
@@ -47,15 +51,15 @@ def seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
     return {name: min(found) for name, found in laps.items()}
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most that a call allocates on the CPU beyond what there was."""
+def peak_bytes(call: Callable[[], Any], below: float = math.inf) -> int:
+    """The most that a call allocates on the CPU beyond what there was, in blocks of fewer bytes than ``below``."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         call()
     assert measured.profiler is not None and measured.profiler.kineto_results is not None
     events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
+        held += event.nbytes() if abs(event.nbytes()) < below else 0
         most = max(most, held)
     return most
 
