@@ -177,6 +177,19 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
     return Learner(config, model, tokenizer, get_task(config.task))
 
 
+def trained(run: Run) -> Learner:
+    """The learner of a finished run, with the adapters that it ended with.
+
+    Raises ``ValueError`` if the run is not finished.
+    """
+    if not run.done:
+        raise ValueError(f"the run {run.folder} is not finished: train it first")
+    learner = build_learner(run.config, Store(run.folder.parent))
+    for name in learner.backbone.names:
+        learner.backbone.load_adapter(name, run.folder / name)
+    return learner
+
+
 def warm_up(learner: Learner, run: Run) -> None:
     """Let PRM and critic learn from rollouts of the reference first; logged under negative steps.
 
