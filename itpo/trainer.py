@@ -26,6 +26,7 @@ from itpo.runs import Run, Store
 from itpo.tasks import ConcurrentTask, get_task
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
+FINAL = 2  # times the problems of an evaluation are those of the last one, on which results are compared [O]
 
 
 def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
@@ -277,8 +278,8 @@ def record(dialogue: Dialogue) -> dict[str, object]:
 
 
 def final_evaluation(learner: Learner) -> dict[str, float]:
-    """Success of the trained policy on twice the fresh problems, sampled and greedy."""
-    count = 2 * learner.config.eval_dialogues
+    """Success of the trained policy on ``FINAL`` times as many fresh problems, sampled and greedy."""
+    count = FINAL * learner.config.eval_dialogues
     sampled = describe(learner.collect("final", count, 1, "policy", evaluate=True)[1])
     greedy = describe(learner.collect("final", count, 1, "policy", greedy=True, evaluate=True)[1])
     return {**sampled, "greedy_success": greedy["success"]}
