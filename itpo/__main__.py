@@ -1,4 +1,4 @@
-"""Command line of the library: measure a testbed, talk to a policy, read data, plan the memory of a GPU, list what trains."""
+"""Command line of the library: measure a testbed, talk to a policy, read data, plan the memory of a GPU, export an adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from itpo.paths import runs_root
 from itpo.plan import Settings, Work, check, choose, find_shape
 from itpo.plan import report as plan_report
 from itpo.profiles import PROFILES, allows, get_profile
-from itpo.runs import Store
+from itpo.runs import RunFolderError, Store
 from itpo.tasks import TASKS, get_task
 from itpo.trainer import base_model
 
@@ -39,7 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     add_plan(
         commands.add_parser("plan", help="what a run needs of a GPU's memory, and the settings that fit")
     )
+    add_export(
+        commands.add_parser("export", help="a run's policy as a PEFT folder with a model card, for others")
+    )
     options = parser.parse_args(arguments)
+    if options.command == "export":
+        return export_policy(options)
     if options.command == "plan":
         return plan(options)
     if options.command in ("chat", "data"):
@@ -208,6 +213,41 @@ def plan(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     print(plan_report(options.model, shape, work, settings, options.gpu))
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo export``."""
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("folder", type=Path, help="new folder for adapter and model card")
+    parser.add_argument("--push-to-hub", metavar="NAME", help="then send it to a new repository of the hub")
+    parser.add_argument("--base", help="name on the hub of the base, where the run store did not make it")
+    parser.add_argument("--precision", choices=PRECISIONS, default="full", help="of that base in the run")
+    parser.add_argument("--data", help="a sentence on what it was trained on, if not on its embedded task")
+    parser.add_argument("--license", help="of the adapter, as the hub calls it, such as apache-2.0")
+
+
+def export_policy(options: argparse.Namespace) -> int:
+    """Export the policy of a run; returns the exit status (2: it cannot be exported or sent, with the reason)."""
+    from itpo.export import ExportError, export, push
+
+    name = options.push_to_hub
+    try:
+        folder = export(
+            options.run,
+            options.folder,
+            base=options.base,
+            data=options.data,
+            precision=options.precision,
+            license=options.license,
+            name=name,
+        )
+        print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        if name:
+            print(f"on the hub: {push(folder, name)}")
+    except (ExportError, RunFolderError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

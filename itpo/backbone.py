@@ -244,8 +244,9 @@ class Backbone:
         """
         config = copy(self.peft_model.peft_config[name])
         config.inference_mode = True
-        # The folder's name, not its path: equal runs write equal files wherever their store is.
-        config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
+        config.base_model_name_or_path = _base_name(config.base_model_name_or_path or "")
+        # peft keeps them as a set, whose order differs from process to process.
+        config.target_modules = sorted(config.target_modules)
         config.save_pretrained(folder)
         tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
@@ -274,6 +275,18 @@ class Backbone:
         set_peft_model_state_dict(self.peft_model, tensors, adapter_name=name)
         if name in self._heads:
             self._heads[name].load_state_dict(load_file(Path(folder) / _HEAD))
+
+
+def _base_name(path: str) -> str:
+    """What a base is called elsewhere: by its name on the hub where it came from there, else by its folder's name.
+
+    Never by a path: equal runs write equal files wherever their store is.
+
+    >>> _base_name("cache/models--Qwen--Qwen2.5-3B-Instruct/snapshots/0a1b"), _base_name("runs/models/warm_start-0a1b")
+    ('Qwen/Qwen2.5-3B-Instruct', 'warm_start-0a1b')
+    """
+    cached = [part for part in Path(path).parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else Path(path).name
 
 
 def _check_linear(model: Any) -> None:

@@ -17,14 +17,12 @@ from itpo.dialogue import Dialogue, Message, collate
 from itpo.embedded import scripted_dialogue
 from itpo.figures.conversations import Conversation
 from itpo.learner import Learner
-from itpo.runs import Run, Store
 from itpo.tables import interval_columns, interval_of
 from itpo.tasks import EmbeddedTask, get_task
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import Wish, extract
 from itpo.tasks.math import Problem
 from itpo.tasks.medical import MedicalRecommendation, Patient
-from itpo.trainer import build_learner
 
 ACCURATE = 8  # points of 10 from which a recommendation counts as accurate [S]
 
@@ -74,19 +72,6 @@ def reading_of(learner: Learner) -> Reading:
     if learner.config.data is not None:
         return Reading("outcome", lambda example: example.goal)
     return READINGS[learner.config.task.removesuffix("_prose")]
-
-
-def trained(run: Run) -> Learner:
-    """The learner of a finished run, with the adapters that it ended with.
-
-    Raises ``ValueError`` if the run is not finished.
-    """
-    if not run.done:
-        raise ValueError(f"the run {run.folder} is not finished: train it first")
-    learner = build_learner(run.config, Store(run.folder.parent))
-    for name in learner.backbone.names:
-        learner.backbone.load_adapter(name, run.folder / name)
-    return learner
 
 
 def hold(learner: Learner, adapter: str | None, count: int, stream: str) -> list[Conversation]:

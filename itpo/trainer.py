@@ -30,6 +30,7 @@ from itpo.runs import Run, Store
 from itpo.tasks import ConcurrentTask, get_task
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
+FINAL = 2  # times the problems of an evaluation are those of the last one, on which results are compared [O]
 
 
 def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
@@ -200,6 +201,19 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
     return Learner(config, model, tokenizer, task)
 
 
+def trained(run: Run) -> Learner:
+    """The learner of a finished run, with the adapters that it ended with.
+
+    Raises ``ValueError`` if the run is not finished.
+    """
+    if not run.done:
+        raise ValueError(f"the run {run.folder} is not finished: train it first")
+    learner = build_learner(run.config, Store(run.folder.parent))
+    for name in learner.backbone.names:
+        learner.backbone.load_adapter(name, run.folder / name)
+    return learner
+
+
 def warm_up(learner: Learner, run: Run) -> None:
     """Let PRM and critic learn from rollouts of the reference first; logged under negative steps.
 
@@ -287,8 +301,8 @@ def record(dialogue: Dialogue) -> dict[str, object]:
 
 
 def final_evaluation(learner: Learner) -> dict[str, float]:
-    """Success of the trained policy on twice the fresh problems, sampled and greedy."""
-    count = 2 * learner.config.eval_dialogues
+    """Success of the trained policy on ``FINAL`` times as many fresh problems, sampled and greedy."""
+    count = FINAL * learner.config.eval_dialogues
     sampled = describe(learner.collect("final", count, 1, "policy", evaluate=True)[1])
     greedy = describe(learner.collect("final", count, 1, "policy", greedy=True, evaluate=True)[1])
     return {**sampled, "greedy_success": greedy["success"]}

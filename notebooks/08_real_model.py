@@ -37,7 +37,7 @@ from itpo.figures.style import publish, use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_real_profile
 from itpo.sweep import sweep
-from itpo.trainer import train
+from itpo.trainer import train, trained
 
 use_style()
 scale = get_real_profile(profile)
@@ -62,7 +62,7 @@ Markdown(tables.scale_note(scale))
 
 # %%
 by_row = {found.config.method.row: found for found in runs}
-learners = {row: conversations.trained(found) for row, found in by_row.items()}
+learners = {row: trained(found) for row, found in by_row.items()}
 Markdown(tables.markdown(tables.settings_text(scale.methods)))
 
 # %% [markdown]

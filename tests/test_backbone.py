@@ -1,6 +1,7 @@
 """One base with several adapters against separate plain models that have the same weights."""
 
 import dataclasses
+import json
 import time
 
 import pytest
@@ -271,6 +272,13 @@ def test_a_saved_adapter_is_read_by_plain_peft(make_backbone, tiny_folder, tmp_p
         with backbone.use(name):
             actual = backbone.model(batch.input_ids).logits
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+
+
+def test_the_config_of_a_saved_adapter_is_the_same_from_every_process(make_backbone, tmp_path):
+    make_backbone().save_adapter("policy", tmp_path)
+    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    # A set of names, whose order the hash seed of the process decides.
+    assert len(targets) == 14 and targets == sorted(targets)
 
 
 def test_saving_leaves_the_backbone_as_it_was(make_backbone, tmp_path):

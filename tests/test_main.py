@@ -28,7 +28,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     printed = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert all(command in printed for command in ("gates", "chat", "data", "estimators"))
+    assert all(command in printed for command in ("gates", "chat", "data", "estimators", "export"))
 
 
 @pytest.fixture
