@@ -179,8 +179,8 @@ SMOKE = replace(
 
 # A real language model that fits a laptop: the math task in ordinary writing. Learning rates and sizes [O], untuned.
 SMOL_METHODS = (
-    Method("trajectory_share", policy_lr=5e-4),
-    Method("norm_itpo", policy_lr=5e-4, beta=0.05),
+    Method("trajectory_share", policy_lr=1e-3),
+    Method("norm_itpo", policy_lr=1e-3, beta=0.05),
 )
 SMOL = Profile(
     name="smol",
@@ -197,7 +197,7 @@ SMOL = Profile(
         prm_lr=5e-4,
         prm_minibatches=4,
         warmup=2,
-        token_budget=1024,
+        token_budget=512,
         eval_every=4,
         eval_dialogues=64,
         probe_dialogues=16,
