@@ -7,6 +7,7 @@ import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -19,9 +20,11 @@ from transformers import AutoModelForCausalLM
 from itpo.__main__ import main
 from itpo.backbone import Adapter, Backbone
 from itpo.base import load_base
+from itpo.card import _scale
 from itpo.dialogue import Dialogue, collate
 from itpo.embedded import EmbeddedModel
-from itpo.export import CARD, CONFIG, WEIGHTS, ExportError, _scale, export, find_base
+from itpo.export import CARD, CONFIG, WEIGHTS, ExportError, _data_text, export, find_base
+from itpo.pretrained import Imitation, PretrainedModel
 from itpo.profiles import get_profile
 from itpo.runs import Store
 from itpo.storage import plain, sha256
@@ -209,6 +212,36 @@ def test_a_base_of_the_hub_is_known_from_its_cache(run):
     assert find_base(run.folder, config, "Qwen/Qwen2.5-3B-Instruct").name == "Qwen/Qwen2.5-3B-Instruct"
     made = find_base(run.folder, config, "warm_start-0123456789abcdef", "me/warm-start")
     assert made.published and made.name == "me/warm-start" and "base_model(" in made.recipe
+
+
+def test_a_pretrained_base_that_imitated_is_made_again(prose_folder, tmp_path):
+    """The recipe of the card, executed, makes the same bytes; the adapter then loads on it."""
+    imitation = Imitation(steps=2, dialogues_per_step=2)
+    spec = PretrainedModel(str(prose_folder), imitation=imitation)
+    config = replace(tiny_config("uniform"), task="math_prose", model=spec)
+    run = Store(tmp_path / "runs").open(config)
+    train(config, run)
+    folder = export(run.folder, tmp_path / "adapter")
+    card = (folder / CARD).read_text()
+    assert "imitated 4 conversations" in card
+    (recipe, load) = code_blocks(folder)
+    recipe = recipe.replace('Store("runs")', f"Store({str(tmp_path / 'again')!r})")
+    names = {}
+    exec(recipe, names)
+    weights = [
+        Path(place) / "model.safetensors"
+        for place in (base_model(config, Store(tmp_path / "runs")), names["base"])
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert sha256(weights[0].read_bytes()) in card
+    assert execute(load, names["base"], folder)["reply"].shape[0] == 1
+
+
+def test_bases_and_data_that_a_config_names_need_no_options(run):
+    config = plain(get_profile("consumer").run, "config")
+    base = find_base(run.folder, config, "Qwen/Qwen2.5-3B-Instruct")
+    assert (base.name, base.precision, base.recipe) == ("Qwen/Qwen2.5-3B-Instruct", "nf4", "")
+    assert "`collabllm/collabllm-multiturn-math-hard-large`" in _data_text(config)
 
 
 def test_refusals_say_what_to_do_and_lose_nothing(run, written_runs, tmp_path, capsys):

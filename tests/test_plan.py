@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,12 @@ from itpo.plan import (
     choose,
     find_shape,
     layer_bytes,
+    of_run,
 )
+from itpo.pretrained import PretrainedModel
+from itpo.profiles import get_profile
+from itpo.runs import Store
+from itpo.trainer import build_learner
 
 QWEN_3B = find_shape("Qwen/Qwen2.5-3B-Instruct")
 
@@ -199,3 +205,34 @@ def test_the_base_takes_what_its_tensors_take(precision, tiny_folder):
             size += state.absmax.numel() + 4 * state.state2.absmax.numel()
     work = Work(precision=precision, value_bytes=4)
     assert size == pytest.approx(budget(shape, work, Settings(1, 1, 1)).held["base"], rel=0.02)
+
+
+def test_the_consumer_profile_fits_the_gpu_it_names_and_its_settings_are_the_plans():
+    shape = find_shape("Qwen/Qwen2.5-3B-Instruct")
+    for task in ("math", "documents", "medical"):
+        for config in get_profile("consumer").on(task).grid():
+            work, settings = of_run(config)
+            check(shape, work, settings, gpu_gib=24.0)
+            with pytest.raises(DoesNotFit, match="the largest that fit: token_budget"):
+                check(shape, work, settings, gpu_gib=12.0)
+    run = get_profile("consumer").run
+    chosen = choose(shape, replace(Work(), response=3584), gpu_gib=24.0)
+    assert (run.token_budget, run.head_chunk) == (chosen.token_budget, chosen.head_chunk)
+    assert 2 * run.max_rows <= chosen.max_rows
+
+
+def test_an_embedded_model_needs_no_plan():
+    with pytest.raises(TypeError, match="too small to plan for"):
+        of_run(get_profile("laptop").run)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_weights_are_read(tmp_path, monkeypatch):
+    """The folder has no weights at all: whoever tried to read them would complain of that."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    config = dict(zip(names, (2048, 11008, 36, 16, 151936), strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wanted = replace(get_profile("consumer").run, model=PretrainedModel(str(tmp_path), "nf4"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=12 * GIB))
+    with pytest.raises(DoesNotFit, match="a GPU of 12 GiB has 11.0 to give; the largest that fit"):
+        build_learner(wanted, Store(tmp_path / "runs"))
