@@ -8,7 +8,8 @@ the same start [O].
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from itpo.embedded import scripted_dialogue
 from itpo.models import smollm2
 from itpo.tasks import EmbeddedTask
 
+THREADS = 2  # of imitation, on every machine: sums depend on how work is divided [O]
 # Models that a package brings, by the name under which a run asks for them.
 PACKAGED: dict[str, Callable[[Path], Path]] = {"smollm2": smollm2}
 
@@ -82,10 +84,21 @@ def imitate(task: EmbeddedTask, habits: Any, spec: PretrainedModel, folder: Path
         source = PACKAGED[spec.name](Path(place)) if spec.name in PACKAGED else spec.name
         model, tokenizer = load_base(source, device="cpu")
     if spec.imitation is not None:
-        _fit(model, ChatFormat(tokenizer), task, habits, spec.imitation)
+        with _threads(THREADS):
+            _fit(model, ChatFormat(tokenizer), task, habits, spec.imitation)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(model: Any, chat: ChatFormat, task: EmbeddedTask, habits: Any, spec: Imitation) -> None:
