@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from itpo import conversations, probes
 from itpo.backbone import Adapter
 from itpo.base import load_base
 from itpo.cast import cast
@@ -17,7 +18,7 @@ from itpo.learner import Learner
 from itpo.pretrained import PretrainedModel
 from itpo.runs import Store
 from itpo.tasks.real import RealDocuments, RealMath, RealMedical
-from itpo.trainer import build_learner, train
+from itpo.trainer import build_learner, train, trained
 from itpo.users import ModelUser
 
 
@@ -70,6 +71,9 @@ def test_a_run_on_real_data_with_users_of_its_own_base(tiny_folder, problems, tm
     again = Store(tmp_path / "again").open(wanted)
     train(wanted, again)
     assert run.summary() == again.summary()
+    (talk,) = conversations.hold(trained(run), "policy", 1, "test")
+    assert "pens" in talk.hidden and set(talk.kinds) == {""} and talk.result.startswith("outcome 0.")
+    assert set(probes.read_probes(run).kinds(0)) == {""}
 
 
 def test_examples_of_evaluation_are_held_out(tiny_folder, problems, tmp_path, unchecked):

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from itpo import pretrained, trainer
+from itpo import conversations, pretrained, probes, tables, trainer
 from itpo.backbone import Adapter
 from itpo.base import load_base
 from itpo.config import Method, RunConfig
@@ -111,6 +111,16 @@ def test_a_run_on_a_pretrained_base(prose_folder, tmp_path, unchecked):
     assert run.done and 0 <= run.summary()["success"] <= 1
     (made,) = (tmp_path / "models").glob("warm_start-*")
     assert trainer.base_model(config, store) == made
+    watched = probes.read_probes(run)
+    assert watched.turn_rewards.shape[:2] == (2, 4)
+    assert watched.messages(0)[0].role == "user" and watched.kinds(0)
+    picture = probes.case_of(watched, 0)
+    assert " ".join(picture.words).split()[-1] and len(picture.kinds) == max(picture.turn_of) + 1
+    (talk,) = conversations.hold(trainer.trained(run), "policy", 1, "test")
+    assert set(talk.kinds) <= {*TASK.kinds} and sum(talk.weights) == pytest.approx(1, abs=1e-5)
+    evaluated = tables.evaluations([run])
+    assert evaluated["step"].tolist() == [0, 2] and (evaluated["problems"] == 4).all()
+    assert ((evaluated["low"] <= evaluated["mean"]) & (evaluated["mean"] <= evaluated["high"])).all()
 
 
 def test_a_run_in_four_bits(prose_folder, tmp_path, unchecked):

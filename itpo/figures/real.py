@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -61,14 +62,14 @@ def costs(seconds: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(TEXT, 2.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     rows = list(dict.fromkeys(seconds["row"]))
-    for y, row in enumerate(rows):
-        start = 0.0
-        for part, took in seconds.loc[seconds["row"] == row, ["part", "seconds"]].itertuples(index=False):
-            known = part in left.get_legend_handles_labels()[1]
-            label = PART_LABELS.get(part, part)
-            shown = label if label not in left.get_legend_handles_labels()[1] and not known else None
-            left.barh(y, took, left=start, color=PART_COLORS[part], height=0.6, label=shown)
-            start += took
+    by_part = seconds.pivot(index="row", columns="part", values="seconds").reindex(rows).fillna(0.0)
+    start = np.zeros(len(rows))
+    for part in [part for part in PART_COLORS if part in by_part]:
+        label = PART_LABELS.get(part, part)
+        left.barh(
+            range(len(rows)), by_part[part], left=start, color=PART_COLORS[part], height=0.6, label=label
+        )
+        start += by_part[part].to_numpy()
     left.set_yticks(range(len(rows)), [ROWS[row].label for row in rows])
     left.invert_yaxis()
     left.set_xlabel("seconds a training step")
