@@ -196,6 +196,12 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dialogues", type=int, default=default.dialogues, help="of a step (default: %(default)s)"
     )
+    parser.add_argument(
+        "--caches",
+        type=int,
+        default=default.caches,
+        help="of a dialogue: 2 where the base plays the user too",
+    )
     for name in (field.name for field in fields(Settings)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the largest that fits")
 

@@ -135,6 +135,7 @@ class Work:
     precision: str = "nf4"  # [O]
     value_bytes: int = 2
     moment_bytes: float = MOMENT
+    caches: int = 1  # of a dialogue: 2 where the base plays its user too, beside the policy
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -158,13 +159,12 @@ class Settings:
 def of_run(config: RunConfig) -> tuple[Work, Settings]:
     """What a run with a pretrained model asks of a GPU; openings are taken to be as long as the released limit.
 
-    Scripted users, and their openings, never have more than 64 tokens. Users that the base plays hold a cache beside the
-    policy's, which counts as twice the dialogues. Errors: ``TypeError`` for a run with an embedded model.
+    Scripted users, and their openings, never have more than 64 tokens. Errors: ``TypeError`` for a run with an embedded model.
 
     >>> from itpo.profiles import get_profile
     >>> work, settings = of_run(get_profile("consumer").run)
-    >>> work.longest, settings.max_rows
-    (4608, 64)
+    >>> work.longest, work.caches, settings.max_rows
+    (4608, 2, 43)
     """
     if not isinstance(config.model, PretrainedModel):
         raise TypeError("an embedded model is too small to plan for")
@@ -177,9 +177,9 @@ def of_run(config: RunConfig) -> tuple[Work, Settings]:
         adapters=1 + get_row(config.method.row).needs_prm + get_estimator(config.estimator).has_critic,
         rank=config.adapter.rank,
         precision=config.model.precision,
+        caches=2 if config.data else 1,
     )
-    rows = config.max_rows * (2 if config.data else 1)
-    return work, Settings(config.token_budget, config.head_chunk, rows)
+    return work, Settings(config.token_budget, config.head_chunk, config.max_rows)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     >>> round(parts.held["base"] / GIB, 2), round(parts.training["logits of a chunk"] / GIB, 2)
     (1.91, 0.72)
     """
-    width, rows = work.value_bytes, settings.max_rows
+    width, rows = work.value_bytes, settings.max_rows * work.caches
     # A row longer than the budget gets a micro-batch of its own.
     tokens = max(settings.token_budget, work.longest)
     weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear)

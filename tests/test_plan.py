@@ -216,9 +216,10 @@ def test_the_consumer_profile_fits_the_gpu_it_names_and_its_settings_are_the_pla
             with pytest.raises(DoesNotFit, match="the largest that fit: token_budget"):
                 check(shape, work, settings, gpu_gib=12.0)
     run = get_profile("consumer").run
-    chosen = choose(shape, replace(Work(), response=3584), gpu_gib=24.0)
-    assert (run.token_budget, run.head_chunk) == (chosen.token_budget, chosen.head_chunk)
-    assert 2 * run.max_rows <= chosen.max_rows
+    chosen = choose(shape, replace(Work(), response=3584, caches=2), gpu_gib=24.0)
+    assert (
+        (run.token_budget, run.head_chunk, run.max_rows) == (18432, 512, 43) == tuple(vars(chosen).values())
+    )
 
 
 def test_an_embedded_model_needs_no_plan():
