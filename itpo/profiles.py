@@ -177,8 +177,8 @@ SMOKE = replace(
     estimator_seeds=(0, 1),
 )
 
-# A real language model that fits a laptop: the math task in ordinary writing. Sizes [O]; the learning rate [O] is the smaller of
-# two tried, the other of which (1e-3) unlearned to answer within four steps.
+# A real language model that fits a laptop: the math task in ordinary writing. Sizes [O]; the learning rate [O] is the smaller
+# of two tried, the other of which (1e-3) unlearned to answer within four steps.
 SMOL_METHODS = (
     Method("trajectory_share", policy_lr=5e-4),
     Method("norm_itpo", policy_lr=5e-4, beta=0.05),
