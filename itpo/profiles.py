@@ -191,7 +191,7 @@ SMOL = Profile(
         method=SMOL_METHODS[0],
         task="math_prose",
         model=PretrainedModel("smollm2", imitation=Imitation()),
-        steps=16,
+        steps=12,
         prompts=8,
         rollouts=4,
         policy_minibatches=2,
