@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.shapes import VOCABULARY, peak_bytes, seconds, smollm2_shape
+from benchmarks.shapes import VOCABULARY, seconds, smollm2_shape
 from itpo import head
 from itpo.backbone import Adapter, Backbone
+from itpo.footprint import peak_bytes
 
 
 def full_logits(backbone: Backbone, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +65,7 @@ def main() -> None:
         calls = {way: (lambda way=way: step(way)) for way in ways}
         step("body alone")
         table = pd.DataFrame({"seconds": seconds(calls, options.repeats)})
-        table["peak MB"] = [peak_bytes(call) / 1e6 for call in calls.values()]
+        table["peak MB"] = [peak_bytes(call, torch.device("cpu")) / 1e6 for call in calls.values()]
         with torch.no_grad():
             pairs = zip(stats(options.chunk), full_logits(backbone, ids, mask), strict=True)
             error = max((ours - theirs).abs().max().item() for ours, theirs in pairs)

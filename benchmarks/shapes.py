@@ -1,15 +1,12 @@
-"""What the benchmarks of real models share: SmolLM2's shape with random weights, seconds, and bytes."""
+"""What the benchmarks of real models share: SmolLM2's shape with random weights, and seconds."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -49,28 +46,3 @@ def seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
             call()
             laps[name].append(time.process_time() - start)
     return {name: min(found) for name, found in laps.items()}
-
-
-def peak_bytes(call: Callable[[], Any], below: float = math.inf) -> int:
-    """The most that a call allocates on the CPU beyond what there was, in blocks of fewer bytes than ``below``."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
-        call()
-    assert measured.profiler is not None and measured.profiler.kineto_results is not None
-    events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes() if abs(event.nbytes()) < below else 0
-        most = max(most, held)
-    return most
-
-
-def model_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters, with the scales of 4-bit ones."""
-    size = 0
-    for parameter in model.parameters():
-        size += parameter.numel() * parameter.element_size()
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            scales = (state.absmax, state.state2.absmax)
-            size += sum(scale.numel() * scale.element_size() for scale in scales)
-    return size

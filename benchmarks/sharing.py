@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.shapes import VOCABULARY, model_bytes, smollm2_shape
+from benchmarks.shapes import VOCABULARY, smollm2_shape
 from itpo.backbone import Adapter, Backbone
 from itpo.base import nf4_config, tame
+from itpo.footprint import model_bytes
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 30) -> float:

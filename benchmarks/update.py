@@ -40,10 +40,10 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
-from benchmarks.shapes import peak_bytes
 from itpo import advantages, attribution
 from itpo.dialogue import Dialogue, TokenBatch, collate
 from itpo.embedded import EmbeddedModel, load, warm_start
+from itpo.footprint import peak_bytes
 from itpo.learner import Learner
 from itpo.profiles import RunConfig, get_profile
 from itpo.tasks import get_task
@@ -52,6 +52,7 @@ PROMPTS, ROLLOUTS, PASS = 16, 8, 32
 PROMPT = (8, 32)  # tokens of a prompt
 SPECIAL = 5  # ids of the tokenizer that are not words
 KL = 0.05
+CPU = torch.device("cpu")
 BUFFER = 1e8  # bytes; larger is only the buffer of TRL's head
 
 
@@ -281,7 +282,7 @@ def measure(config: RunConfig, folder: Path, rollouts: Rollouts, repeats: int) -
     ends = {name: way.weights() for name, way in ways.items()}
     laps += [{name: way.update() for name, way in ways.items()} for _ in range(repeats)]
     table = pd.DataFrame({"seconds": pd.DataFrame(laps).min()})
-    table["peak MB"] = [peak_bytes(way.work, below=BUFFER) / 1e6 for way in ways.values()]
+    table["peak MB"] = [peak_bytes(way.work, CPU, below=BUFFER) / 1e6 for way in ways.values()]
     for column in ("seconds", "peak MB"):
         table[f"ours, x {column}"] = table.loc["ours", column] / table[column]
     if config.policy_minibatches == 1:  # several are drawn at random

@@ -5,6 +5,7 @@ its equations as pure tensor functions; ``trainer`` holds Algorithm 1.
 """
 
 import logging
+import os
 import warnings
 
 __version__ = "0.1.0"
@@ -17,3 +18,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
 )
+
+# PyTorch's profiler, which counts bytes for itpo.footprint, announces each start and stop, unless told not to before its first
+# use.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")

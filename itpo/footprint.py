@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,8 +46,8 @@ def model_bytes(model: nn.Module) -> int:
     )
 
 
-def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most that a call allocates on the device beyond what there was.
+def peak_bytes(call: Callable[[], Any], device: torch.device, below: float = math.inf) -> int:
+    """The most that a call allocates on the device beyond what there was; on a CPU, in blocks of fewer bytes than ``below``.
 
     >>> peak_bytes(lambda: torch.zeros(1000) + torch.ones(1000), torch.device("cpu"))
     12000
@@ -62,7 +63,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
+        held += event.nbytes() if abs(event.nbytes()) < below else 0
         most = max(most, held)
     return most
 

@@ -352,13 +352,14 @@ def report(model: str, shape: Shape, work: Work, settings: Settings, gpu_gib: fl
     base (nf4)                                                     1.91
     """
     parts, waves = budget(shape, work, settings), -(-work.dialogues // settings.max_rows)
+    rows = f"{settings.max_rows}{f' x {work.caches}' if work.caches > 1 else ''}"
     notes = {
         "base": work.precision,
         "adapters": f"{work.adapters} of rank {work.rank}",
         "inputs of all layers": f"{max(settings.token_budget, work.longest)} tokens, checkpointed",
         "logits of a chunk": f"{settings.head_chunk} positions",
-        "cache of all dialogues": f"{settings.max_rows} x {work.longest} tokens",
-        "reading the prompts": f"{settings.max_rows} x {work.prompt} tokens, and their cache",
+        "cache of all dialogues": f"{rows} x {work.longest} tokens",
+        "reading the prompts": f"{rows} x {work.prompt} tokens, and their cache",
         "last turn": "the cache, and one layer's repeated",
     }
     lines = [f"{model}: dialogues of {work.prompt} + {work.response} tokens on a GPU of {gpu_gib:g} GiB", ""]
