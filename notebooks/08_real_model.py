@@ -185,7 +185,7 @@ size = f"{run.prompts * run.rollouts} dialogues a step, at most {run.token_budge
 publish(
     draw.costs(took, memory),
     "F_costs_real",
-    memory,
+    pd.concat([took, memory]),
     profile,
     f"Left: seconds of a training step by part ({where}, {size}). Right: memory by part, Norm-ITPO; dark: held all the time, "
     "light: added at most while a rollout or an update runs.",
