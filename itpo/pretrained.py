@@ -77,8 +77,8 @@ def imitate(task: EmbeddedTask, habits: Any, spec: PretrainedModel, folder: Path
     >>> with TemporaryDirectory() as place:
     ...     base = warm_start(task, task.novice, tiny, Path(place) / "base")
     ...     spec = PretrainedModel(str(base), imitation=Imitation(steps=1, dialogues_per_step=2))
-    ...     sorted(file.name for file in imitate(task, task.novice, spec, Path(place) / "tuned").iterdir())[:2]
-    ['config.json', 'generation_config.json']
+    ...     (imitate(task, task.novice, spec, Path(place) / "tuned") / "model.safetensors").is_file()
+    True
     """
     with TemporaryDirectory() as place:
         source = PACKAGED[spec.name](Path(place)) if spec.name in PACKAGED else spec.name

@@ -339,6 +339,7 @@ def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_example")
     yield server
@@ -369,6 +370,7 @@ def test_a_push_that_fails_says_why_and_keeps_the_folder(run, hub, tmp_path, mon
     status, said = pushed("second")  # the name is taken
     assert status == 2 and "already have this repo" in said and said.count("\n") == 1
     assert f"send it by `hf upload someone/adapter {tmp_path / 'second'}`" in said
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     status, said = pushed("third")  # nobody is there
     assert status == 2 and "is complete, but not on the hub" in said and said.count("\n") == 1

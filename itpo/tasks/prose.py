@@ -43,7 +43,7 @@ class Prose:
     >>> task = Prose(get_task("math"))
     >>> problem = task.sample(random.Random(0))
     >>> print(task.opening(problem)[0].content)
-    Ana has some cards and gives a few away. How many are left?
+    Leo has some pens and gives a few away. How many are left?
     """
 
     def __init__(self, task: EmbeddedTask) -> None:
