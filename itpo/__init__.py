@@ -4,9 +4,21 @@ The modules read like the paper: ``turns``, ``prm``, ``attribution``, ``advantag
 its equations as pure tensor functions; ``trainer`` holds Algorithm 1.
 """
 
+import logging
+import os
 import warnings
 
 __version__ = "0.1.0"
 
 # In a kernel without ipywidgets, tqdm warns so, with an absolute path, as transformers is imported; we need no widgets.
 warnings.filterwarnings("ignore", message="IProgress not found")
+
+# Where its package `kernels` is missing, bitsandbytes says so, at each start of anything here (peft imports it). That kernel
+# works on 4-bit weights as repacked for a CPU, which we never let it do (itpo.base.tame). Only this message of the logger goes.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+)
+
+# PyTorch's profiler, which counts bytes for itpo.footprint, announces each start and stop, unless told not to before its first
+# use.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")

@@ -1,20 +1,24 @@
-"""Command line of the library: measure whether a task is a fit testbed, talk to a policy, read data, list what trains."""
+"""Command line of the library: measure a testbed, talk to a policy, read data, plan the memory of a GPU, export an adapter."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import textwrap
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itpo.attribution import ROWS, Row
+from itpo.base import PRECISIONS
 from itpo.data import FORMATS, DataError, Loaded, load_examples
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
 from itpo.paths import runs_root
+from itpo.plan import Settings, Work, check, choose, find_shape
+from itpo.plan import report as plan_report
 from itpo.profiles import PROFILES, allows, get_profile
-from itpo.runs import Store
+from itpo.runs import RunFolderError, Store
 from itpo.tasks import TASKS, get_task
 from itpo.trainer import base_model
 
@@ -32,7 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     add_chat(commands.add_parser("chat", help="talk to a policy, or take its place"))
     add_data(commands.add_parser("data", help="read real data: counts, the first example, bad rows"))
     commands.add_parser("estimators", help="list the estimators and the rows of Table 1 that each can train")
+    add_plan(
+        commands.add_parser("plan", help="what a run needs of a GPU's memory, and the settings that fit")
+    )
+    add_export(
+        commands.add_parser("export", help="a run's policy as a PEFT folder with a model card, for others")
+    )
     options = parser.parse_args(arguments)
+    if options.command == "export":
+        return export_policy(options)
+    if options.command == "plan":
+        return plan(options)
     if options.command in ("chat", "data"):
         try:
             return chat(options) if options.command == "chat" else data(options)
@@ -157,6 +171,90 @@ def summary(loaded: Loaded) -> str:
     lines = [f"{len(loaded.examples)} examples of {first.task}, {counts}", f"first example: {first.id}"]
     lines += [f"  {textwrap.shorten(fact, 300)}" for fact in facts]
     return "\n".join([*lines, *(f"skipped: {error}" for error in loaded.skipped)])
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo plan``."""
+    default = Work()
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder, config.json, or published model such as Qwen/Qwen2.5-3B-Instruct",
+    )
+    parser.add_argument("--gpu", type=float, required=True, metavar="GIB", help="memory of the GPU")
+    parser.add_argument("--precision", choices=PRECISIONS, default=default.precision, help="of the base")
+    parser.add_argument(
+        "--rank", type=int, default=default.rank, help="of the adapters (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--adapters", type=int, default=default.adapters, help="policy and PRM: 2; with a critic: 3"
+    )
+    parser.add_argument("--prompt", type=int, default=default.prompt, help="tokens (default: %(default)s)")
+    parser.add_argument(
+        "--response", type=int, default=default.response, help="tokens of all turns (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dialogues", type=int, default=default.dialogues, help="of a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--caches",
+        type=int,
+        default=default.caches,
+        help="of a dialogue: 2 where the base plays the user too",
+    )
+    for name in (field.name for field in fields(Settings)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the largest that fits")
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the memory budget of a run; returns the exit status (2: it does not fit, or the model is not known)."""
+    given = vars(options)
+    work = Work(**{field.name: given[field.name] for field in fields(Work) if field.name in given})
+    try:
+        shape = find_shape(options.model)
+        wanted = {field.name: given[field.name] for field in fields(Settings) if given[field.name]}
+        settings = replace(choose(shape, work, options.gpu), **wanted)
+        check(shape, work, settings, options.gpu)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(plan_report(options.model, shape, work, settings, options.gpu))
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m itpo export``."""
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("folder", type=Path, help="new folder for adapter and model card")
+    parser.add_argument("--push-to-hub", metavar="NAME", help="then send it to a new repository of the hub")
+    parser.add_argument("--base", help="name on the hub of the base, where the run store did not make it")
+    parser.add_argument("--precision", choices=PRECISIONS, default="full", help="of that base in the run")
+    parser.add_argument("--data", help="a sentence on what it was trained on, if not on its embedded task")
+    parser.add_argument("--license", help="of the adapter, as the hub calls it, such as apache-2.0")
+
+
+def export_policy(options: argparse.Namespace) -> int:
+    """Export the policy of a run; returns the exit status (2: it cannot be exported or sent, with the reason)."""
+    from itpo.export import ExportError, export, push
+
+    name = options.push_to_hub
+    try:
+        folder = export(
+            options.run,
+            options.folder,
+            base=options.base,
+            data=options.data,
+            precision=options.precision,
+            license=options.license,
+            name=name,
+        )
+        print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        if name:
+            print(f"on the hub: {push(folder, name)}")
+    except (ExportError, RunFolderError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def list_estimators() -> str:

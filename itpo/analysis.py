@@ -7,6 +7,7 @@ when.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +87,22 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(numbers.mean())
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1) * numbers.std(ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
+
+
+def share_interval(mean: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a share seen in n independent dialogues; for outcomes between 0 and 1 it is rather too wide.
+
+    Raises ``ValueError`` for a mean outside [0, 1] or n below 1.
+
+    >>> print(share_interval(0.25, 64))
+    0.250 [0.160, 0.368]
+    """
+    if not 0 <= mean <= 1 or n < 1:
+        raise ValueError(f"mean {mean} of {n}: a share of at least one dialogue lies between 0 and 1")
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return Interval(mean, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
 def bootstrap_interval(values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> Interval:

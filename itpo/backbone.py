@@ -1,9 +1,11 @@
-"""One frozen base model that carries every trainable part as a LoRA adapter.
+"""One frozen base model, in full precision or in 4 bits, that carries every trainable part as a LoRA adapter.
 
 The reference is the base without adapters; the policy, the process reward model (PRM) and the critic, which has a linear head
 for its values too, are adapters on it, so one set of weights serves all. Switching writes two attributes a layer and never
 touches ``requires_grad``: peft's own ``set_adapter`` and ``disable_adapter`` do, which is how a frozen adapter comes back
 trainable or a backward pass loses its gradients.
+
+Tokens come in and numbers go out on the caller's device, a CPU as a rule; the model may be on another.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,11 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
+from itpo import head
 from itpo.dialogue import TokenBatch
 
 _WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
@@ -41,9 +47,10 @@ class Backbone:
     """A frozen causal LM with named adapters, of which at most one is active at a time.
 
     Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
-    with that many outputs a token; it starts at 0.
+    with that many outputs a token; it starts at 0. ``head_chunk`` positions have logits at a time (see :mod:`itpo.head`).
+    With ``checkpointing``, decoder layers keep only their inputs and are computed again for the backward pass.
 
-    Raises ``ValueError`` when the model has no linear layer to adapt.
+    Raises ``ValueError`` when the model has no linear layer to adapt, or none that can be checkpointed.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -61,7 +68,11 @@ class Backbone:
         adapter: Adapter,
         seed: int = 0,
         heads: Mapping[str, int] | None = None,
+        head_chunk: int = 2048,
+        checkpointing: bool = False,
     ) -> None:
+        _check_linear(model)
+        self._checkpointed = _prepare_checkpoints(model) if checkpointing else []
         model.requires_grad_(False)
         config = LoraConfig(
             r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -74,16 +85,16 @@ class Backbone:
             for name in names[1:]:
                 self.peft_model.add_adapter(name, config)
         self.model = self.peft_model.get_base_model().eval()
-        self.names = tuple(names)
+        self.names, self.head_chunk = tuple(names), head_chunk
+        self.device = next(self.model.parameters()).device
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
-        if not self._layers:
-            raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
         self._heads = {
-            name: nn.Linear(self.model.config.hidden_size, outputs) for name, outputs in (heads or {}).items()
+            name: nn.Linear(self.model.config.hidden_size, outputs, device=self.device)
+            for name, outputs in (heads or {}).items()
         }
-        for head in self._heads.values():
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for value_head in self._heads.values():
+            nn.init.zeros_(value_head.weight)
+            nn.init.zeros_(value_head.bias)
         for name in names:
             for parameter in self.parameters(name).values():
                 parameter.requires_grad_(True)
@@ -128,18 +139,26 @@ class Backbone:
         finally:
             self._activate(before)
 
-    def _states(
+    def states(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N H"]:
-        """Last hidden states at the N positions that predict a response token, row by row.
+        """Last hidden states at the N positions that predict a response token, row by row; on the model's device.
 
-        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed.
+        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed. Raises
+        ``ValueError`` if a row's first token is a response token: nothing predicts it.
         """
         if bool(response_mask[:, 0].any()):
             raise ValueError(
                 "a response token at position 0 has no context: begin each row with a prompt token"
             )
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        # Layers that are in training mode themselves are checkpointed, and would lose their cache in a rollout.
+        for layer in self._checkpointed:
+            layer.training = torch.is_grad_enabled()
+        try:
+            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        finally:
+            for layer in self._checkpointed:
+                layer.training = False
         return hidden[:, :-1][response_mask[:, 1:]]
 
     def token_stats(
@@ -147,34 +166,52 @@ class Backbone:
     ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
 
-        The language model's head is applied to the positions that predict a response token only. Raises ``ValueError`` if a
-        row's first token is a response token: nothing predicts it.
+        The language model's head is applied to the positions that predict a response token only. Raises as :meth:`states`.
         """
-        states = self._states(input_ids, response_mask)
-        logp = log_softmax(self.model.get_output_embeddings()(states).float(), dim=-1)
-        chosen = logp.gather(1, input_ids[response_mask][:, None]).squeeze(1)
-        entropy = -(logp.exp() * logp).sum(1)
-        empty = logp.new_zeros(response_mask.shape)
-        return empty.masked_scatter(response_mask, chosen), empty.masked_scatter(response_mask, entropy)
+        ids, mask = input_ids.to(self.device), response_mask.to(self.device)
+        states, vocabulary = self.states(ids, mask), self.model.get_output_embeddings()
+        logp, entropy = head.token_stats(vocabulary, states, ids[mask], self.head_chunk)
+        empty = logp.new_zeros(mask.shape)
+        spread = [empty.masked_scatter(mask, values).to(input_ids.device) for values in (logp, entropy)]
+        return spread[0], spread[1]
 
     def token_values(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "S B T"]:
         """The active adapter's S values of the state in which each response token is chosen; 0 elsewhere.
 
-        Raises ``ValueError`` if the active adapter has no value head, or as :meth:`token_stats`.
+        Raises ``ValueError`` if the active adapter has no value head, or as :meth:`states`.
         """
         if self.active not in self._heads:
             raise ValueError(f"adapter {self.active!r} has no value head; name it in `heads` of the backbone")
-        values = self._heads[self.active](self._states(input_ids, response_mask).float())
-        empty = values.new_zeros(response_mask.shape)
-        return torch.stack([empty.masked_scatter(response_mask, column) for column in values.unbind(1)])
+        mask = response_mask.to(self.device)
+        values = self._heads[self.active](self.states(input_ids.to(self.device), mask).float())
+        empty = values.new_zeros(mask.shape)
+        spread = torch.stack([empty.masked_scatter(mask, column) for column in values.unbind(1)])
+        return spread.to(input_ids.device)
 
     def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
         """Log-probabilities (nats) of the response tokens under adapter ``name`` (``None``: reference), without gradient."""
-        return self._batched(
-            lambda ids, mask: self.token_stats(ids, mask)[0][None], batch, name, 1, token_budget
-        )[0]
+        return self._batched(self._log_probs, batch, name, 1, token_budget)[0]
+
+    def log_probs_as_trained(
+        self, batch: TokenBatch, name: str, token_budget: int, minibatches: Sequence[Tensor]
+    ) -> Float[Tensor, "B T"]:
+        """:meth:`log_probs` by the operations that training runs on these ``minibatches``, so that they agree bit for bit.
+
+        In 16 bits a result depends on what a row is batched with, and a 4-bit base has other kernels without gradient.
+        """
+        result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
+        with self.use(name), torch.enable_grad():
+            for minibatch in minibatches:
+                for part, width in micro_batches(batch.lengths[minibatch], token_budget):
+                    rows = minibatch[part]
+                    ids, mask = batch.input_ids[rows, :width], batch.response_mask[rows, :width]
+                    result[rows, :width] = self.token_stats(ids, mask)[0].detach()
+        return result
+
+    def _log_probs(self, input_ids: Tensor, response_mask: Tensor) -> Float[Tensor, "1 B T"]:
+        return self.token_stats(input_ids, response_mask)[0][None]
 
     def values(self, batch: TokenBatch, name: str, token_budget: int) -> Float[Tensor, "S B T"]:
         """:meth:`token_values` of a whole batch under adapter ``name``, without gradient."""
@@ -207,32 +244,70 @@ class Backbone:
         """
         config = copy(self.peft_model.peft_config[name])
         config.inference_mode = True
-        # The folder's name, not its path: equal runs write equal files wherever their store is.
-        config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
+        config.base_model_name_or_path = _base_name(config.base_model_name_or_path or "")
+        # peft keeps them as a set, whose order differs from process to process.
+        config.target_modules = sorted(config.target_modules)
         config.save_pretrained(folder)
         tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
-        tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
         save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
         if name in self._heads:
-            save_file(dict(self._heads[name].state_dict()), Path(folder) / _HEAD, metadata={"format": "pt"})
+            tensors = {key: tensor.cpu() for key, tensor in self._heads[name].state_dict().items()}
+            save_file(tensors, Path(folder) / _HEAD, metadata={"format": "pt"})
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.
 
-        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError`` if they do not fit this adapter.
+        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError``, which names the first tensor that is
+        missing, left over or of another shape, if they do not fit this adapter.
         """
         self._check(name)
         if not (Path(folder) / _WEIGHTS).is_file():
             raise FileNotFoundError(f"no adapter in {folder}: expected {_WEIGHTS}, as save_adapter writes it")
         tensors = load_file(Path(folder) / _WEIGHTS)
         own = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
-        if {key: t.shape for key, t in tensors.items()} != {key: t.shape for key, t in own.items()}:
-            raise ValueError(
-                f"the adapter in {folder} is not one of this base and rank: load it where it was made"
-            )
+        for key in sorted(tensors.keys() | own.keys()):
+            theirs, ours = (tuple(t[key].shape) if key in t else "no such tensor" for t in (tensors, own))
+            if theirs != ours:
+                raise ValueError(
+                    f"the adapter in {folder} is not one of this base and rank: {key} is {theirs} there and {ours} here"
+                )
         set_peft_model_state_dict(self.peft_model, tensors, adapter_name=name)
         if name in self._heads:
             self._heads[name].load_state_dict(load_file(Path(folder) / _HEAD))
+
+
+def _base_name(path: str) -> str:
+    """What a base is called elsewhere: by its name on the hub where it came from there, else by its folder's name.
+
+    Never by a path: equal runs write equal files wherever their store is.
+
+    >>> _base_name("cache/models--Qwen--Qwen2.5-3B-Instruct/snapshots/0a1b"), _base_name("runs/models/warm_start-0a1b")
+    ('Qwen/Qwen2.5-3B-Instruct', 'warm_start-0a1b')
+    """
+    cached = [part for part in Path(path).parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else Path(path).name
+
+
+def _check_linear(model: Any) -> None:
+    """Refuse a model in which LoRA would find nothing to adapt."""
+    vocabulary = getattr(model, "get_output_embeddings", lambda: None)()
+    if not any(isinstance(m, nn.Linear | Conv1D) and m is not vocabulary for m in model.modules()):
+        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+
+
+def _prepare_checkpoints(model: Any) -> list[Any]:
+    """The layers that can be checkpointed, told how: without re-entrance, which would give another adapter the gradients."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no layer that can be checkpointed")
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        # Nothing is random in them: dropout is off.
+        layer._gradient_checkpointing_func = partial(
+            checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
+    return layers
 
 
 def micro_batches(

@@ -17,14 +17,12 @@ from itpo.dialogue import Dialogue, Message, collate
 from itpo.embedded import scripted_dialogue
 from itpo.figures.conversations import Conversation
 from itpo.learner import Learner
-from itpo.runs import Run, Store
 from itpo.tables import interval_columns, interval_of
-from itpo.tasks import get_task
+from itpo.tasks import EmbeddedTask, get_task
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import Wish, extract
 from itpo.tasks.math import Problem
 from itpo.tasks.medical import MedicalRecommendation, Patient
-from itpo.trainer import build_learner
 
 ACCURATE = 8  # points of 10 from which a recommendation counts as accurate [S]
 
@@ -69,17 +67,11 @@ READINGS = {
 }
 
 
-def trained(run: Run) -> Learner:
-    """The learner of a finished run, with the adapters that it ended with.
-
-    Raises ``ValueError`` if the run is not finished.
-    """
-    if not run.done:
-        raise ValueError(f"the run {run.folder} is not finished: train it first")
-    learner = build_learner(run.config, Store(run.folder.parent))
-    for name in learner.backbone.names:
-        learner.backbone.load_adapter(name, run.folder / name)
-    return learner
+def reading_of(learner: Learner) -> Reading:
+    """How people read the learner's task: an embedded one, in whichever writing, or one on real data."""
+    if learner.config.data is not None:
+        return Reading("outcome", lambda example: example.goal)
+    return READINGS[learner.config.task.removesuffix("_prose")]
 
 
 def hold(learner: Learner, adapter: str | None, count: int, stream: str) -> list[Conversation]:
@@ -106,15 +98,18 @@ def read(learner: Learner, dialogues: Sequence[Dialogue]) -> list[Conversation]:
 
     The settings of (2), (4) and (5) are those of the learner's method.
     """
-    task, reading = get_task(learner.config.task), READINGS[learner.config.task]
+    task, reading = learner.task, reading_of(learner)
     weights = _weights(learner, dialogues) if learner.row.needs_prm else [()] * len(dialogues)
     found = []
     for dialogue, shares in zip(dialogues, weights, strict=True):
         scores = {reading.outcome: dialogue.outcome}
         if reading.measure:
             scores[reading.beside] = reading.measure(dialogue.example, dialogue.messages)
-        kinds = tuple(task.turn_kinds(dialogue.messages))
-        found.append(Conversation(dialogue.messages, kinds, scores, shares, reading.hidden(dialogue.example)))
+        count = sum(message.role == "assistant" for message in dialogue.messages)
+        kinds = task.turn_kinds(dialogue.messages) if isinstance(task, EmbeddedTask) else [""] * count
+        found.append(
+            Conversation(dialogue.messages, tuple(kinds), scores, shares, reading.hidden(dialogue.example))
+        )
     return found
 
 
@@ -170,7 +165,7 @@ def comparison_text(frame: pd.DataFrame) -> pd.DataFrame:
     """:func:`comparison` of several tasks as people read it."""
     lines = []
     for _, line in frame.iterrows():
-        reading = READINGS[line["task"]]
+        reading = READINGS[line["task"].removesuffix("_prose")]
         texts = {name: interval_of(line, name).text(digits=2) for name in ("outcome", "beside", "turns")}
         gain = interval_of(line, "gain")
         lines.append(

@@ -6,6 +6,7 @@ sampled, which are kept and never re-tokenised (decoding and encoding again may 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from torch import Tensor
 from itpo.turns import turn_ids as number_turns
 
 _MARK = "\x02"
+_BREAK = "\u200b"  # a zero-width space: no special token has one, and people do not see it
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,10 @@ class ChatFormat:
 
     A fresh application of the chat template to a longer conversation may change tokens at turn boundaries, so every
     block is cut out of a rendered template once and appended as it is. ``eos_id`` ends an assistant turn.
+
+    What a message says never becomes a special token: where it spells one, such as ``<|im_end|>``, a zero-width space goes
+    in after the first character. (To have the tokenizer split special tokens is not enough: to one of whole words they are
+    words of its vocabulary.) The text of the message itself stays as it is.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -150,13 +156,23 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special.update(tokenizer.all_special_tokens)
+        spelled = "|".join(re.escape(token) for token in sorted(special) if len(token) > 1)
+        self._spelled = re.compile(f"(?={spelled or '(?!)'})(.)", re.DOTALL)
+
+    def _harmless(self, text: str) -> str:
+        """The text with every special token that it spells broken up, overlapping ones too."""
+        return self._spelled.sub(rf"\1{_BREAK}", text)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(
-            [m.as_dict() for m in messages], tokenize=False, add_generation_prompt=prompt
+            [{**m.as_dict(), "content": self._harmless(m.content)} for m in messages],
+            tokenize=False,
+            add_generation_prompt=prompt,
         )
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
@@ -170,13 +186,14 @@ class ChatFormat:
         not, and the block then begins with the end marker.
         """
         around = [Message("user", "x"), Message("assistant", _MARK), Message("user", text)]
-        tail = self._render(around, prompt=True).rpartition(_MARK)[2].lstrip(" ")
+        # The first mark: ``text`` may have one, too.
+        tail = self._render(around, prompt=True).partition(_MARK)[2].lstrip(" ")
         ids = self._ids(tail)
         return ids[1:] if closed and ids[:1] == [self.eos_id] else ids
 
     def assistant_ids(self, text: str) -> list[int]:
         """Tokens of an assistant turn, its end marker included."""
-        return [*self._ids(text), self.eos_id]
+        return [*self._ids(self._harmless(text)), self.eos_id]
 
     def text(self, ids: Sequence[int]) -> str:
         """What an assistant turn says, without special tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from itpo import advantages, attribution, losses, prm, turns
 from itpo.backbone import Backbone, micro_batches
+from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
 from itpo.estimators import get_estimator
 from itpo.judges import Judge, JudgeError, ScriptedJudge, judge_dialogues
 from itpo.metrics import kendall, ranking_auc
-from itpo.profiles import RunConfig
+from itpo.optimizers import adamw, get_state, set_state
 from itpo.runs import Run
 from itpo.sampler import Sampling, rollout
 from itpo.tasks import EmbeddedTask, Task
@@ -37,12 +38,21 @@ def seeded(*parts: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
+class Cast(NamedTuple):
+    """Who takes part beside the policy: the task of training, that of evaluation, and a judge of turns, if any."""
+
+    task: Task
+    evaluation: Task
+    judge: Judge | None = None
+
+
 class Learner:
     """Policy and reference on one backbone, with the PRM, critic or judge that row and estimator need, and the optimizers.
 
     One AdamW per adapter, so that a step of one never moves the other. ``judge`` scores turns; left out, it is the scripted
-    judge of an embedded task, with the configured rate of errors. ``evaluation`` is the task with the examples and users of
-    evaluation, where they differ. Raises ``ValueError`` if the row needs a judge and there is none.
+    judge of an embedded task, with the configured rate of errors. ``task`` is the same in training and evaluation, or a
+    function of backbone and chat format, which users and judges that are played by the base need, to a :class:`Cast`. Raises
+    ``ValueError`` if the row needs a judge and there is none.
     """
 
     def __init__(
@@ -50,30 +60,28 @@ class Learner:
         config: RunConfig,
         model: Any,
         tokenizer: Any,
-        task: Task,
+        task: Task | Callable[[Backbone, ChatFormat], Cast],
         judge: Judge | None = None,
-        evaluation: Task | None = None,
     ) -> None:
-        self.config, self.task, self.chat = config, task, ChatFormat(tokenizer)
-        self.evaluation = evaluation or task
+        self.config, self.chat = config, ChatFormat(tokenizer)
         self.row, self.estimator = attribution.get_row(config.method.row), get_estimator(config.estimator)
-        if judge is None and isinstance(task, EmbeddedTask):
-            judge = ScriptedJudge(task, config.judge_error)
-        if judge is None and self.row.needs_judge:
-            raise ValueError(
-                f"row {self.row.name!r} needs a judge, and task {task.name!r} has none of its own: pass one"
-            )
-        self.judge = judge
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.row.needs_prm else {}
         rates |= {"critic": config.critic_lr} if self.estimator.has_critic else {}
         # A value for each source of reward: what the row pays, and the outcome where it comes beside it.
         heads = {"critic": 1 + bool(config.method.outcome_coef)} if self.estimator.has_critic else {}
-        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads)
-        self.optimizers = {
-            name: torch.optim.AdamW(self.backbone.parameters(name).values(), lr=rate, weight_decay=0.0)
-            for name, rate in rates.items()
-        }
+        sizes = (config.head_chunk, config.checkpointing)
+        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads, *sizes)
+        self.optimizers = {n: adamw(self.backbone.parameters(n).values(), rate) for n, rate in rates.items()}
+        self.skipped = dict.fromkeys(rates, 0)  # optimizer steps left out, by adapter
+        cast = task(self.backbone, self.chat) if callable(task) else Cast(task, task, judge)
+        self.task, self.evaluation, self.judge = cast
+        if self.judge is None and isinstance(self.task, EmbeddedTask):
+            self.judge = ScriptedJudge(self.task, config.judge_error)
+        if self.judge is None and self.row.needs_judge:
+            raise ValueError(
+                f"row {self.row.name!r} needs a judge, and task {self.task.name!r} has none of its own: pass one"
+            )
 
     def collect(
         self,
@@ -93,7 +101,7 @@ class Learner:
         problems = [task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
-        sampling = Sampling(self.config.max_turn_tokens, greedy)
+        sampling = Sampling(self.config.max_turn_tokens, greedy, self.config.max_rows)
         with self.backbone.use(adapter):
             dialogues = rollout(
                 self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling
@@ -215,9 +223,11 @@ class Learner:
         not moved yet: anything but rounding is a fault of the numerics.
         """
         config = self.config
-        # Known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
-        old = batch.sampled_logp if self.backbone.full_precision else self.log_probs(batch, "policy")
         parts = self._minibatches(batch, config.policy_minibatches, stream, "policy")
+        # Known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
+        old = batch.sampled_logp
+        if not self.backbone.full_precision:
+            old = self.backbone.log_probs_as_trained(batch, "policy", config.token_budget, parts)
         tallies: list[dict[str, float]] = []
 
         def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
@@ -254,26 +264,31 @@ class Learner:
         loss_of: Callable[..., Tensor],
         clip_norm: float,
     ) -> None:
-        """One optimizer step of one adapter, its gradient accumulated over length-sorted micro-batches."""
-        optimizer = self.optimizers[name]
+        """One optimizer step of one adapter, its gradient accumulated over length-sorted micro-batches.
+
+        Where a loss or the gradient is not finite, the step is left out and counted.
+        """
+        optimizer, finite = self.optimizers[name], True
         optimizer.zero_grad(set_to_none=True)
         with self.backbone.use(name):
             for part, width in micro_batches(batch.lengths[minibatch], self.config.token_budget):
-                loss_of(minibatch[part], width, minibatch).backward()
+                loss = loss_of(minibatch[part], width, minibatch)
+                loss.backward()
+                finite = finite and bool(torch.isfinite(loss))
         norm = torch.nn.utils.clip_grad_norm_(self.backbone.parameters(name).values(), clip_norm)
-        if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(
-                f"the gradient of the {name} adapter is not finite: lower its learning rate, or look at the last metrics"
-            )
-        optimizer.step()
+        if finite and bool(torch.isfinite(norm)):
+            optimizer.step()
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped[name] += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs: adapters and optimizer moments (generators follow the step number)."""
-        tensors = {}
+        """Everything that a resumed run needs: adapters, optimizer moments and counts (generators follow the step number)."""
+        tensors = {f"skipped|{name}": torch.tensor(count) for name, count in self.skipped.items()}
         for name, optimizer in self.optimizers.items():
             for key, parameter in self.backbone.parameters(name).items():
                 tensors[f"{name}|{key}"] = parameter.detach()
-                for moment, value in optimizer.state[parameter].items():
+                for moment, value in get_state(optimizer, parameter).items():
                     tensors[f"{name}|{key}|{moment}"] = value
         return tensors
 
@@ -286,9 +301,10 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             for key, parameter in self.backbone.parameters(name).items():
                 parameter.data.copy_(tensors[f"{name}|{key}"])
-                optimizer.state[parameter] = {
-                    moment: tensors[f"{name}|{key}|{moment}"] for moment in ("step", "exp_avg", "exp_avg_sq")
-                }
+                prefix = f"{name}|{key}|"
+                moments = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+                set_state(optimizer, parameter, moments)
+        self.skipped = {name: int(tensors[f"skipped|{name}"]) for name in self.skipped}
         return step
 
     def save(self, run: Run) -> None:

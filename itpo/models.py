@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -37,8 +39,9 @@ def smollm2(folder: Path | str) -> Path:
     source = Path(found.submodule_search_locations[0])
     (file,) = source.glob("*.gguf")
     read = {"gguf_file": file.name, "local_files_only": True}
-    loaded = AutoModelForCausalLM.from_pretrained(source, **read)
-    tokenizer = AutoTokenizer.from_pretrained(source, **read)
+    with redirect_stderr(StringIO()):  # a bar for each step of reading one small file
+        loaded = AutoModelForCausalLM.from_pretrained(source, **read)
+        tokenizer = AutoTokenizer.from_pretrained(source, **read)
     # A model read from GGUF refuses to be saved; a fresh one of the same shape takes its weights.
     model = type(loaded)(loaded.config)
     model.load_state_dict(loaded.state_dict())

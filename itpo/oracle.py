@@ -26,7 +26,7 @@ from itpo.profiles import RunConfig
 from itpo.runs import Run, Store
 from itpo.sampler import Sampling, rollout
 from itpo.tasks import Task, get_task
-from itpo.trainer import Stopwatch, build_learner, record
+from itpo.trainer import Stopwatch, build_learner, record, trained
 
 POLICIES = {"trained": "policy", "reference": None}  # the adapter that is active while dialogues go on
 
@@ -223,14 +223,8 @@ def measure(config: OracleConfig, run: Run) -> None:
     """
     run.restore()
     store = Store(run.folder.parent)
-    learner, adapter = build_learner(config.run, store), POLICIES[config.policy]
-    if adapter is not None:
-        trained = store.open(config.run)
-        if not trained.done:
-            raise ValueError(
-                f"the run {trained.folder} is not finished: train it before its policy is measured"
-            )
-        learner.backbone.load_adapter(adapter, trained.folder / adapter)
+    adapter = POLICIES[config.policy]
+    learner = build_learner(config.run, store) if adapter is None else trained(store.open(config.run))
     dialogues, batch = learner.collect("probe", config.run.probe_dialogues, 1, None)
     clock, sampling = Stopwatch(), Sampling(config.run.max_turn_tokens)
     with learner.backbone.use(adapter):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
+from transformers import AutoTokenizer
 
 from itpo import turns
 from itpo.analysis import (
@@ -26,16 +28,18 @@ from itpo.analysis import (
     t_interval,
 )
 from itpo.attribution import ROWS
+from itpo.base import locate
 from itpo.claims import verdict_text
-from itpo.dialogue import Message
-from itpo.embedded import ASSISTANT, END, PAD, USER, build_tokenizer
+from itpo.dialogue import ChatFormat, Message
+from itpo.embedded import EmbeddedModel, build_tokenizer
 from itpo.figures.results import Case
 from itpo.metrics import kendall
 from itpo.profiles import Profile
 from itpo.reported import REPORTED_TAU
-from itpo.runs import Run
+from itpo.runs import Run, Store
 from itpo.tables import curves, interval_columns
 from itpo.tasks import EmbeddedTask, get_task
+from itpo.trainer import base_model
 
 RIVALS = {
     "tokens": "all tokens",
@@ -48,7 +52,7 @@ RIVALS = {
 class Probes:
     """The probe dialogues of one run: S observed steps, P dialogues of T tokens (``log_ratio`` is q_t of eq. (1), nats).
 
-    ``words`` holds each dialogue's tokens as text; ``beta`` turns log-ratios into rewards (2).
+    The method's ``beta`` turns log-ratios into rewards (2); ``chat`` says what the tokens ``ids`` mean.
     """
 
     run: Run
@@ -56,7 +60,8 @@ class Probes:
     log_ratio: Float[np.ndarray, "S P T"]
     turn_ids: Int64[np.ndarray, "P T"]
     outcome: Float[np.ndarray, " P"]
-    words: tuple[tuple[str, ...], ...]
+    ids: Int64[np.ndarray, "P T"]
+    chat: ChatFormat
 
     @property
     def token_mask(self) -> Bool[np.ndarray, "P T"]:
@@ -79,7 +84,9 @@ class Probes:
         return sum_turns(self.token_rewards, self.turn_ids)
 
     def kinds(self, dialogue: int) -> list[str]:
-        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``)."""
+        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``); nothing on real data."""
+        if self.run.config.data is not None:
+            return [""] * int(self.turn_mask[dialogue].sum())
         return self.task.turn_kinds(self.messages(dialogue))
 
     @property
@@ -89,13 +96,43 @@ class Probes:
 
     def messages(self, dialogue: int) -> list[Message]:
         """The conversation, read back from its tokens."""
-        found: list[tuple[Literal["user", "assistant"], list[str]]] = []
-        for word in self.words[dialogue]:
-            if word in (USER, ASSISTANT):
-                found.append(("user" if word == USER else "assistant", []))
-            elif word not in (END, PAD):
-                found[-1][1].append(word)
-        return [Message(role, " ".join(text)) for role, text in found]
+        return read_back(self.chat, self.ids[dialogue].tolist(), self.turn_ids[dialogue].tolist())
+
+
+def read_back(chat: ChatFormat, ids: Sequence[int], turn_ids: Sequence[int]) -> list[Message]:
+    """The messages of a conversation that one user message opened, from its tokens and their turns (-1: not the assistant's).
+
+    What the chat template puts around a user's words is found by comparison with a message of one strange sign.
+
+    >>> from itpo.embedded import build_tokenizer
+    >>> chat = ChatFormat(build_tokenizer(["how", "many", "pens", "?", "two"]))
+    >>> ids, mask = chat.encode([Message("user", "how many ?"), Message("assistant", "two pens")])
+    >>> [message.content for message in read_back(chat, ids, [0 if mine else -1 for mine in mask])]
+    ['how many ?', 'two pens']
+    """
+    found: list[Message] = []
+    blocks = [
+        (turn, [i for i, _ in part])
+        for turn, part in groupby(zip(ids, turn_ids, strict=True), lambda p: p[1])
+    ]
+    for (turn, block), before in zip(blocks, [(-1, []), *blocks], strict=False):
+        if turn >= 0:
+            found.append(Message("assistant", chat.text(block)))
+        elif (turn, block) != blocks[-1]:  # the last are padding
+            strange = [Message("user", "§")]
+            closed = before[1][-1:] == [chat.eos_id]
+            frame = chat.user_block("§", closed) if found else chat.opening(strange)
+            start = _shared(frame, block)
+            end = len(block) - _shared(frame[::-1], block[::-1])
+            found.append(Message("user", chat.text(block[start:end])))
+    return found
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def read_probes(run: Run) -> Probes:
@@ -104,15 +141,22 @@ def read_probes(run: Run) -> Probes:
     if not saved or "log_ratio" not in saved[0][1]:  # PPO keeps the critic's values of every row
         raise ValueError(f"the run of {run.config.method.row!r} kept no log-ratios: only rows with a PRM do")
     static = {name: tensor.numpy() for name, tensor in saved[0][1].items()}
-    tokenizer = build_tokenizer(get_task(run.config.task).words)
     return Probes(
         run,
         np.array([step for step, _ in saved]),
         np.stack([tensors["log_ratio"].numpy().astype(np.float64) for _, tensors in saved]),
         static["turn_ids"],
         static["outcome"].astype(np.float64),
-        tuple(tuple(tokenizer.convert_ids_to_tokens(ids.tolist())) for ids in static["input_ids"]),
+        static["input_ids"],
+        ChatFormat(tokenizer_of(run)),
     )
+
+
+def tokenizer_of(run: Run) -> Any:
+    """The tokenizer of a run's base model: of an embedded one from the task's words, of others from their folder."""
+    if isinstance(run.config.model, EmbeddedModel):
+        return build_tokenizer(get_task(run.config.task).words)
+    return AutoTokenizer.from_pretrained(locate(base_model(run.config, Store(run.folder.parent))))
 
 
 def choose_case(probes: Probes, turns_wanted: int = 4) -> tuple[int, str]:
@@ -141,7 +185,7 @@ def case_of(probes: Probes, dialogue: int) -> Case:
     later = [m.content for m in messages[2:] if m.role == "user"]
     return Case(
         probes.steps.tolist(),
-        [word for word, ours in zip(probes.words[dialogue], mask, strict=True) if ours],
+        [probes.chat.tokenizer.decode([token]).strip() for token in probes.ids[dialogue][mask].tolist()],
         probes.turn_ids[dialogue][mask].tolist(),
         probes.kinds(dialogue),
         [*later, *[""] * (len(said) - len(later))],

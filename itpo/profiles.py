@@ -1,131 +1,28 @@
-"""Frozen configurations: one method of Table 1, one run, one profile. Every value says where it comes from.
+"""Scales at which the notebooks run, and the settings of each row of Table 1 there. Every value says where it comes from.
 
 Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our own choice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from itpo.advantages import BASELINES
 from itpo.attribution import get_row
 from itpo.backbone import Adapter
+from itpo.config import Method, RealData, RunConfig, allows, check
 from itpo.embedded import EmbeddedModel
-from itpo.estimators import ESTIMATORS, get_estimator
-from itpo.judges import FAILURES
-from itpo.prm import SCALES
-from itpo.tasks import TASKS
-from itpo.turns import REDUCTIONS
+from itpo.pretrained import Imitation, PretrainedModel
 
-
-def _check(name: str, right: bool, value: object, wanted: str) -> None:
-    if not right:
-        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of Table 1 with the settings that belong to it."""
-
-    row: str
-    coef: float = 5.0  # weight of the row's own rewards; 5 in the released math runs [C]
-    outcome_coef: float = 0.0  # weight of the outcome as a second source; 5 with ITPO on the medical task [C]
-    beta: float = 0.2  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
-    eta: float = 0.4  # eq. (5) [C], there on rescaled rewards with the reduction "length_normalized"
-    policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
-    reduction: str = "sum"  # eq. (4); the released softmax takes "length_normalized" [C]
-    scale: str = "paper"  # token rewards of (2) as they are, or "released": the last one dropped, then batch-rescaled [C]
-
-    def __post_init__(self) -> None:
-        row = get_row(self.row)
-        _check("reduction", self.reduction in REDUCTIONS, self.reduction, f"one of {', '.join(REDUCTIONS)}")
-        _check("scale", self.scale in SCALES, self.scale, f"one of {', '.join(SCALES)}")
-        for name in ("coef", "beta", "eta", "policy_lr"):
-            _check(name, getattr(self, name) > 0, getattr(self, name), "above 0")
-        if self.outcome_coef and row.carries_outcome:
-            raise ValueError(
-                f"row {row.name!r} pays the outcome itself: outcome_coef must be 0, not {self.outcome_coef}"
-            )
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that determines a run, and nothing else: equal configurations give equal numbers on a CPU."""
-
-    method: Method
-    seed: int
-    steps: int
-    task: str = "math"
-    model: EmbeddedModel = field(default_factory=EmbeddedModel)
-    adapter: Adapter = field(default_factory=Adapter)
-    max_turn_tokens: int = 24  # of one assistant turn [O]
-    prompts: int = 16  # per step [C]
-    rollouts: int = 8  # per prompt [C]
-    estimator: str = "rloo"  # the only one of the released code [C]
-    baseline: str = "released"  # of RLOO [C]
-    gamma: float = 1.0  # of GAE (PPO), over assistant tokens [S]
-    lam: float = 1.0  # of GAE [S]
-    length_penalty: float = 5e-6  # lambda, per token after the prompt [S]
-    policy_minibatches: int = 4  # per step [C]
-    policy_clip_norm: float = 1.0  # gradient norm [O]
-    clip: float = 0.2  # of the surrogate [C]
-    kl_coef: float = 1e-3  # k3 [C]
-    entropy_coef: float = 1e-3  # [C]
-    prm_lr: float = 1e-3  # [O]; 1e-6 [C]
-    prm_minibatches: int = 8  # "many small" [C]; the number is ours [O]
-    prm_clip_norm: float = 10.0  # [C]
-    critic_lr: float = 2e-3  # PPO [O]
-    critic_minibatches: int = 16  # more learn faster, fewer hardly learn within a run [O]
-    critic_clip_norm: float = 10.0  # as the PRM's [O]
-    value_clip: float = 0.2  # largest step of a value, in units of the outcome [O]
-    warmup: int = 10  # batches of reference rollouts to teach PRM and critic before the first step [O]
-    judge_error: float = 0.2  # share of the scripted judge's scores that are wrong [O]
-    judge_retries: int = 2  # further attempts where a judge fails or answers nonsense [O]
-    judge_failure: str = "drop"  # then: leave the dialogue out, or share its outcome equally ("uniform") [O]
-    max_failed: float = 0.5  # share of a batch that may fail before the run stops [O]
-    token_budget: int = 2048  # padded tokens of one forward pass [O]; changes no result beyond rounding
-    eval_every: int = 10  # steps [O]
-    eval_dialogues: int = 256  # fresh problems, the same for all runs [O]
-    probe_dialogues: int = 64  # fixed reference rollouts whose rewards are kept over training [O]
-    probe_every: int = 5  # steps [O]
-    checkpoint_every: int = 10  # steps; 50 [C]
-
-    def __post_init__(self) -> None:
-        for name, known in (("estimator", ESTIMATORS), ("baseline", BASELINES), ("judge_failure", FAILURES)):
-            _check(name, getattr(self, name) in known, getattr(self, name), f"one of {', '.join(known)}")
-        _check("task", self.task in TASKS, self.task, f"one of {', '.join(TASKS)}")
-        sizes = ["steps", "max_turn_tokens", "prompts", "rollouts", "token_budget"]
-        sizes += ["policy_minibatches", "prm_minibatches", "critic_minibatches"]
-        sizes += ["eval_every", "eval_dialogues", "probe_dialogues", "probe_every", "checkpoint_every"]
-        for name in sizes:
-            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
-        for name in ("gamma", "lam", "judge_error", "max_failed"):
-            _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "between 0 and 1")
-        if not allows(self.estimator, self.method.row):
-            raise ValueError(
-                f"row {self.method.row!r} needs the values of a critic, which {self.estimator!r} does not have: use ppo"
-            )
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The modules that decide this run's numbers beside those of every run."""
-        return (f"tasks/{self.task}",)
-
-
-def allows(estimator: str, row: str) -> bool:
-    """Whether an estimator can train a row: one that pays TD errors needs a critic.
-
-    >>> allows("ppo", "value_model"), allows("rloo", "value_model"), allows("rloo", "itpo")
-    (True, False, True)
-    """
-    return get_estimator(estimator).has_critic or not get_row(row).needs_values
+__all__ = ["METHODS", "Method", "PROFILES", "Profile", "RELEASED", "RunConfig", "allows", "get_profile"]
 
 
 @dataclass(frozen=True)
 class Profile:
     """A scale at which the notebooks run.
 
-    ``seeds`` are those of RLOO, ``estimator_seeds`` those of the other estimators.
+    ``seeds`` are those of RLOO, ``estimator_seeds`` those of the other estimators. ``settings`` has the rows that each task
+    is trained with, and ``data`` the real examples of each task, where the profile has real ones.
     """
 
     name: str
@@ -134,6 +31,8 @@ class Profile:
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     estimator_seeds: tuple[int, ...]
+    settings: Mapping[str, tuple[Method, ...]] = field(default_factory=lambda: METHODS)
+    data: Mapping[str, RealData] = field(default_factory=dict)
 
     def on(self, task: str) -> Profile:
         """The same profile on another task; raises ``ValueError`` for an unknown one.
@@ -144,9 +43,10 @@ class Profile:
         >>> laptop.on("medical").run.task, len(laptop.seeds), len(laptop.on("medical").seeds)
         ('medical', 5, 3)
         """
-        _check("task", task in TASKS, task, f"one of {', '.join(TASKS)}")
+        check("task", task in self.settings, task, f"one of {', '.join(self.settings)}")
         seeds = self.seeds if task == self.run.task else self.estimator_seeds
-        return replace(self, run=replace(self.run, task=task), methods=METHODS[task], seeds=seeds)
+        run = replace(self.run, task=task, data=self.data.get(task))
+        return replace(self, run=run, methods=self.settings[task], seeds=seeds)
 
     def config(self, row: str, seed: int, estimator: str = "rloo") -> RunConfig:
         """The run of one row, seed and estimator; raises ``ValueError`` for a row that the profile does not have.
@@ -199,7 +99,7 @@ class Profile:
 
 # The best of four settings each, by `python -m benchmarks.tune` [O]. PRIME and ITPO get the outcome as a second source, as the
 # released medical run of ITPO does [C]: a prototype collapsed without it.
-METHODS = {
+METHODS: dict[str, tuple[Method, ...]] = {
     "math": (
         Method("trajectory_share", policy_lr=5e-4),
         Method("uniform", policy_lr=5e-4),
@@ -277,7 +177,104 @@ SMOKE = replace(
     estimator_seeds=(0, 1),
 )
 
-PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP)}
+# A real language model that fits a laptop: the math task in ordinary writing. Sizes [O]; the learning rate [O] is the smaller
+# of two tried, the other of which (1e-3) unlearned to answer within four steps.
+SMOL_METHODS = (
+    Method("trajectory_share", policy_lr=5e-4),
+    Method("norm_itpo", policy_lr=5e-4, beta=0.05),
+)
+SMOL = Profile(
+    name="smol",
+    summary="SmolLM2-135M on math tutoring in plain English, a short run on 2 CPU cores",
+    run=replace(
+        LAPTOP.run,
+        method=SMOL_METHODS[0],
+        task="math_prose",
+        model=PretrainedModel("smollm2", imitation=Imitation()),
+        steps=12,
+        prompts=8,
+        rollouts=4,
+        policy_minibatches=2,
+        prm_lr=5e-4,
+        prm_minibatches=4,
+        warmup=2,
+        token_budget=512,
+        eval_every=4,
+        eval_dialogues=64,
+        probe_dialogues=16,
+        probe_every=4,
+        checkpoint_every=2,
+    ),
+    methods=SMOL_METHODS,
+    seeds=(0,),
+    estimator_seeds=(0,),
+    settings={"math_prose": SMOL_METHODS},
+)
+SMOL_SMOKE = replace(
+    SMOL,
+    name="smoke",
+    summary=SMOKE.summary,
+    run=replace(
+        SMOL.run,
+        model=PretrainedModel("smollm2", imitation=Imitation(steps=2, dialogues_per_step=2)),
+        steps=1,
+        max_turn_tokens=8,
+        prompts=2,
+        rollouts=2,
+        prm_minibatches=2,
+        warmup=1,
+        eval_every=1,
+        eval_dialogues=4,
+        probe_dialogues=4,
+        probe_every=1,
+        checkpoint_every=1,
+    ),
+)
+
+
+def _consumer(task: str) -> tuple[Method, ...]:
+    """The released settings with the learning rate of LoRA instead of full fine-tuning [O]."""
+    return tuple(replace(method, policy_lr=2e-5) for method in RELEASED[task])
+
+
+# The paper's tasks and sizes on one GPU of 24 GB. What departs from section 7 of the released settings is marked [O].
+CONSUMER_DATA = {
+    "math": RealData("collabllm-math"),
+    "documents": RealData("collabllm-documents"),
+    "medical": RealData("mtmeddialog", count=550),
+}
+CONSUMER = Profile(
+    name="consumer",
+    summary="Qwen2.5-3B-Instruct in 4 bits on the paper's tasks, one GPU of 24 GB",
+    run=RunConfig(
+        method=_consumer("math")[0],
+        seed=0,
+        steps=560,  # 20 epochs [C] of 450 examples, 16 a step
+        data=CONSUMER_DATA["math"],
+        model=PretrainedModel("Qwen/Qwen2.5-3B-Instruct", "nf4"),  # full precision [C]
+        adapter=Adapter(32, 64),  # full fine-tuning [C]
+        max_turn_tokens=512,  # with the users' 256: at most 3584 tokens of 4096 [C]
+        prm_lr=2e-5,  # 1e-6 [C]
+        critic_lr=2e-5,
+        warmup=2,
+        token_budget=18432,  # this and the next two: `python -m itpo plan --gpu 24 --response 3584 --caches 2`
+        head_chunk=512,
+        max_rows=43,
+        checkpointing=True,
+        eval_every=50,
+        eval_dialogues=50,  # as many as are held out
+        probe_dialogues=32,
+        probe_every=25,
+        checkpoint_every=10,
+    ),
+    methods=_consumer("math"),
+    seeds=(0,),
+    estimator_seeds=(0,),
+    settings={task: _consumer(task) for task in RELEASED},
+    data=CONSUMER_DATA,
+)
+
+PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, SMOL, CONSUMER)}
 
 
 def get_profile(name: str) -> Profile:
@@ -289,3 +286,20 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known profiles: {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+# A profile of pretrained models for each name that the notebook on them may be run with.
+REAL_PROFILES = {profile.name: profile for profile in (SMOL_SMOKE, SMOL, CONSUMER)}
+
+
+def get_real_profile(name: str) -> Profile:
+    """The profile called ``name`` as it is with a pretrained model; raises ``ValueError`` listing the known ones otherwise.
+
+    >>> get_real_profile("smoke").run.model.name, get_real_profile("consumer").run.model.precision
+    ('smollm2', 'nf4')
+    """
+    if name not in REAL_PROFILES:
+        raise ValueError(
+            f"profile {name!r} has no pretrained model; profiles that have one: {', '.join(REAL_PROFILES)}"
+        )
+    return REAL_PROFILES[name]

@@ -37,6 +37,8 @@ from itpo.storage import (
     IN_WORK,
     RunBusyError,
     RunFolderError,
+    check_run,
+    digests,
     explain_full_disk,
     finite,
     hash_json,
@@ -62,13 +64,6 @@ _PATIENCE = 10.0  # seconds: a killed sweep's children end a moment after it, an
 _held: dict[Path, IO[str]] = {}
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Hash of every file of a run that must not depend on when and how often it was interrupted."""
-    paths = [*folder.glob("metrics.jsonl"), *folder.glob("dialogues.jsonl"), *folder.rglob("*.safetensors")]
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {n: sha256(p.read_bytes()) for n, p in sorted(names.items()) if not n.startswith("checkpoint/")}
-
-
 def fingerprint(run: Run) -> str:
     """SHA-256 over metrics, dialogues, probes and adapters: equal for two runs exactly if these files are.
 
@@ -77,7 +72,7 @@ def fingerprint(run: Run) -> str:
     >>> fingerprint(Run(Path(root.name), config=None))[:12]
     '44136fa355b3'
     """
-    return hash_json(_digests(run.folder))
+    return hash_json(digests(run.folder))
 
 
 class Run:
@@ -216,7 +211,7 @@ class Run:
             for path in [self.folder, *self.folder.rglob("*")]:
                 path.unlink() if path.name == IN_WORK else sync(path)
             content = {"format": "itpo-run-done", "version": 1, "summary": finite(summary)}
-            write_file(self.folder / "done.json", json_bytes(**content, files=_digests(self.folder)))
+            write_file(self.folder / "done.json", json_bytes(**content, files=digests(self.folder)))
             self._remove_checkpoint()
         self.release()
 
@@ -312,7 +307,9 @@ class Store:
         if _is_absent(folder):
             with explain_full_disk(self.root):
                 self._create(folder, content)
-        _check(run)
+        check_run(folder)
+        if run.done:
+            run._remove_checkpoint()
         return run
 
     def _create(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -373,23 +370,3 @@ def _build(folder: Path, content: Mapping[str, Any], build: Callable[[Path], Any
 
 def _is_absent(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
-def _check(run: Run) -> None:
-    path = run.folder / "config.json"
-    document = read_json(path)
-    if document.get("format") != "itpo-run" or document.get("version") != 1:
-        raise RunFolderError(path, "is not the config of a run of this library's format, version 1")
-    if hash_json({key: document.get(key) for key in ("numerics", "config")})[:16] != run.folder.name:
-        raise RunFolderError(path, "was edited: its content no longer gives the folder its name")
-    if not run.done:
-        return
-    done = read_json(run.folder / "done.json")
-    is_ours = done.get("format") == "itpo-run-done" and done.get("version") == 1
-    if not is_ours or not isinstance(done.get("files"), dict) or "summary" not in done:
-        raise RunFolderError(run.folder / "done.json", "is not the end of a run of this library")
-    actual, expected = _digests(run.folder), done["files"]
-    for name in sorted(actual.keys() | expected.keys()):
-        if actual.get(name) != expected.get(name):
-            raise RunFolderError(run.folder / name, "was changed, added or removed after the run finished")
-    run._remove_checkpoint()

@@ -70,8 +70,7 @@ class _Cache:
     """The key/value cache of the dialogues that go on, and which of its columns are real tokens."""
 
     def __init__(self, backbone: Backbone, rows: int) -> None:
-        self.model = backbone.model
-        self.device = next(self.model.parameters()).device
+        self.model, self.device = backbone.model, backbone.device
         self.values = DynamicCache()
         self.mask = torch.zeros((rows, 0), dtype=torch.bool, device=self.device)
 
@@ -145,6 +144,7 @@ def rollout(
             "pass one of each for every dialogue"
         )
     states = [_start(chat, *parts) for parts in zip(examples, histories, rngs, strict=True)]
+    generator = _on_device(generator, backbone.device)
     for batch in _batches(states, sampling.max_rows):
         _converse(backbone, chat, task, batch, generator, sampling)
     return _close(task, states)
@@ -173,9 +173,18 @@ def speak(
     1
     """
     states = [_start(chat, None, messages, random.Random()) for messages in conversations]
+    generator = _on_device(generator, backbone.device)
     for batch in _batches(states, sampling.max_rows):
         _assistant_turn(_Cache(backbone, len(batch)), chat, batch, generator, sampling)
     return [state.messages[-1].content for state in states]
+
+
+def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """The generator itself where the model is on its device; elsewhere one that it seeds there, by a draw of its own."""
+    if generator.device == device:
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def _batches(states: list[_Open], max_rows: int) -> list[list[_Open]]:

@@ -30,8 +30,8 @@ IN_WORK = ".partial"
 
 _LIBRARIES = ("torch", "transformers", "peft")
 _PACKAGE = Path(__file__).parent
-_NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "backbone", "sampler"]
-_NUMERICS += ["embedded", "metrics", "tasks/bleu", "judges", "estimators", "learner", "trainer"]
+_NUMERICS = ["dialogue", "turns", "prm", "attribution", "advantages", "losses", "head", "backbone", "sampler"]
+_NUMERICS += ["embedded", "metrics", "tasks/bleu", "judges", "estimators", "optimizers", "learner", "trainer"]
 _START_OVER = "move the folder away (or delete it) and start again"
 
 
@@ -216,6 +216,37 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise RunFolderError(path, f"has a line that is not JSON ({error})") from error
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Hash of every file of a run that must not depend on when and how often it was interrupted."""
+    paths = [*folder.glob("metrics.jsonl"), *folder.glob("dialogues.jsonl"), *folder.rglob("*.safetensors")]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {n: sha256(p.read_bytes()) for n, p in sorted(names.items()) if not n.startswith("checkpoint/")}
+
+
+def check_run(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says in a run's folder, whose content belongs to its name and, once finished, has not changed.
+
+    Raises :class:`RunFolderError` otherwise.
+    """
+    path = folder / "config.json"
+    document = read_json(path)
+    if document.get("format") != "itpo-run" or document.get("version") != 1:
+        raise RunFolderError(path, "is not the config of a run of this library's format, version 1")
+    if hash_json({key: document.get(key) for key in ("numerics", "config")})[:16] != folder.name:
+        raise RunFolderError(path, "was edited: its content no longer gives the folder its name")
+    if not (folder / "done.json").exists():
+        return document
+    done = read_json(folder / "done.json")
+    is_ours = done.get("format") == "itpo-run-done" and done.get("version") == 1
+    if not is_ours or not isinstance(done.get("files"), dict) or "summary" not in done:
+        raise RunFolderError(folder / "done.json", "is not the end of a run of this library")
+    actual, expected = digests(folder), done["files"]
+    for name in sorted(actual.keys() | expected.keys()):
+        if actual.get(name) != expected.get(name):
+            raise RunFolderError(folder / name, "was changed, added or removed after the run finished")
+    return document
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from itpo.analysis import Interval, area_under_curve, bootstrap_interval, t_interval
+from itpo.analysis import Interval, area_under_curve, bootstrap_interval, share_interval, t_interval
 from itpo.attribution import ROWS
 from itpo.estimators import get_estimator
 from itpo.figures.style import output_folder
@@ -308,3 +308,16 @@ def bands(frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step"
             numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high, "seeds": interval.n}
             lines.append(dict(zip(by, key, strict=True)) | {along: place} | numbers)
     return pd.DataFrame(lines, columns=[*by, along, "mean", "low", "high", "seeds"])
+
+
+def evaluations(runs: Sequence[Run]) -> pd.DataFrame:
+    """Outcome on fresh problems by step, with Wilson's interval over problems: row, seed, step, mean, low, high, problems.
+
+    For single runs, of which nothing can be said over seeds.
+    """
+    frame = curves(runs, "eval_success").rename(columns={"value": "mean"})
+    counts = {(r.config.method.row, r.config.seed): r.config.eval_dialogues for r in runs}
+    found = [share_interval(x.mean, counts[x.row, x.seed]) for x in frame.itertuples()]
+    return frame.assign(
+        low=[i.low for i in found], high=[i.high for i in found], problems=[i.n for i in found]
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,16 +17,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itpo import attribution, prm, turns
+from itpo import attribution, plan, prm, turns
+from itpo.base import load_base, locate
+from itpo.cast import cast
+from itpo.config import RunConfig
 from itpo.dialogue import Dialogue, TokenBatch
-from itpo.embedded import load, warm_start
+from itpo.embedded import EmbeddedModel, load, warm_start
 from itpo.estimators import Credit, Source, estimate
 from itpo.learner import DialoguesLost, Learner, seeded
-from itpo.profiles import RunConfig
+from itpo.pretrained import PACKAGED, PretrainedModel, imitate
 from itpo.runs import Run, Store
 from itpo.tasks import ConcurrentTask, get_task
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
+FINAL = 2  # times the problems of an evaluation are those of the last one, on which results are compared [O]
 
 
 def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
@@ -37,12 +42,14 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
     A ``learner``, fresh and of the same config, brings a base model and a task of its own, such as one of
     :mod:`itpo.tasks.real`. With users behind a server, an interrupted run ends as an uninterrupted one only if their replies
     are cached and no dialogue was lost on the way (``max_failed=0`` sees to that). Raises
-    :class:`itpo.learner.DialoguesLost` or :class:`itpo.judges.JudgeError` when users or judges fail too often.
+    :class:`itpo.learner.DialoguesLost` or :class:`itpo.judges.JudgeError` when users or judges fail too often, and
+    ``FloatingPointError``, with the state saved as a checkpoint, when too many optimizer steps had to be left out.
     """
     learner = learner or build_learner(config, Store(run.folder.parent))
     start = learner.resume(run)
     if start == 0:
         warm_up(learner, run)
+    stop_if_diverged(learner, run, start)
     probe = collect_probe(learner)
     for step in range(start, config.steps):
         observe(learner, run, step, probe)
@@ -52,6 +59,7 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
         run.log_time(step, clock.laps)
         if (step + 1) % config.checkpoint_every == 0:
             run.checkpoint(step + 1, learner.state())
+        stop_if_diverged(learner, run, step + 1)
     observe(learner, run, config.steps, probe)
     learner.save(run)
     run.finish(final_evaluation(learner))
@@ -59,7 +67,7 @@ def train(config: RunConfig, run: Run, learner: Learner | None = None) -> None:
 
 def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[TokenBatch, dict[str, float]]:
     """One pass of Algorithm 1; ``stream`` decides all of its randomness. Returns the batch and its metrics."""
-    config = learner.config
+    config, skipped = learner.config, dict(learner.skipped)
     dialogues, batch = learner.collect(
         stream, config.prompts, config.rollouts, "policy"
     )  # roll out and score
@@ -70,8 +78,11 @@ def training_step(learner: Learner, stream: str, clock: Stopwatch) -> tuple[Toke
     metrics |= describe(batch) | learner.update_policy(kept, credit.advantages, reference, stream)
     if isinstance(learner.task, ConcurrentTask):  # the others cannot fail
         metrics["lost"] = float(sum(dialogue.failure is not None for dialogue in dialogues))
+    for name, count in learner.skipped.items():
+        if count > skipped[name]:
+            metrics[f"skipped_{name}"] = float(count - skipped[name])
     clock.lap("policy")
-    if learner.backbone.full_precision and metrics["ratio_error"] > MAX_RATIO_ERROR:
+    if metrics["ratio_error"] > MAX_RATIO_ERROR:
         raise FloatingPointError(
             f"importance ratios of the first minibatch differ from 1 by {metrics['ratio_error']:.2g}: the policy that "
             "sampled is not the one that learned; compare the log-probabilities of sampler and backbone"
@@ -153,22 +164,54 @@ def reward_sources(
     return sources
 
 
-def base_model(config: RunConfig, store: Store) -> Path:
-    """Folder of the run's base model: made by :func:`itpo.embedded.warm_start` the first time, then found again."""
+def base_model(config: RunConfig, store: Store) -> Path | str:
+    """The run's base model: a folder in the store, made the first time and then found again, or a pretrained one's name.
+
+    An embedded model is made by :func:`itpo.embedded.warm_start`, one that imitates by :func:`itpo.pretrained.imitate`.
+    """
+    spec, determinants = config.model, {"task": config.task, "model": asdict(config.model)}
+    if isinstance(spec, PretrainedModel) and spec.imitation is None and spec.name not in PACKAGED:
+        return spec.name
     task = get_task(config.task)
-    determinants = {"task": config.task, "model": asdict(config.model), "habits": asdict(task.novice)}
-    return store.artifact(
-        "warm_start",
-        determinants,
-        lambda folder: warm_start(task, task.novice, config.model, folder),
-        config.code,
-    )
+    determinants["habits"] = asdict(task.novice)
+
+    def make(folder: Path) -> Path:
+        """Fill the folder."""
+        if isinstance(spec, EmbeddedModel):
+            return warm_start(task, task.novice, spec, folder)
+        return imitate(task, task.novice, spec, folder)
+
+    return store.artifact("warm_start", determinants, make, config.code)
 
 
 def build_learner(config: RunConfig, store: Store) -> Learner:
-    """Load base model, tokenizer and task of a run, with fresh adapters."""
-    model, tokenizer = load(base_model(config, store))
-    return Learner(config, model, tokenizer, get_task(config.task))
+    """Load base model, tokenizer and task of a run, with fresh adapters.
+
+    Raises :class:`itpo.plan.DoesNotFit`, before anything is loaded, where a GPU has too little memory for the settings.
+    """
+    base = base_model(config, store)
+    if isinstance(config.model, EmbeddedModel):
+        model, tokenizer = load(Path(base))
+    else:
+        if torch.cuda.is_available():
+            gib = torch.cuda.get_device_properties(0).total_memory / plan.GIB
+            plan.check(plan.find_shape(locate(base)), *plan.of_run(config), gib)
+        model, tokenizer = load_base(base, config.model.precision)
+    task = get_task(config.task) if config.data is None else partial(cast, config.data, config.max_rows)
+    return Learner(config, model, tokenizer, task)
+
+
+def trained(run: Run) -> Learner:
+    """The learner of a finished run, with the adapters that it ended with.
+
+    Raises ``ValueError`` if the run is not finished.
+    """
+    if not run.done:
+        raise ValueError(f"the run {run.folder} is not finished: train it first")
+    learner = build_learner(run.config, Store(run.folder.parent))
+    for name in learner.backbone.names:
+        learner.backbone.load_adapter(name, run.folder / name)
+    return learner
 
 
 def warm_up(learner: Learner, run: Run) -> None:
@@ -185,6 +228,18 @@ def warm_up(learner: Learner, run: Run) -> None:
         reference = learner.log_probs(batch, None)
         _, _, metrics = assign_credit(learner, dialogues, batch, reference, stream, Stopwatch())
         run.log(batch_number - config.warmup, metrics)
+
+
+def stop_if_diverged(learner: Learner, run: Run, steps_done: int) -> None:
+    """Save the state and raise ``FloatingPointError`` if more optimizer steps were left out than the config allows."""
+    count = sum(learner.skipped.values())
+    if count > learner.config.max_skipped:
+        run.checkpoint(steps_done, learner.state())
+        raise FloatingPointError(
+            f"{count} optimizer steps had a loss or gradient that was not finite ({learner.skipped}), after {steps_done} steps "
+            f"of training: the state is in {run.folder / 'checkpoint'}; lower the learning rate of that adapter, or raise "
+            "max_skipped, and look at the last metrics"
+        )
 
 
 class Probe(NamedTuple):
@@ -246,8 +301,8 @@ def record(dialogue: Dialogue) -> dict[str, object]:
 
 
 def final_evaluation(learner: Learner) -> dict[str, float]:
-    """Success of the trained policy on twice the fresh problems, sampled and greedy."""
-    count = 2 * learner.config.eval_dialogues
+    """Success of the trained policy on ``FINAL`` times as many fresh problems, sampled and greedy."""
+    count = FINAL * learner.config.eval_dialogues
     sampled = describe(learner.collect("final", count, 1, "policy", evaluate=True)[1])
     greedy = describe(learner.collect("final", count, 1, "policy", greedy=True, evaluate=True)[1])
     return {**sampled, "greedy_success": greedy["success"]}

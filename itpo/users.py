@@ -19,6 +19,7 @@ from itpo.replies import ReplyError, read_response
 from itpo.sampler import Sampling, speak
 
 _T = TypeVar("_T")
+ATTEMPTS = 3  # to have a user open a conversation [O]
 
 
 class ModelUser:
@@ -48,7 +49,8 @@ class ModelUser:
     def open(self, examples: Sequence[Example], seed: int) -> list[Example]:
         """The same examples, opened by the user with a first message that hides part of the goal.
 
-        For plain problem sets, whose prompt is the whole problem. Raises :class:`EndpointError` if one stays without opening.
+        For plain problem sets, whose prompt is the whole problem. A user who says nothing, or what cannot be read, is asked
+        again, three times in all. Raises :class:`EndpointError` if one stays without opening.
 
         >>> from itpo.data import generate_gsm
         >>> class Shy:
@@ -58,10 +60,16 @@ class ModelUser:
         >>> ModelUser(Shy()).open(generate_gsm(1, seed=0), seed=0)[0].prompt
         (Message(role='user', content='I need help.'),)
         """
-        prompts = [fill(f"open_{example.task}", goal=example.goal) for example in examples]
-        said = self._ask(prompts, [random.Random(f"{seed}/{example.id}") for example in examples])
+        said: dict[str, str | None | EndpointError] = {}
+        for attempt in range(ATTEMPTS):
+            left = [example for example in examples if not isinstance(said.get(example.id), str)]
+            prompts = [fill(f"open_{example.task}", goal=example.goal) for example in left]
+            again = f"/{attempt}" if attempt else ""
+            texts = self._ask(prompts, [random.Random(f"{seed}/{example.id}{again}") for example in left])
+            said |= {example.id: text for example, text in zip(left, texts, strict=True)}
         opened = []
-        for example, text in zip(examples, said, strict=True):
+        for example in examples:
+            text = said[example.id]
             if not isinstance(text, str):
                 raise text or EndpointError(f"the user of {example.id} ended the conversation it should open")
             opened.append(replace(example, prompt=(Message("user", text),)))

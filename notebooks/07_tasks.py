@@ -37,7 +37,7 @@ from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import DocumentWriting, Wish
 from itpo.tasks.math import Problem
 from itpo.tasks.medical import MedicalRecommendation, Patient, knowledge_base
-from itpo.trainer import train
+from itpo.trainer import train, trained
 from itpo.users import EndpointUser, ModelUser
 
 use_style()
@@ -54,7 +54,7 @@ TASKS, ROWS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo"
 keys = list(product(TASKS, ROWS))
 found = sweep(runs_root(), [scale.on(task).config(row, seed=0) for task, row in keys], train)
 runs = dict(zip(keys, found, strict=True))
-learners = {key: conversations.trained(run) for key, run in runs.items()}
+learners = {key: trained(run) for key, run in runs.items()}
 clear_output()
 one_seed = replace(scale, seeds=scale.seeds[:1])
 Markdown(tables.scale_note(one_seed))

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo.backbone import Adapter, Backbone
 from itpo.embedded import EmbeddedModel, build_tokenizer, load, scripted_dialogue, warm_start
@@ -96,6 +97,24 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return warm_start(task, task.novice, TINY, tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def prose_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with random weights whose tokenizer knows the words of the math task in ordinary writing."""
+    task = get_task("math_prose")
+    habits = (task.ideal, task.novice)
+    talks = [scripted_dialogue(task, habits[seed % 2], random.Random(seed))[1] for seed in range(3000)]
+    words = sorted({word for talk in talks for message in talk for word in message.content.split()})
+    tokenizer = build_tokenizer(words)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": 0}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size, **ends))
+    folder = tmp_path_factory.mktemp("prose")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def shake(backbone: Backbone, name: str, seed: int, scale: float = 0.3) -> None:
     """Move every weight of an adapter, LoRA-B included, so that it computes something of its own."""
     generator = torch.Generator().manual_seed(seed)
@@ -107,8 +126,8 @@ def shake(backbone: Backbone, name: str, seed: int, scale: float = 0.3) -> None:
 def make_backbone(tiny_folder: Path) -> Callable[..., Backbone]:
     """Builds a backbone on the tiny model with a policy and a PRM, both shaken unless ``fresh``."""
 
-    def make(fresh: bool = False, names: tuple[str, ...] = ("policy", "prm")) -> Backbone:
-        backbone = Backbone(load(tiny_folder)[0], names, Adapter(RANK, ALPHA))
+    def make(fresh: bool = False, names: tuple[str, ...] = ("policy", "prm"), **options: Any) -> Backbone:
+        backbone = Backbone(load(tiny_folder)[0], names, Adapter(RANK, ALPHA), **options)
         for number, name in enumerate(() if fresh else names):
             shake(backbone, name, seed=number)
         return backbone

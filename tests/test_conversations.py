@@ -20,7 +20,7 @@ from itpo.tasks import TASKS, get_task
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import Wish
 from itpo.tasks.medical import MedicalRecommendation, Patient
-from itpo.trainer import train
+from itpo.trainer import train, trained
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 SPEC = EmbeddedModel(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16)
@@ -50,7 +50,7 @@ def run(store):
 
 @pytest.fixture(scope="module")
 def learner(run):
-    return conversations.trained(run)
+    return trained(run)
 
 
 def words(messages):
@@ -94,14 +94,14 @@ def test_before_and_after_share_problems_and_first_messages(learner):
 
 
 def test_rows_without_a_prm_have_no_weights(store):
-    learner = conversations.trained(tiny_run(store, "math", "trajectory_share"))
+    learner = trained(tiny_run(store, "math", "trajectory_share"))
     assert conversations.hold(learner, "policy", 2, "fresh")[0].weights == ()
 
 
 def test_an_unfinished_run_is_refused(store):
     config = get_profile("smoke").config("norm_itpo", seed=9)
     with pytest.raises(ValueError, match="not finished: train it first"):
-        conversations.trained(store.open(config))
+        trained(store.open(config))
 
 
 def test_scripts_talk_about_the_same_problem(learner):

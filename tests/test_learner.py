@@ -453,17 +453,30 @@ def test_a_resumed_learner_goes_on_to_the_same_bits(make_learner, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_before_the_step(make_learner, value):
+def test_a_step_with_a_gradient_that_is_not_finite_is_left_out_and_counted(make_learner, value):
     learner = make_learner()
     batch = collect(learner)
     reference, advantage = learner.log_probs(batch, None), advantages_for(batch)
     advantage[0, int(batch.response_mask[0].int().argmax())] = value
     before = weights(learner)
-    with pytest.raises(FloatingPointError, match="policy adapter is not finite"):
-        for _ in range(learner.config.policy_minibatches):
-            learner.update_policy(batch, advantage, reference, "a")
+    learner.update_policy(batch, advantage, reference, "a")
+    assert learner.skipped == {"policy": 1, "prm": 0}  # of two, the one without that dialogue was taken
     assert all(bool(torch.isfinite(p).all()) for p in weights(learner).values())
-    assert moved(before, weights(learner)) <= learner.backbone.parameters("policy").keys()
+    changed = moved(before, weights(learner))
+    assert changed and changed <= learner.backbone.parameters("policy").keys()
+
+
+def test_counts_of_steps_left_out_survive_a_restart(make_learner, tmp_path):
+    learner = make_learner()
+    learner.skipped["prm"] = 3
+    run = Store(tmp_path).open(SMALL)
+    run.checkpoint(1, learner.state())
+    run.release()
+    resumed = make_learner()
+    resumed.resume(Store(tmp_path).open(SMALL))
+    assert resumed.skipped == {"policy": 0, "prm": 3}
+    for name in resumed.backbone.names:  # no step was taken, so nothing is remembered
+        assert not any(resumed.optimizers[name].state.values())
 
 
 def test_seeded_generators_differ_by_every_part():

@@ -384,7 +384,7 @@ def test_measure_needs_a_finished_run(tmp_path, unchecked):
     quick = dataclasses.replace(SMALL, model=EmbeddedModel(hidden_size=8, layers=1, heads=1, steps=1))
     store, config = Store(tmp_path), OracleConfig(quick)
     run = store.open(config)
-    with pytest.raises(ValueError, match=f"{store.open(quick).folder} is not finished: train it before"):
+    with pytest.raises(ValueError, match=f"{store.open(quick).folder} is not finished: train it first"):
         oracle.measure(config, run)
     run.release()
     with pytest.raises(ValueError, match=f"{run.folder} holds no finished measurement"):

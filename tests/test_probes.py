@@ -1,5 +1,6 @@
 """What is said of probe dialogues against runs written by hand, whose probes all hold one conversation."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from scipy import stats
 
 from itpo import analysis, probes, tables
-from itpo.dialogue import Message
+from itpo.dialogue import ChatFormat, Message
+from itpo.embedded import build_tokenizer, scripted_dialogue
 from itpo.profiles import Profile
 from itpo.runs import Run
+from itpo.tasks import PROSE, TASKS, get_task
 
 
 def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_runs: list[Run]) -> None:
@@ -20,6 +23,25 @@ def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_r
     np.testing.assert_allclose(found.turn_rewards.sum(-1), found.token_rewards.sum(-1), rtol=1e-6)
     with pytest.raises(ValueError, match="kept no log-ratios"):
         probes.read_probes(written_runs[0])
+
+
+@pytest.mark.parametrize("name", [*TASKS, *PROSE])
+@pytest.mark.parametrize("cut", [False, True])
+def test_conversations_are_read_back_from_their_tokens(name: str, cut: bool) -> None:
+    """As they were encoded; a turn that its limit cut off has no end marker, and the user's block begins with one."""
+    task = get_task(name)
+    for seed in range(30):
+        said = scripted_dialogue(task, task.novice, random.Random(seed))[1]
+        words = {word for message in said for word in message.content.split()}
+        chat = ChatFormat(build_tokenizer(sorted(words)))
+        ids, turn_ids = chat.opening(said[:1]), [-1] * len(chat.opening(said[:1]))
+        for number, message in enumerate(said[1:]):
+            mine = message.role == "assistant"
+            block = chat.assistant_ids(message.content) if mine else chat.user_block(message.content, not cut)
+            block = block[:-1] if mine and cut else block
+            ids, turn_ids = ids + block, turn_ids + [number // 2 if mine else -1] * len(block)
+        padding = [chat.pad_id] * (seed % 3)
+        assert probes.read_back(chat, ids + padding, turn_ids + [-1] * len(padding)) == said
 
 
 def test_the_case_is_chosen_by_the_first_rule_that_applies(judged_runs: list[Run]) -> None:

@@ -6,10 +6,12 @@ import itertools
 import pytest
 
 from itpo import attribution
+from itpo.config import Method, RunConfig
 from itpo.estimators import ESTIMATORS
-from itpo.profiles import PROFILES, Method, RunConfig, get_profile
+from itpo.pretrained import Imitation
+from itpo.profiles import PROFILES, get_profile
 from itpo.runs import Store
-from itpo.tasks import TASKS
+from itpo.tasks import PROSE, TASKS
 
 EVERY_CONFIG = [config for profile in PROFILES.values() for config in profile.grid()]
 
@@ -66,7 +68,7 @@ def test_profiles_are_found_by_their_own_name():
 
 def test_rows_and_tasks_exist():
     for config in EVERY_CONFIG:
-        assert config.method.row in attribution.ROWS and config.task in TASKS
+        assert config.method.row in attribution.ROWS and config.task in TASKS | PROSE
         assert len({m.row for m in get_profile("laptop").methods}) == len(get_profile("laptop").methods)
 
 
@@ -84,39 +86,38 @@ def test_every_field_is_plain_and_hashable():
     for config in EVERY_CONFIG:
         assert isinstance(hash(config), int)
         for path, value in leaves(config):
-            assert isinstance(value, str | int | float | bool), path
+            assert value is None or isinstance(value, str | int | float | bool), path
 
 
 def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     store = Store(tmp_path)
     assert len({store.open(config).folder for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
-    base = get_profile("smoke").config("itpo", 0)
     others = {"row": "prime", "reduction": "mean", "scale": "released", "baseline": "trajectory"}
     others |= {"estimator": "ppo", "judge_failure": "uniform", "gamma": 0.5, "lam": 0.5, "judge_error": 0.5}
-    others |= {"max_failed": 0.25}
-    folders = {store.open(base).folder}
-    count = 1
+    others |= {"max_failed": 0.25, "format": "gsm8k", "source": "a folder", "imitation": Imitation()}
 
-    def changed(value):
+    def changed(name, value):
+        if name == "precision":
+            return "full" if value == "nf4" else "nf4"
         return value + "x" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
 
     def variants(part):
         for field in dataclasses.fields(part):
-            if field.name == "task":  # there has to be code for it; its name decides the code that counts
-                continue
             value = getattr(part, field.name)
+            if field.name == "task" or (field.name == "data" and value is None):
+                continue  # they go with the model, and a task's name decides the code that counts
             news = (
                 variants(value)
                 if dataclasses.is_dataclass(value)
-                else [others.get(field.name) or changed(value)]
+                else [others.get(field.name) or changed(field.name, value)]
             )
             for new in news:
                 yield dataclasses.replace(part, **{field.name: new})
 
-    for variant in variants(base):
-        folders.add(store.open(variant).folder)
-        count += 1
-    assert count > 30 and len(folders) == count
+    for profile in ("smoke", "smol", "consumer"):
+        base = dataclasses.replace(get_profile(profile).run, method=Method("itpo"))
+        folders = [store.open(config).folder for config in (base, *variants(base))]
+        assert len(folders) > 30 and len(set(folders)) == len(folders)
 
 
 def test_batches_can_be_split_as_the_profiles_say():

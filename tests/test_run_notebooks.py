@@ -133,7 +133,7 @@ def test_unknown_notebook_and_wrong_default_are_refused(root: Path) -> None:
     with pytest.raises(SystemExit, match=r"no notebook 07.*00_first"):
         call(root, "07")
     (root / "notebooks" / "00_first.py").write_text(SOURCE.replace('"laptop"', '"smoke"'))
-    with pytest.raises(SystemExit, match="must default to laptop, not smoke"):
+    with pytest.raises(SystemExit, match="must default to laptop or smol, not smoke"):
         call(root)
 
 
@@ -141,3 +141,17 @@ def test_a_notebook_without_parameters_runs_as_it_is(root: Path) -> None:
     (root / "notebooks" / "00_first.py").write_text("# %%\nprint('plain')\n")
     call(root, "--profile", "smoke")
     assert printed(root / "build" / "smoke" / "00_first.ipynb") == "plain\n"
+
+
+def test_a_profile_runs_the_notebooks_that_know_it(root: Path) -> None:
+    """A notebook that trains a real model has outputs of its own profile, and is left out at the laptop's."""
+    (root / "notebooks" / "08_real.py").write_text(SOURCE.replace('"laptop"', '"smol"'))
+    call(root)
+    assert not (root / "notebooks" / "08_real.ipynb").exists()
+    call(root, "--profile", "smol")
+    assert printed(root / "notebooks" / "08_real.ipynb").startswith("smol")
+    assert not (root / "build" / "smol" / "00_first.ipynb").exists()
+    call(root, "--profile", "smoke")
+    assert {path.stem for path in (root / "build" / "smoke").iterdir()} == {"00_first", "08_real"}
+    with pytest.raises(SystemExit, match="08_real: cannot be run at the profile laptop"):
+        call(root, "--profile", "laptop", "08")

@@ -1,13 +1,14 @@
 """Run the notebooks, or hold each .ipynb in step with the .py it comes from.
 
-    python tools/run_notebooks.py                      run all (laptop); rewrite the committed outputs
+    python tools/run_notebooks.py                      run those of the laptop profile; rewrite the committed outputs
     python tools/run_notebooks.py --profile smoke 02   run one, reduced; the result goes to build/smoke/
     python tools/run_notebooks.py --check              fail if an .ipynb differs from its .py
     python tools/run_notebooks.py --sync               update each .ipynb, keeping outputs of unchanged cells
 
 A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, and `notebooks/NN_name.ipynb`,
-the same cells with the outputs of the laptop profile. One that depends on the profile has a cell tagged
-`parameters` with `profile = "laptop"` in it.
+the same cells with the outputs of its own profile. One that depends on the profile has a cell tagged
+`parameters` with `profile = "laptop"` in it, or `"smol"` where a real language model is trained; with another
+profile only the notebooks are run that know it.
 """
 
 import os
@@ -27,7 +28,9 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-COMMITTED = "laptop"  # the profile whose outputs are kept in the repository
+DEFAULT = "laptop"
+# The profiles that a notebook knows, by its own one, whose outputs are kept in the repository.
+KNOWS = {"laptop": ("laptop", "smoke"), "smol": ("smol", "smoke", "consumer")}
 QUIET = ["--log-level=CRITICAL"]  # of the kernel itself; what cells print and raise is not affected
 METADATA = {
     "jupytext": {"formats": "ipynb,py:percent"},
@@ -97,21 +100,29 @@ def difference(source: Path) -> str | None:
     return None if first is None else f"cell {first} differs from the .ipynb"
 
 
-def choose_parameters(notebook: Path, profile: str) -> dict[str, str]:
-    """What to inject: the profile, unless the notebook declares none or has it as its default."""
-    declared = papermill.inspect_notebook(str(notebook))
-    default = declared["profile"]["default"].strip("\"'") if "profile" in declared else profile
-    if profile == COMMITTED != default:
-        raise SystemExit(f"{notebook.stem}.py: its `profile` must default to {COMMITTED}, not {default}")
-    return {} if profile == default else {"profile": profile}
+def own_profile(source: Path) -> str | None:
+    """The profile that a notebook declares; None if it does not depend on one. Exits for one that there is not."""
+    cells = read_source(source).cells
+    texts = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    if not (found := re.search(r"^profile = [\"'](\w+)[\"']", "\n".join(texts), re.MULTILINE)):
+        return None
+    if found[1] not in KNOWS:
+        raise SystemExit(f"{source.name}: its `profile` must default to {' or '.join(KNOWS)}, not {found[1]}")
+    return found[1]
+
+
+def knows(source: Path, profile: str) -> bool:
+    """Whether a notebook can be run at a profile; one that depends on none belongs to the laptop's."""
+    return profile in KNOWS[own_profile(source) or DEFAULT]
 
 
 def run(source: Path, profile: str, root: Path) -> None:
-    """Execute one notebook in build/<profile>/; if it succeeds at the committed profile, write its .ipynb."""
+    """Execute one notebook in build/<profile>/; if it succeeds at its own profile, write its .ipynb."""
     target = root / "build" / profile / f"{source.stem}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(read_source(source), target)
-    parameters = choose_parameters(target, profile)
+    own = own_profile(source)
+    parameters = {} if own in (None, profile) else {"profile": profile}
     print(f"{source.stem} ... ", end="", flush=True)
     start = time.monotonic()
     settings = {"progress_bar": False, "extra_arguments": QUIET, "cwd": source.parent}
@@ -121,7 +132,7 @@ def run(source: Path, profile: str, root: Path) -> None:
         print(f"FAILED after {time.monotonic() - start:.0f} s", flush=True)
         message = f"{error}\n{source.name} failed; partial result: {target.relative_to(root)}"
         raise SystemExit(message) from None
-    if profile == COMMITTED:
+    if profile == (own or DEFAULT):
         write_pair(source, executed, root)
         target = source.with_suffix(".ipynb")
     print(f"{time.monotonic() - start:.0f} s -> {target.relative_to(root)}", flush=True)
@@ -131,19 +142,24 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line; exits with a message and a non-zero status at the first failure."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only these notebooks, such as 02 or 02_main_results")
-    parser.add_argument("--profile", default=COMMITTED, help="default: %(default)s")
+    parser.add_argument("--profile", default=DEFAULT, help="default: %(default)s")
     parser.add_argument("--sync", action="store_true", help="update each .ipynb from its .py; run nothing")
     parser.add_argument("--check", action="store_true", help="fail if a pair is out of step; run nothing")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="default: this project")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
     sources = find_sources(root / "notebooks", options.names)
+    running = not (options.sync or options.check)
+    if running and (strange := [s.stem for s in sources if not knows(s, options.profile)]):
+        if options.names:
+            raise SystemExit(f"{', '.join(strange)}: cannot be run at the profile {options.profile}")
+        sources = [source for source in sources if source.stem not in strange]
     os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
     for source in sources:
         pair = source.with_suffix(".ipynb")
         if options.sync and difference(source):
             write_pair(source, nbformat.read(pair, 4) if pair.exists() else read_source(source), root)
-        elif not (options.sync or options.check):
+        elif running:
             run(source, options.profile, root)
     if options.check and (wrong := [f"{s.name}: {how}" for s in sources if (how := difference(s))]):
         raise SystemExit(

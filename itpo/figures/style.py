@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from itpo.paths import project_root
 
+COMMITTED = ("laptop", "smol")  # the profiles whose figures and notebook outputs are kept in the repository
 COLUMN, TEXT = 3.4, 7.0  # widths in inches: one column, both columns
 
 # Okabe and Ito's colour-blind-safe palette; the same colour for a method in every figure.
@@ -47,9 +48,9 @@ def shown_once(figure: Figure) -> Figure:
 
 
 def output_folder(profile: str) -> Path:
-    """Where a profile's figures go: ``figures/`` for the committed laptop profile, else ``build/<profile>/figures``."""
+    """Where a profile's figures go: ``figures/`` for the committed profiles, else ``build/<profile>/figures``."""
     root = project_root()
-    folder = root / "figures" if profile == "laptop" else root / "build" / profile / "figures"
+    folder = root / "figures" if profile in COMMITTED else root / "build" / profile / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

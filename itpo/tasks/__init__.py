@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from itpo.dialogue import Message
@@ -118,15 +119,24 @@ def _medical() -> EmbeddedTask:
     return MedicalRecommendation()
 
 
+def _in_prose(task: Callable[[], EmbeddedTask]) -> EmbeddedTask:
+    from itpo.tasks.prose import Prose
+
+    return Prose(task())
+
+
 TASKS: dict[str, Callable[[], EmbeddedTask]] = {"math": _math, "documents": _documents, "medical": _medical}
+# The same tasks in ordinary writing, for models that learned theirs elsewhere.
+PROSE = {f"{name}_prose": partial(_in_prose, task) for name, task in TASKS.items()}
 
 
 def get_task(name: str) -> EmbeddedTask:
-    """Build the task called ``name``; raises ``ValueError`` listing the known tasks otherwise.
+    """Build the task called ``name``, one of ``TASKS`` or ``PROSE``; raises ``ValueError`` listing them otherwise.
 
-    >>> get_task("math").max_turns
-    5
+    >>> get_task("math").max_turns, get_task("math_prose").name
+    (5, 'math_prose')
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(sorted(TASKS))}")
-    return TASKS[name]()
+    known = TASKS | PROSE
+    if name not in known:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(sorted(known))}")
+    return known[name]()

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 
 import sacrebleu
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 MARKER = "Final document:"  # what stands before a document that a judge extracted [O]
 
@@ -26,6 +25,8 @@ def character_bleu(document: str, reference: str, smooth: bool = False) -> float
     >>> [round(character_bleu(text, "the cat sat", smooth=True), 2) for text in ("the dog", "a mat")]
     [0.23, 0.04]
     """
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes a second
+
     if not document or not reference:
         return 0.0
     smoothing = SmoothingFunction()

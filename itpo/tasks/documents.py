@@ -21,6 +21,7 @@ from typing import Literal
 
 from itpo.dialogue import Message
 from itpo.tasks.bleu import character_bleu
+from itpo.tasks.kinds import turn_kinds
 
 Act = Literal["ask_subject", "ask_audience", "specify", "confirm", "draft", "chat"]
 
@@ -315,20 +316,11 @@ class DocumentWriting:
         >>> DocumentWriting().turn_kinds([*said, Message("assistant", "draft : hello . hugs !")])
         ['missed repair', 'early draft']
         """
-        kinds: list[str] = []
-        acts: list[Act] = []
-        wanted: str | None = None
-        for message in messages:
-            if message.role != "assistant":
-                wanted = REPAIRS.get(_kind(message.content))
-                continue
-            acts.append(act_of(message.content))
-            if wanted and acts[-1] != wanted:
-                kinds.append("missed repair")
-            elif acts[-1] == "draft" and not {"ask_subject", "ask_audience"} <= set(acts):
-                kinds.append("early draft")
-            else:
-                kinds.append(acts[-1])
+        acts = [act_of(message.content) for message in messages if message.role == "assistant"]
+        kinds = turn_kinds(messages, act_of, _kind, REPAIRS)
+        for turn, kind in enumerate(kinds):
+            if kind == "draft" and not {"ask_subject", "ask_audience"} <= set(acts[:turn]):
+                kinds[turn] = "early draft"
         return kinds
 
     def tutor(self, example: Wish, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from itpo.dialogue import Message
+from itpo.tasks.kinds import turn_kinds
 
 Act = Literal["ask_first", "ask_second", "press", "check", "assume_first", "assume_second", "answer", "chat"]
 
@@ -277,15 +278,7 @@ class MathTutoring:
         >>> MathTutoring().turn_kinds([*said, Message("assistant", "ok .")])
         ['missed repair', 'chat']
         """
-        kinds: list[str] = []
-        wanted: str | None = None
-        for message in messages:
-            if message.role != "assistant":
-                wanted = REPAIRS.get(_kind(message.content))
-                continue
-            act = act_of(message.content)
-            kinds.append("missed repair" if wanted and act != wanted else act)
-        return kinds
+        return turn_kinds(messages, act_of, _kind, REPAIRS)
 
     @staticmethod
     def _result(example: Problem, told: dict[str, int]) -> int:

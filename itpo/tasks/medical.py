@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from itpo.dialogue import Message
+from itpo.tasks.kinds import turn_kinds
 
 Act = Literal[
     "ask_place",
@@ -333,15 +334,7 @@ class MedicalRecommendation:
         >>> MedicalRecommendation().turn_kinds([*said, Message("assistant", "please be exact .")])
         ['missed repair', 'clarify']
         """
-        kinds: list[str] = []
-        wanted: str | None = None
-        for message in messages:
-            if message.role != "assistant":
-                wanted = REPAIRS.get(_kind(message.content))
-                continue
-            act = act_of(message.content)
-            kinds.append("missed repair" if wanted and act != wanted else act)
-        return kinds
+        return turn_kinds(messages, act_of, _kind, REPAIRS)
 
     def tutor(self, example: Patient, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
         """What a scripted doctor with these habits says next; of the patient they know the conversation only."""

@@ -1,0 +1,94 @@
+"""An embedded task in ordinary writing, for language models that learned theirs elsewhere.
+
+The embedded tasks speak in lower-case words with spaces around punctuation, one token each for their own small model. Here the
+same users and tutors say "Maybe 3. How many pens?" instead of "maybe 3 . how many pens ?"; what happens in a conversation, and
+what it is worth, is decided by the embedded task, which reads every message back in its own spelling.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from itpo.dialogue import Message
+from itpo.tasks import EmbeddedTask
+
+
+def write(text: str) -> str:
+    """An embedded task's words in ordinary writing: capitals at the start of sentences, no space before punctuation.
+
+    >>> write("ok . i think 3 . how many pens ?")
+    'Ok. I think 3. How many pens?'
+    """
+    joined = re.sub(r"\s+([.,:;?!])", r"\1", text)
+    capital = re.sub(r"(?:^|(?<=[.?!] ))[a-z]", lambda start: start[0].upper(), joined)
+    return re.sub(r"\bi\b", "I", capital)
+
+
+def read(text: str) -> str:
+    """Any writing in the embedded tasks' spelling: lower case, punctuation apart, on one line. The inverse of :func:`write`.
+
+    >>> read("Ok. I think 3.  How many pens?")
+    'ok . i think 3 . how many pens ?'
+    """
+    return " ".join(re.sub(r"([.,:;?!])(?!\d)", r" \1 ", text.lower()).split())
+
+
+class Prose:
+    """An embedded task whose users and tutors write as people do; everything else is the task's own.
+
+    >>> from itpo.tasks import get_task
+    >>> task = Prose(get_task("math"))
+    >>> problem = task.sample(random.Random(0))
+    >>> print(task.opening(problem)[0].content)
+    Leo has some pens and gives a few away. How many are left?
+    """
+
+    def __init__(self, task: EmbeddedTask) -> None:
+        self.task, self.name, self.max_turns = task, f"{task.name}_prose", task.max_turns
+        self.skills, self.ideal, self.novice = task.skills, task.ideal, task.novice
+        self.kinds, self.shortcuts = task.kinds, task.shortcuts
+
+    @property
+    def words(self) -> list[str]:
+        """Every word of the embedded task, in its own spelling."""
+        return self.task.words
+
+    def sample(self, rng: random.Random) -> Any:
+        """Draw one of the task's examples."""
+        return self.task.sample(rng)
+
+    def opening(self, example: Any) -> list[Message]:
+        """The user's first message, written out."""
+        return [Message(m.role, write(m.content)) for m in self.task.opening(example)]
+
+    def reply(self, example: Any, messages: Sequence[Message], rng: random.Random) -> str | None:
+        """The user's answer, written out; ``None`` ends the conversation."""
+        said = self.task.reply(example, _read_all(messages), rng)
+        return None if said is None else write(said)
+
+    def score(self, example: Any, messages: Sequence[Message]) -> float:
+        """The embedded task's outcome in [0, 1]."""
+        return self.task.score(example, _read_all(messages))
+
+    def act(self, text: str) -> str:
+        """What kind of turn an assistant message is."""
+        return self.task.act(read(text))
+
+    def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
+        """What each assistant turn is called in tables and figures."""
+        return self.task.turn_kinds(_read_all(messages))
+
+    def tutor(self, example: Any, messages: Sequence[Message], rng: random.Random, habits: Any) -> str:
+        """What the scripted tutor says next, written out."""
+        return write(self.task.tutor(example, _read_all(messages), rng, habits))
+
+    def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:
+        """What a careful judge thinks of each assistant turn."""
+        return self.task.turn_scores(example, _read_all(messages))
+
+
+def _read_all(messages: Sequence[Message]) -> list[Message]:
+    return [Message(message.role, read(message.content)) for message in messages]

@@ -1,0 +1,208 @@
+# %% [markdown]
+# # A real language model
+#
+# Everything before this notebook was said by models of a hundred thousand parameters that know a few hundred words. Here the
+# same code trains a language model that learned to write elsewhere. The story is that of notebook 02, in short: a policy before
+# and after, what its turns are paid, a learning curve, and what all of it costs.
+#
+# | profile | model | task | users | for |
+# |---|---|---|---|---|
+# | `smol` | SmolLM2-135M-Instruct, from a package | math tutoring, in plain English | scripted | 2 CPU cores, under an hour; a GPU |
+# | `consumer` | Qwen2.5-3B-Instruct in 4 bits | the paper's, on its data | the policy's own base, adapters off | one GPU of 24 GB |
+# | `smoke` | as `smol` | as `smol` | scripted | to see that it works, in minutes |
+#
+# **What `smol` can show, and what it cannot.** It shows that policy, PRM and reference live on one set of weights, that turns
+# of real text get rewards, and what a step takes. It compares no methods: a dozen steps of 32 dialogues and one seed are a
+# hundredth of what notebook 02 spends on a row. `-p steps 200` is a longer run, for a GPU. The problems have one step, as the
+# simplest of GSM8K: for more, a model of this size is too weak, and one that never succeeds learns nothing.
+#
+# Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
+
+# %% tags=["parameters"]
+profile = "smol"
+task = ""  # another of the profile's tasks
+model = ""  # another base: a folder, or a name on the hub
+data = ""  # a file or folder with the examples of consumer's task, instead of the hub
+steps = 0  # of training, instead of as many as the profile says
+max_rows = 0  # dialogues held at a time, instead of as many as the profile says: fewer for a larger base
+
+# %%
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from IPython.display import HTML, Markdown, clear_output
+
+from itpo import conversations, footprint, plan, probes, tables
+from itpo.analysis import share_interval
+from itpo.attribution import ROWS
+from itpo.figures import conversations as chat
+from itpo.figures import real as draw
+from itpo.figures import results
+from itpo.figures.style import publish, use_style
+from itpo.paths import runs_root
+from itpo.profiles import get_real_profile
+from itpo.sweep import sweep
+from itpo.trainer import train, trained
+
+use_style()
+scale = get_real_profile(profile)
+scale = scale.on(task) if task else scale
+run = replace(scale.run, steps=steps or scale.run.steps, max_rows=max_rows or scale.run.max_rows)
+run = replace(run, model=replace(run.model, name=model)) if model else run
+run = replace(run, data=replace(run.data, source=data)) if data else run
+scale = replace(scale, run=run)
+
+# %% [markdown]
+# ## 1. One base, several adapters
+#
+# QLoRA [O] instead of the full fine-tuning of the released code [C]: the base is frozen, and each part that learns is a small
+# adapter on all of its linear layers. The reference is the base without any adapter. So $q_t$ of (1) compares two answers of the
+# same weights, and a switch between policy, PRM and reference moves no memory.
+#
+# A model of this size does not tutor by itself: it answers at once, and is nearly always wrong. As with the embedded model, it
+# first imitates a scripted novice for a few steps, who asks, and seldom repairs (`itpo.pretrained`) [O]. The result is the base
+# and the reference of both runs. The task is that of notebook 02; only its spelling is another (`itpo.tasks.prose`).
+
+# %%
+on_gpu = torch.cuda.is_available()
+runs = sweep(runs_root(), scale.grid(), train, workers=1 if on_gpu else 2)  # a GPU holds one run at a time
+clear_output()
+Markdown(tables.scale_note(scale))
+
+# %%
+Markdown(tables.markdown(tables.settings_text(scale.methods)))
+
+# %% [markdown]
+# ## 2. A learning curve
+#
+# **Question.** Does the policy get better? **Method.** At regular steps it talks, sampling at temperature 1, to users of
+# problems that it is not trained on, the same ones each time. **How to read it.** Bars: Wilson's 95 % interval over the problems
+# of one evaluation. They say how well *this* policy was measured. What another seed would have given they do not say, and with
+# one seed nothing here does.
+
+# %%
+measured = tables.evaluations(runs)
+what = run.task.removesuffix("_prose")
+publish(
+    draw.success(measured),
+    "F04_learning_curves_real",
+    measured,
+    profile,
+    f"F4 on a real model. Outcome on {run.eval_dialogues} fresh problems against training step, {what}, "
+    f"{run.prompts} x {run.rollouts} dialogues a step, RLOO, one seed. Bars: 95 % interval over the problems.",
+)
+
+# %% [markdown]
+# The trained policies once more, on twice the problems, sampled and greedy:
+
+# %%
+final = tables.results(runs)
+counted = 2 * run.eval_dialogues
+before_training = measured[measured["step"] == 0].set_index("row")["mean"]
+summary = pd.DataFrame(
+    {
+        "row": [ROWS[row].label for row in final["row"]],
+        "before": [
+            share_interval(before_training[row], run.eval_dialogues).text(digits=2) for row in final["row"]
+        ],
+        "after, sampled": [share_interval(share, counted).text(digits=2) for share in final["success"]],
+        "after, greedy": [share_interval(share, counted).text(digits=2) for share in final["greedy_success"]],
+    }
+)
+note = (
+    f"Outcome on fresh problems, {run.eval_dialogues} before and {counted} after training by {run.steps} steps of "
+    f"{run.prompts * run.rollouts} dialogues; 95 % interval over problems; one seed. Before: sampled at temperature 1."
+)
+Markdown(tables.write_table(summary, final, "T_real_model", scale, note))
+
+# %% [markdown]
+# ## 3. Dialogues before and after
+#
+# **Method.** The base and the policy that Norm-ITPO trained talk to the same users about the same fresh problems. **Which one is
+# shown?** The first whose conversation *before* training leaves an answer unrepaired and has $R\le0.5$; the conversation after
+# training is shown whatever it is. The user is on the left, the assistant on the right. Above each of its turns: what it does, and
+# its weight $w_k=\mathrm{softmax}_k(R_k/\eta)$ (5) by the PRM that the run ended with; the darker, the larger.
+
+# %%
+norm_itpo = next(found for found in runs if found.config.method.row == "norm_itpo")
+learner, count = trained(norm_itpo), min(32, run.eval_dialogues)
+before = conversations.hold(learner, None, count, "before and after")
+after = conversations.hold(learner, "policy", count, "before and after")
+chosen, rule = conversations.choose(before)
+talks = {"before training": before[chosen], "after training": after[chosen]}
+caption = f"F22 on a real model. The same problem and user ({what}) before and after training by Norm-ITPO. Chosen: {rule}. "
+caption += "Shade and number: weight (5) by the PRM that the run ended with."
+publish(chat.picture(talks), "F22_dialogues_real", chat.table(talks), profile, caption)
+HTML(chat.html(talks))
+
+# %% [markdown]
+# ## 4. Turn rewards on real text (F2)
+#
+# **Question.** How does the PRM's opinion of one dialogue form? **Method.** As in notebook 03: a fixed dialogue of the base, and
+# the implicit rewards (2) and (4) under the PRM at each probe of training, divided at each step by the largest absolute value in
+# the dialogue. **How to read it.** Along the axis stand the assistant's tokens, which are pieces of words here; white lines part
+# the turns. Blue is praise, red is blame. Above: turns, below: tokens. The PRM of `smol` has seen a few hundred dialogues when
+# the run ends, so look for how it works and not for wisdom.
+
+# %%
+watched = probes.read_probes(norm_itpo)
+case, rule = probes.choose_case(watched)
+picture = probes.case_of(watched, case)
+publish(
+    results.reward_dynamics(picture),
+    "F02_reward_dynamics_real",
+    probes.case_table(picture),
+    profile,
+    "F2 on a real model. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); "
+    f"Norm-ITPO, {run.steps} steps, one seed. The case: {rule}.",
+)
+
+# %% [markdown]
+# How good is that PRM? Every dialogue is predicted *before* the PRM learns from it. AUC: the probability that a successful
+# dialogue is ranked above a failed one, 0.5 by chance.
+
+# %%
+auc = tables.curves([norm_itpo], "prm_auc")
+half = auc["step"].max() // 2
+early, late = auc.loc[auc["step"] < half, "value"].mean(), auc.loc[auc["step"] >= half, "value"].mean()
+Markdown(
+    f"{tables.mark(scale)}Mean AUC before step {half}: {early:.2f}; from there on: {late:.2f} "
+    f"(batches of {run.prompts * run.rollouts} dialogues)."
+)
+
+# %% [markdown]
+# ## 5. Memory and time per part
+#
+# **Method.** Seconds: the mean over the steps of the runs above, which shared the machine. Memory: bytes of what is held all the
+# time, and the most that a rollout and an update add to it while they run, measured on this machine with one batch of Norm-ITPO.
+# **How to read it.** Held and *one* of the peaks are needed at a time.
+
+# %%
+took, memory = footprint.seconds(runs), footprint.memory(learner)
+where = torch.cuda.get_device_name() if on_gpu else "CPU, one thread a run, two runs at a time"
+size = f"{run.prompts * run.rollouts} dialogues a step, at most {run.token_budget} tokens a pass"
+publish(
+    draw.costs(took, memory),
+    "F_costs_real",
+    pd.concat([took, memory]),
+    profile,
+    f"Left: seconds of a training step by part ({where}, {size}). Right: memory by part, Norm-ITPO; dark: held all the time, "
+    "light: added at most while a rollout or an update runs.",
+)
+
+# %% [markdown]
+# What the same parts take for other models on a GPU is computed from their shapes, by the formula that the tests hold against
+# measured peaks. For the model of `consumer`, in GiB:
+
+# %%
+wanted, chosen_settings = plan.of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
+print(plan.report("Qwen2.5-3B", plan.find_shape("Qwen/Qwen2.5-3B-Instruct"), wanted, chosen_settings, 24.0))
+
+# %% [markdown]
+# ## 6. To go on
+#
+# - `python -m itpo export runs/<run> <folder>` writes the policy as a PEFT folder with a model card, for others to load.
+# - `papermill notebooks/08_real_model.ipynb out.ipynb -p profile consumer` is the replication on one GPU: the paper's tasks (`-p
+#   task documents`) and sizes, with Qwen2.5-3B-Instruct (`-p model Qwen/Qwen3-4B -p max_rows 13`, `-p
+#   model Qwen/Qwen2.5-7B-Instruct -p max_rows 26`). What departs from the released settings is listed in the README. **It has not been run by us**: no such GPU was at hand.
