@@ -27,6 +27,7 @@ import random
 import tempfile
 import time
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def make_rollouts(tokenizer: Any, shortest: int, longest: int) -> Rollouts:
     )
 
 
-class Way:
+class Way(ABC):
     """One way to update: ``update`` returns its processor seconds, ``weights`` the adapter by names that all ways share."""
 
     def __init__(self, peft_model: Any, adapter: str) -> None:
@@ -101,9 +102,9 @@ class Way:
         self.work()
         return time.process_time() - start
 
+    @abstractmethod
     def work(self) -> None:
         """What an update is."""
-        raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the adapter."""

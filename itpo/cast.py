@@ -29,6 +29,7 @@ def cast(data: RealData, max_rows: int, backbone: Backbone, chat: ChatFormat) ->
     training, held_out = split(load_examples(data.source, data.format).examples[: data.count])
 
     def task(examples: Sequence[Example], greedy: bool) -> Task:
+        """The examples' task, with users of the base."""
         user = SharedBaseUser(backbone, chat, Sampling(data.user_tokens, greedy, max_rows))
         plain = [example for example in examples if example.prompt[-1].content == example.goal]
         hidden = {example.id: example for example in user.open(plain, seed=0)}

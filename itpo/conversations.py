@@ -65,13 +65,14 @@ READINGS = {
     "documents": Reading("character BLEU", lambda wish: wish.target, "word BLEU", word_score),
     "medical": Reading("score", _hidden_findings, "accurate", is_accurate),
 }
+READINGS |= {f"{task}_prose": reading for task, reading in READINGS.items()}  # in whichever writing
 
 
 def reading_of(learner: Learner) -> Reading:
     """How people read the learner's task: an embedded one, in whichever writing, or one on real data."""
     if learner.config.data is not None:
         return Reading("outcome", lambda example: example.goal)
-    return READINGS[learner.config.task.removesuffix("_prose")]
+    return READINGS[learner.config.task]
 
 
 def hold(learner: Learner, adapter: str | None, count: int, stream: str) -> list[Conversation]:
@@ -165,7 +166,7 @@ def comparison_text(frame: pd.DataFrame) -> pd.DataFrame:
     """:func:`comparison` of several tasks as people read it."""
     lines = []
     for _, line in frame.iterrows():
-        reading = READINGS[line["task"].removesuffix("_prose")]
+        reading = READINGS[line["task"]]
         texts = {name: interval_of(line, name).text(digits=2) for name in ("outcome", "beside", "turns")}
         gain = interval_of(line, "gain")
         lines.append(

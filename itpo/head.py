@@ -45,6 +45,7 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, head: nn.Module, states: Tensor, chosen: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies; only the states are kept."""
         logps, entropies = [], []
         for part, tokens in zip(states.split(chunk), chosen.split(chunk), strict=True):
             logp = _log_softmax(head(part))
@@ -58,6 +59,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, logp_grad: Tensor, entropy_grad: Tensor) -> tuple[None, Tensor, None, None]:
+        """The gradient of the states, with the logits of each chunk computed again."""
         states, *columns = ctx.saved_tensors
         parts = zip(*(x.split(ctx.chunk) for x in (states, *columns, logp_grad, entropy_grad)), strict=True)
         return None, torch.cat([_states_grad(ctx.head, *part) for part in parts]), None, None

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo.__main__ import main
 from itpo.backbone import Adapter, Backbone
 from itpo.base import load_base
+from itpo.footprint import peak_bytes
 from itpo.plan import (
     GIB,
     PUBLISHED,
@@ -35,6 +35,7 @@ from itpo.runs import Store
 from itpo.trainer import build_learner
 
 QWEN_3B = find_shape("Qwen/Qwen2.5-3B-Instruct")
+CPU = torch.device("cpu")
 
 
 def test_qwen_3b_takes_what_was_worked_out_on_paper():
@@ -141,18 +142,6 @@ def small(width=torch.float32, layers=3):
     return LlamaForCausalLM(config).to(width)
 
 
-def peak(function):
-    """The most bytes that a call allocates beyond what there was, by the allocator's own events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
-        function()
-    events = measured.profiler.kineto_results.events()
-    held = most = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
 def test_the_training_peak_is_the_measured_one(width):
     model = small(width)
@@ -171,7 +160,7 @@ def test_the_training_peak_is_the_measured_one(width):
     work = Work(prompt=1, response=1, precision="full", rank=rank, value_bytes=width.itemsize)
     planned = budget(shape, work, Settings(tokens, chunk, 1))
     expected = planned.training_peak - sum(planned.held.values())
-    assert 0.8 < peak(step) / expected < 1.2
+    assert 0.8 < peak_bytes(step, CPU) / expected < 1.2
 
 
 def test_more_layers_cost_their_inputs_only():
@@ -184,7 +173,7 @@ def test_more_layers_cost_their_inputs_only():
             backbone.token_stats(ids, mask)[0].sum().backward()
 
     backbones = [Backbone(small(layers=n), ["policy"], Adapter(2, 2), checkpointing=True) for n in (2, 6)]
-    few, many = (peak(partial(backward, backbone)) for backbone in backbones)
+    few, many = (peak_bytes(partial(backward, backbone), CPU) for backbone in backbones)
     shape = Shape.of(small(layers=4).config.to_dict())
     assert many - few == pytest.approx(4 * 1024 * 96 * 4 + 4 * adapter_parameters(shape, 2), rel=0.15)
     assert 4 * layer_bytes(shape, 4) * 1024 > 5 * (many - few)  # what they would cost otherwise

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from itpo.attribution import ROWS
-from itpo.figures.style import INK, ROW_COLORS, SMALL, TEXT, shown_once
+from itpo.figures.style import INK, ROW_COLORS, SMALL, TEXT
 
 PART_COLORS = {
     "generation": "#0072B2",
@@ -83,4 +83,4 @@ def costs(seconds: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.tick_params(labelsize=SMALL)
         ax.grid(axis="y", visible=False)
-    return shown_once(figure)
+    return figure
