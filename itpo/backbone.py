@@ -25,6 +25,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import linear as linear_function
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -32,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from itpo import head
 from itpo.dialogue import TokenBatch
 
+_NARROW = 8  # a narrow layer's shorter side, in ranks of its adapter
 _WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
 
 
@@ -88,6 +90,8 @@ class Backbone:
         self.names, self.head_chunk = tuple(names), head_chunk
         self.device = next(self.model.parameters()).device
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        for layer in filter(_is_narrow, self._layers):
+            layer.forward = partial(_folded_forward, layer)
         self._heads = {
             name: nn.Linear(self.model.config.hidden_size, outputs, device=self.device)
             for name, outputs in (heads or {}).items()
@@ -294,6 +298,27 @@ def _check_linear(model: Any) -> None:
     vocabulary = getattr(model, "get_output_embeddings", lambda: None)()
     if not any(isinstance(m, nn.Linear | Conv1D) and m is not vocabulary for m in model.modules()):
         raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+
+
+def _is_narrow(layer: Any) -> bool:
+    """Whether a layer's full-precision weights are so small that adding the adapter to them is the cheaper way to apply it.
+
+    Its product B A costs as much as the adapter's part of a few dozen tokens, and then every token passes one matrix instead of
+    three. The gradient of the whole matrix, in exchange, is affordable up to a side of a few ranks only.
+    """
+    linear = layer.get_base_layer()
+    narrow = type(linear) is nn.Linear and linear.weight.dtype in (torch.float32, torch.float64)
+    return narrow and min(linear.in_features, linear.out_features) <= _NARROW * max(layer.r.values())
+
+
+def _folded_forward(layer: Any, x: Tensor) -> Tensor:
+    """LoRA by (W + s B A) x instead of W x + s B (A x): the same up to rounding, for the active adapter or none."""
+    linear = layer.get_base_layer()
+    if layer._disable_adapters:
+        return linear(x)
+    (name,) = layer._active_adapter
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return linear_function(x, torch.addmm(linear.weight, up, down, alpha=layer.scaling[name]), linear.bias)
 
 
 def _prepare_checkpoints(model: Any) -> list[Any]:
