@@ -98,8 +98,8 @@ def explained_variance(band: pd.DataFrame) -> Figure:
     return shown_once(figure)
 
 
-def turns_over_training(band: pd.DataFrame) -> Figure:
-    """Assistant turns of a dialogue against training step, a panel for each setting, a line and interval for each row.
+def turns_over_training(band: pd.DataFrame, ylabel: str = "turns of a dialogue") -> Figure:
+    """F16, F17: length of a dialogue against training step, a panel for each setting, a line and interval for each row.
 
     ``band`` has setting, row, step, mean, low, high. The vertical range is that of the means; a wider interval is cut off.
     """
@@ -119,7 +119,7 @@ def turns_over_training(band: pd.DataFrame) -> Figure:
     low, high = float(band["mean"].min()), float(band["mean"].max())
     margin = 0.15 * max(high - low, 0.1)
     grid[0, 0].set_ylim(low - margin, high + margin)
-    grid[0, 0].set_ylabel("turns of a dialogue", fontsize=BODY)
+    grid[0, 0].set_ylabel(ylabel, fontsize=BODY)
     lines = {line.get_label(): line for ax in grid[0] for line in ax.lines}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, fontsize=SMALL)
     return shown_once(figure)
