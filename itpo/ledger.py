@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from itpo.analysis import INCONCLUSIVE, Interval, Verdict, judge
 from itpo.reported import smallest_gain
@@ -70,15 +71,14 @@ _PAIRS = {
 }
 
 
-def effect_lines(
-    claim: str, part: str, task: str, estimator: str, values: Sequence[float] | np.ndarray
-) -> pd.DataFrame:
+def effect_lines(claim: str, part: str, task: str, estimator: str, values: ArrayLike) -> pd.DataFrame:
     """Effects of one cell, numbered by seed: claim, part, task, estimator, seed, effect.
 
     >>> effect_lines("C8", "drift", "math", "rloo", [0.5, 0.25])["effect"].tolist()
     [0.5, 0.25]
     """
-    found = pd.DataFrame({"seed": range(len(values)), "effect": np.asarray(values, dtype=float)})
+    numbers = np.asarray(values, dtype=float)
+    found = pd.DataFrame({"seed": range(len(numbers)), "effect": numbers})
     return found.assign(claim=claim, part=part, task=task, estimator=estimator)[EFFECTS]
 
 

@@ -40,8 +40,8 @@ class Profile:
         The rows have the settings that were chosen on that task, and other tasks than math ``estimator_seeds`` only [O].
 
         >>> laptop = get_profile("laptop")
-        >>> laptop.on("medical").run.task, len(laptop.seeds), len(laptop.on("medical").seeds)
-        ('medical', 5, 3)
+        >>> laptop.on("medical").run.task, len(laptop.on("medical").grid())
+        ('medical', 18)
         """
         check("task", task in self.settings, task, f"one of {', '.join(self.settings)}")
         seeds = self.seeds if task == self.run.task else self.estimator_seeds
@@ -84,6 +84,14 @@ class Profile:
             self.config(row, seed) for row in ("uniform", "norm_itpo") for seed in self.estimator_seeds
         ]
         return [replace(config, baseline="trajectory") for config in configs]
+
+    def sure_judge(self) -> list[RunConfig]:
+        """The judge's row under RLOO with a judge that never errs, with ``estimator_seeds``: credit by the task's own rules.
+
+        >>> {config.judge_error for config in get_profile("smoke").sure_judge()}
+        {0.0}
+        """
+        return [replace(self.config("judge", seed), judge_error=0.0) for seed in self.estimator_seeds]
 
     def released(self) -> list[RunConfig]:
         """ITPO and Norm-ITPO under RLOO with the settings of the released code, with ``estimator_seeds``, rows first.
