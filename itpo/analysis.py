@@ -353,11 +353,21 @@ def judge(
     level = f"{confidence:.0%} interval"
     if expected == "gain":
         rule = f"{level} above 0: replicated; below 0: not replicated; else {INCONCLUSIVE}"
-        held, failed = effect.low > 0, effect.high < 0
     else:
         rule = f"{level} above 0: not replicated; ends below {margin:.3g}: replicated; else {INCONCLUSIVE}"
-        held, failed = effect.low <= 0 and effect.high < margin, effect.low > 0
-    if effect.low == effect.high:
-        held = failed = False
-    ruling = "replicated" if held else "not replicated" if failed else INCONCLUSIVE
-    return Verdict(claim, statement, effect, ruling, rule)
+    return Verdict(claim, statement, effect, ruling(effect, expected, margin), rule)
+
+
+def ruling(interval: Interval, expected: str, margin: float) -> str:
+    """What the rule of :func:`judge` says of any interval, a bootstrap's too.
+
+    >>> ruling(Interval(0.2, 0.1, 0.3, 9), "gain", 0.0), ruling(Interval(0.0, -0.1, 0.1, 9), "no gain", 0.03)
+    ('replicated', 'inconclusive at this scale')
+    """
+    if not interval.low < interval.high:  # a point by accident, or nan
+        return INCONCLUSIVE
+    if expected == "gain":
+        held, failed = interval.low > 0, interval.high < 0
+    else:
+        held, failed = interval.low <= 0 and interval.high < margin, interval.low > 0
+    return "replicated" if held else "not replicated" if failed else INCONCLUSIVE

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from itpo.analysis import INCONCLUSIVE, Interval, Verdict, judge
+from itpo.analysis import Interval, Verdict, judge, ruling
 from itpo.reported import smallest_gain
 from itpo.tables import BASELINE, effects
 
@@ -148,21 +148,6 @@ def pooled(frame: pd.DataFrame, rng: np.random.Generator, tasks_too: bool, draws
         resampled = bootstrap_means(cells, rng, draws).mean(1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(mean, float(low), float(high), len(known))
-
-
-def ruling(interval: Interval, expected: str, margin: float) -> str:
-    """Replicated, not replicated or inconclusive, by the rule of :func:`itpo.analysis.judge` on any interval.
-
-    >>> ruling(Interval(0.2, 0.1, 0.3, 9), "gain", 0.0), ruling(Interval(0.0, -0.1, 0.1, 9), "no gain", 0.03)
-    ('replicated', 'inconclusive at this scale')
-    """
-    if not interval.low < interval.high:
-        return INCONCLUSIVE
-    if expected == "gain":
-        return "replicated" if interval.low > 0 else "not replicated" if interval.high < 0 else INCONCLUSIVE
-    if interval.low > 0:
-        return "not replicated"
-    return "replicated" if interval.high < margin else INCONCLUSIVE
 
 
 def cell_verdicts(frame: pd.DataFrame, claim: Claim) -> list[tuple[str, str, Verdict]]:

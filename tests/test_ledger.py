@@ -6,6 +6,7 @@ import pytest
 
 from itpo import ledger
 from itpo.analysis import INCONCLUSIVE, Interval
+from itpo.analysis import ruling as rule_on
 from itpo.reported import smallest_gain
 
 ROWS = ["trajectory_share", "uniform", "judge", "prime", "itpo", "norm_itpo"]
@@ -58,7 +59,7 @@ def test_undefined_effects_are_left_out_and_one_seed_has_no_interval():
     frame = ledger.effect_lines("C5", "x", "math", "rloo", [float("nan"), 0.25])
     found = ledger.pooled(frame, np.random.default_rng(0), tasks_too=False)
     assert (found.mean, found.n) == (0.25, 1) and np.isnan(found.low)
-    assert ledger.ruling(found, "gain", 0.0) == INCONCLUSIVE
+    assert rule_on(found, "gain", 0.0) == INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_undefined_effects_are_left_out_and_one_seed_has_no_interval():
     ],
 )
 def test_the_rule(bounds, expected, ruling):
-    assert ledger.ruling(Interval(sum(bounds) / 2, *bounds, 9), expected, 0.03) == ruling
+    assert rule_on(Interval(sum(bounds) / 2, *bounds, 9), expected, 0.03) == ruling
 
 
 def test_the_ledger_rules_by_the_wide_interval_and_counts_cells():
