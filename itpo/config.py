@@ -16,7 +16,7 @@ from itpo.estimators import ESTIMATORS, get_estimator
 from itpo.judges import FAILURES
 from itpo.pretrained import PretrainedModel
 from itpo.prm import SCALES
-from itpo.tasks import PROSE, TASKS
+from itpo.tasks import PROSE, REGIMES, TASKS, get_task
 from itpo.turns import REDUCTIONS
 
 
@@ -130,8 +130,11 @@ class RunConfig:
             self.data,
             "None: an embedded model knows its task's words only",
         )
-        tasks = TASKS if embedded or self.data is not None else PROSE
-        check("task", self.task in tasks, self.task, f"one of {', '.join(tasks)}")
+        if embedded and self.task.partition("_")[0] in REGIMES:
+            get_task(self.task)  # says what is wrong with the settings in its name
+        else:
+            tasks = TASKS if embedded or self.data is not None else PROSE
+            check("task", self.task in tasks, self.task, f"one of {', '.join(tasks)}")
         sizes = ["steps", "max_turn_tokens", "prompts", "rollouts"]
         sizes += ["token_budget", "head_chunk", "max_rows"]
         sizes += ["policy_minibatches", "prm_minibatches", "critic_minibatches"]
@@ -151,8 +154,11 @@ class RunConfig:
         """The modules that decide this run's numbers beside those of every run."""
         if self.data is not None:
             return ("base", "cast", "data", "endpoint_judge", "prompts", "replies", "tasks/real", "users")
-        name, prose, _ = self.task.partition("_prose")
-        return (f"tasks/{name}", *(("base", "models", "pretrained", "tasks/prose") if prose else ()))
+        name, _, rest = self.task.partition("_")
+        return (
+            f"tasks/{name}",
+            *(("base", "models", "pretrained", "tasks/prose") if rest == "prose" else ()),
+        )
 
 
 def allows(estimator: str, row: str) -> bool:

@@ -119,6 +119,12 @@ def _medical() -> EmbeddedTask:
     return MedicalRecommendation()
 
 
+def _corridor(name: str) -> EmbeddedTask:
+    from itpo.tasks.corridor import Corridor
+
+    return Corridor.named(name)
+
+
 def _in_prose(task: Callable[[], EmbeddedTask]) -> EmbeddedTask:
     from itpo.tasks.prose import Prose
 
@@ -130,13 +136,22 @@ TASKS: dict[str, Callable[[], EmbeddedTask]] = {"math": _math, "documents": _doc
 PROSE = {f"{name}_prose": partial(_in_prose, task) for name, task in TASKS.items()}
 
 
-def get_task(name: str) -> EmbeddedTask:
-    """Build the task called ``name``, one of ``TASKS`` or ``PROSE``; raises ``ValueError`` listing them otherwise.
+# Families of tasks for the map of regimes: the name's first part, and what builds a task from its whole name.
+REGIMES: dict[str, Callable[[str], EmbeddedTask]] = {"corridor": _corridor}
 
-    >>> get_task("math").max_turns, get_task("math_prose").name
-    (5, 'math_prose')
+
+def get_task(name: str) -> EmbeddedTask:
+    """Build the task called ``name``, one of ``TASKS`` or ``PROSE`` or of the families ``REGIMES``.
+
+    Raises ``ValueError`` listing them for another name, or saying what is wrong with the settings in it.
+
+    >>> get_task("math").max_turns, get_task("math_prose").name, get_task("corridor_6_2_early").max_turns
+    (5, 'math_prose', 6)
     """
     known = TASKS | PROSE
-    if name not in known:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(sorted(known))}")
-    return known[name]()
+    if name in known:
+        return known[name]()
+    if (family := name.partition("_")[0]) in REGIMES:
+        return REGIMES[family](name)
+    listed = ", ".join([*sorted(known), *(f"{family}_..." for family in REGIMES)])
+    raise ValueError(f"unknown task {name!r}; known tasks: {listed}")

@@ -1,0 +1,232 @@
+"""The map of regimes: in which dialogues has turn-wise credit anything to gain, and does Norm-ITPO gain it?
+
+One task, :mod:`itpo.tasks.corridor`, whose dialogues have a fixed length, so that nothing but the number and place of the
+turns that matter differs. Three rows under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which shows what
+the best credit would gain. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from itpo.analysis import Interval, t_interval
+from itpo.attribution import ROWS
+from itpo.config import Method, RunConfig
+from itpo.embedded import EmbeddedModel
+from itpo.runs import Run
+from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
+from itpo.tasks.corridor import POSITIONS, Corridor
+
+# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_6_2_early` [O].
+METHODS = (
+    Method("trajectory_share", policy_lr=2e-3),
+    Method("norm_itpo", policy_lr=2e-3, beta=0.2),
+    Method("judge", policy_lr=2e-3),
+)
+SETTINGS = ["length", "pivots", "position", "rollouts"]
+# What is compared of two rows: a column of `itpo.tables.results`, and what it is called.
+MEASURES = {"success": "after training", "mean_success": "mean over training"}
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The runs of a map: ``run`` is the cell in the middle, whose neighbours differ from it in one setting of the slices.
+
+    ``turns`` by ``pivots`` is the map, with pivots at first; ``positions`` and ``rollouts`` (a prompt, as many dialogues a
+    step in all) are slices through its middle. Every cell has all ``seeds``.
+    """
+
+    name: str
+    run: RunConfig
+    turns: tuple[int, ...]
+    pivots: tuple[int, ...]
+    positions: tuple[str, ...]
+    rollouts: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def middle(self) -> Corridor:
+        """The task of the slices."""
+        return Corridor.named(self.run.task)
+
+    def cells(self) -> list[RunConfig]:
+        """The runs of the map: every number of turns with every number of pivots.
+
+        >>> len(get_atlas("laptop").cells())
+        135
+        """
+        tasks = [Corridor(turns, pivots, "early") for turns in self.turns for pivots in self.pivots]
+        return [config for task in tasks for config in self._rows(replace(self.run, task=task.name))]
+
+    def positions_slice(self) -> list[RunConfig]:
+        """The middle of the map with the pivots at each place.
+
+        >>> [config.task for config in get_atlas("laptop").positions_slice()][::15]
+        ['corridor_6_2_early', 'corridor_6_2_spread', 'corridor_6_2_late']
+        """
+        turns, pivots = self.middle.max_turns, self.middle.pivots
+        tasks = [Corridor(turns, pivots, position) for position in self.positions]
+        return [config for task in tasks for config in self._rows(replace(self.run, task=task.name))]
+
+    def rollouts_slice(self) -> list[RunConfig]:
+        """The middle of the map with each number of rollouts a prompt, and as many dialogues a step.
+
+        >>> sorted({config.rollouts * config.prompts for config in get_atlas("laptop").rollouts_slice()})
+        [32]
+        """
+        dialogues = self.run.prompts * self.run.rollouts
+        runs = [replace(self.run, rollouts=n, prompts=dialogues // n) for n in self.rollouts]
+        return [config for run in runs for config in self._rows(run)]
+
+    def _rows(self, run: RunConfig) -> list[RunConfig]:
+        return [replace(run, method=method, seed=seed) for method in METHODS for seed in self.seeds]
+
+
+LAPTOP = Atlas(
+    name="laptop",
+    run=RunConfig(
+        method=METHODS[0],
+        seed=0,
+        steps=60,
+        task="corridor_6_2_early",
+        model=EmbeddedModel(48, layers=2, heads=4, steps=300, dialogues_per_step=16, learning_rate=5e-3),
+        max_turn_tokens=6,
+        prompts=8,
+        rollouts=4,
+        policy_minibatches=2,
+        prm_minibatches=4,
+        warmup=5,
+        judge_error=0.0,
+        eval_every=10,
+        eval_dialogues=128,
+        probe_dialogues=8,
+        probe_every=60,
+        checkpoint_every=30,
+    ),
+    turns=(4, 6, 12),
+    pivots=(1, 2, 4),
+    positions=POSITIONS,
+    rollouts=(2, 4, 8, 16),
+    seeds=(0, 1, 2, 3, 4),
+)
+SMOKE = replace(
+    LAPTOP,
+    name="smoke",
+    run=replace(
+        LAPTOP.run,
+        steps=2,
+        task="corridor_3_2_early",
+        warmup=1,
+        eval_every=1,
+        eval_dialogues=16,
+        probe_every=2,
+        checkpoint_every=2,
+    ),
+    turns=(2, 3),
+    pivots=(1, 2),
+    positions=("early", "late"),
+    rollouts=(2, 4),
+    seeds=(0, 1),
+)
+ATLASES = {atlas.name: atlas for atlas in (SMOKE, LAPTOP)}
+
+
+def get_atlas(name: str) -> Atlas:
+    """The map of the profile called ``name``; raises ``ValueError`` listing those that have one otherwise.
+
+    >>> get_atlas("laptop").middle.name
+    'corridor_6_2_early'
+    """
+    if name not in ATLASES:
+        raise ValueError(
+            f"profile {name!r} has no map of regimes; profiles that have one: {', '.join(ATLASES)}"
+        )
+    return ATLASES[name]
+
+
+def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
+    """:func:`itpo.tables.results` with each run's settings (``SETTINGS``) and its outcome before training, ``start``."""
+    frame = results(runs)
+    tasks = [Corridor.named(run.config.task) for run in runs]
+    starts = [run.metrics().set_index("step")["eval_success"].loc[0] for run in runs]
+    return frame.assign(
+        length=[task.max_turns for task in tasks],
+        pivots=[task.pivots for task in tasks],
+        position=[task.position for task in tasks],
+        rollouts=[run.config.rollouts for run in runs],
+        start=[float(start) for start in starts],
+    )
+
+
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line for each cell, row beside trajectory-share, and measure: what the row gains, paired by seed, with a t-interval.
+
+    ``frame`` is :func:`regime_results`. Columns: ``SETTINGS``, row, measure (a key of ``MEASURES``), ``gain`` with its
+    interval, and of the cell ``start`` and ``baseline`` (means of trajectory-share before training, and by the measure).
+    """
+    lines = []
+    for key, cell in frame.groupby(SETTINGS, sort=False):
+        usual = cell[cell["row"] == BASELINE]
+        for measure in MEASURES:
+            known = {"start": usual["start"].mean(), "baseline": usual[measure].mean()}
+            for row in [row for row in cell["row"].unique() if row != BASELINE]:
+                gain = interval_columns("gain", t_interval(effects(cell, row, BASELINE, measure)))
+                lines.append(
+                    dict(zip(SETTINGS, key, strict=True)) | {"row": row, "measure": measure} | gain | known
+                )
+    return pd.DataFrame(lines)
+
+
+def trend(frame: pd.DataFrame, row: str, measure: str) -> dict[str, Interval]:
+    """How a row's gain changes with the settings of the map: t-intervals over seeds of three numbers.
+
+    In each seed the gains of all cells are fitted by least squares with an intercept, log2 of the turns, and the pivots.
+    ``"mean"`` is the mean gain over cells, ``"per doubling of turns"`` and ``"per further pivot"`` are the slopes.
+
+    >>> cells = [(turns, pivots, seed) for turns in (2, 4) for pivots in (1, 2) for seed in (0, 1)]
+    >>> lines = [(row, *cell, cell[1] * (row == "judge")) for row in (BASELINE, "judge") for cell in cells]
+    >>> frame = pd.DataFrame(lines, columns=["row", "length", "pivots", "seed", "success"])
+    >>> {name: round(slope.mean, 6) + 0.0 for name, slope in trend(frame, "judge", "success").items()}
+    {'mean': 1.5, 'per doubling of turns': 0.0, 'per further pivot': 1.0}
+    """
+    keys = ["seed", "length", "pivots"]
+    pair = [frame[frame["row"] == name].set_index(keys)[measure].sort_index() for name in (row, BASELINE)]
+    gain = (pair[0] - pair[1]).reset_index()
+    found = []
+    for _, part in gain.groupby("seed"):
+        design = np.column_stack([np.ones(len(part)), np.log2(part["length"]), part["pivots"]])
+        slopes = np.linalg.lstsq(design, part[measure].to_numpy(), rcond=None)[0]
+        found.append([part[measure].mean(), *slopes[1:]])
+    names = ("mean", "per doubling of turns", "per further pivot")
+    return {name: t_interval(values) for name, values in zip(names, np.transpose(found), strict=True)}
+
+
+def gains_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`gains` as people read it, in percent and points."""
+    return pd.DataFrame(
+        {
+            "turns": table["length"],
+            "pivots": table["pivots"],
+            "place": table["position"],
+            "rollouts": table["rollouts"],
+            "row": [ROWS[row].label for row in table["row"]],
+            "measure": [MEASURES[measure] for measure in table["measure"]],
+            "warm start (%)": [f"{100 * x:.1f}" for x in table["start"]],
+            "trajectory-share (%)": [f"{100 * x:.1f}" for x in table["baseline"]],
+            "gain (points)": [interval_of(line, "gain").text(100, 1, "+") for _, line in table.iterrows()],
+        }
+    )
+
+
+def trend_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`trend` of every row and measure, in points."""
+    lines = []
+    for row in [row for row in frame["row"].unique() if row != BASELINE]:
+        for measure, name in MEASURES.items():
+            found = {what: x.text(100, 1, "+") for what, x in trend(frame, row, measure).items()}
+            lines.append({"row": ROWS[row].label, "measure": name} | found)
+    return pd.DataFrame(lines)
