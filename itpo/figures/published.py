@@ -27,6 +27,7 @@ from itpo.figures.arguments import FLOAT, decode, encode, write_table
 from itpo.figures.tabular import cells, latex, markdown
 
 Draw = Callable[..., Figure]
+TOOLS = {"arguments", "published", "style", "tabular"}  # modules beside the drawings that hold none
 # No file says when it was made, or by which version: the same data give the same bytes.
 UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -240,7 +241,7 @@ def find_drawing(where: str) -> tuple[Draw, ModuleType]:
     ValueError: os.system is no drawing of itpo.figures
     """
     name, _, function = where.partition(".")
-    if name in {found.name for found in pkgutil.iter_modules(itpo.figures.__path__)}:
+    if name in {found.name for found in pkgutil.iter_modules(itpo.figures.__path__)} - TOOLS:
         module = importlib.import_module(f"itpo.figures.{name}")
         draw = getattr(module, function, None)
         if inspect.isfunction(draw) and _name_of(draw) == where and not function.startswith("_"):
