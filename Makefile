@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ venv: $(STAMP)  ## make .venv; again only when pyproject.toml or constraints.txt
 reproduce: $(STAMP)  ## run the notebooks at PROFILE: laptop rewrites their outputs and figures/, others go to build/PROFILE
 	@$(PY) -c "from itpo.profiles import get_profile; get_profile('$(PROFILE)')"
 	@$(PY) tools/run_notebooks.py --profile $(PROFILE) $(NOTEBOOKS)
+
+figures: $(STAMP)  ## draw figures/ again from the data in it, without any run, and its gallery figures/index.html
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m itpo figures
 
 test: $(STAMP)  ## run the tests and the examples in docstrings
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest

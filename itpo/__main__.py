@@ -1,10 +1,11 @@
-"""Command line of the library: measure a testbed, talk to a policy, read data, plan the memory of a GPU, export an adapter."""
+"""Command line of the library: measure a testbed, talk to a policy, read data, plan memory, export, draw figures."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import textwrap
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from itpo.base import PRECISIONS
 from itpo.data import FORMATS, DataError, Loaded, load_examples
 from itpo.estimators import ESTIMATORS
 from itpo.gates import report
-from itpo.paths import runs_root
+from itpo.paths import project_root, runs_root
 from itpo.plan import Settings, Work, check, choose, find_shape
 from itpo.plan import report as plan_report
 from itpo.profiles import PROFILES, allows, get_profile
@@ -42,7 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     add_export(
         commands.add_parser("export", help="a run's policy as a PEFT folder with a model card, for others")
     )
+    figures = commands.add_parser(
+        "figures", help="draw the published figures again, from the data beside them"
+    )
+    figures.add_argument("folder", nargs="?", type=Path, help="default: figures/ of the checkout")
     options = parser.parse_args(arguments)
+    if options.command == "figures":
+        return draw_figures(options.folder or project_root() / "figures")
     if options.command == "export":
         return export_policy(options)
     if options.command == "plan":
@@ -254,6 +261,24 @@ def export_policy(options: argparse.Namespace) -> int:
     except (ExportError, RunFolderError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
+
+
+def draw_figures(folder: Path) -> int:
+    """Draw a folder's figures and text tables again, and its gallery; returns the exit status (2: one cannot be drawn)."""
+    from itpo import gallery
+    from itpo.figures.published import PublishedError, redraw
+
+    start, count = time.monotonic(), 0
+    try:
+        for record in redraw(folder):
+            count += 1
+            print(f"{record.name}: {', '.join(end.removeprefix('.') for end in record.drawn)}", flush=True)
+        page = gallery.build(folder)
+    except (PublishedError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{count} figures and tables in {time.monotonic() - start:.0f} s; all on one page: {page}")
     return 0
 
 

@@ -17,33 +17,14 @@ from jaxtyping import Float
 from itpo.analysis import Interval, area_under_curve, bootstrap_interval, share_interval, t_interval
 from itpo.attribution import ROWS
 from itpo.estimators import get_estimator
-from itpo.figures.style import output_folder
+from itpo.figures.published import publish_table
+from itpo.figures.tabular import markdown
 from itpo.paths import project_root
 from itpo.profiles import Method, Profile
 from itpo.reported import MEASURES, REPORTED, TITLES, caution
 from itpo.runs import Run
 
 BASELINE = "trajectory_share"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A data frame of texts and numbers as a Markdown table; a missing value is written as a dash.
-
-    >>> print(markdown(pd.DataFrame({"row": ["ITPO"], "tau": [0.25], "step": [None]})))
-    | row | tau | step |
-    |---|---|---|
-    | ITPO | 0.25 | – |
-    """
-
-    def cell(value: Any) -> str:
-        return "–" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    lines = [
-        list(map(str, frame.columns)),
-        *([cell(v) for v in row] for row in frame.itertuples(index=False)),
-    ]
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([rows[0], "|" + "---|" * len(frame.columns), *rows[1:]])
 
 
 def scale_note(profile: Profile) -> str:
@@ -59,13 +40,8 @@ def mark(profile: Profile) -> str:
 
 
 def write_table(text: pd.DataFrame, numbers: pd.DataFrame, name: str, profile: Profile, note: str) -> str:
-    """Write ``<name>.md`` (title, table, note) and ``<name>.csv`` beside the profile's figures; returns the Markdown."""
-    folder, table = output_folder(profile.name), markdown(text)
-    (folder / f"{name}.md").write_text(
-        f"# {name}\n\n{scale_note(profile)}\n\n{table}\n\n{note}\n", encoding="utf-8"
-    )
-    numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    return f"{table}\n\n{note}"
+    """Publish a table beside the profile's figures, see :func:`itpo.figures.published.publish_table`; returns its Markdown."""
+    return publish_table(text, numbers, name, profile.name, scale_note(profile), note)
 
 
 # Results of runs

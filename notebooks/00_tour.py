@@ -22,7 +22,8 @@ from itpo import attribution, turns
 from itpo.advantages import returns
 from itpo.embedded import load, warm_start
 from itpo.figures import method as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.judges import ScriptedJudge, judge_dialogues
 from itpo.learner import Learner, seeded
 from itpo.paths import runs_root
@@ -31,7 +32,7 @@ from itpo.runs import Store
 from itpo.tasks import get_task
 from itpo.tasks.math import Habits
 
-use_style()
+use_style("00_tour")
 torch.set_num_threads(1)
 
 # %% [markdown]
@@ -160,10 +161,17 @@ thirds.set_axis(["batches 0-7", "8-15", "16-23"]).round(3)
 # %%
 token_rewards = learner.token_rewards(batch, learner.log_probs(batch, None))
 rewards = {i: token_rewards[i, : len(words[i])] for i in (lost, won)}
-figure = draw.token_text(words[lost], ids[lost], rewards[lost], r"token reward $r_t$ (2) [logits]")
 table = pd.DataFrame({"token": words[lost], "turn": [k + 1 for k in ids[lost]], "reward": rewards[lost]})
 publish(
-    figure, "tour_tokens", table, profile, "Token rewards (2) of a failed conversation (turn 0: the user)."
+    draw.token_text,
+    "tour_tokens",
+    profile,
+    "Token rewards (2) of a failed conversation (turn 0: the user).",
+    words=words[lost],
+    turn_ids=ids[lost],
+    values=rewards[lost],
+    label=r"token reward $r_t$ (2) [logits]",
+    numbers=table,
 )
 # %% [markdown]
 # ## 5. Turn rewards, and the posterior of the pivotal turn
@@ -195,7 +203,7 @@ rows = [torch.cat([scores[i : i + 1], weights[:, i]])[:, has_turn[i]].T for i in
 table = pd.concat([pd.DataFrame(r.tolist(), columns=columns) for r in rows], keys=["failed", "succeeded"])
 table = table.rename_axis(["conversation", "turn"]).reset_index()
 caption = "Turn rewards (4) of two conversations and the weights (5) they become; the pivotal turn in orange."
-publish(draw.turn_credit(shown), "tour_turns", table, profile, caption)
+publish(draw.turn_credit, "tour_turns", profile, caption, dialogues=shown, numbers=table)
 
 # %% [markdown]
 # **Does the PRM find the pivot?** Two conversations prove nothing. So: over all that pass the same rule, how often has the

@@ -19,9 +19,10 @@ import torch
 
 from itpo import advantages, attribution, estimators, losses, prm, trainer, turns
 from itpo.figures import method as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 
-use_style()
+use_style("01_method")
 
 # %% [markdown]
 # ## Four rollouts of one prompt
@@ -161,18 +162,22 @@ signals["values"] = value.gather(1, turn_ids.clamp(min=0)) * response_mask
 paid = {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
 to_go = {name: advantages.returns(rewards, response_mask) for name, rewards in paid.items()}
 labels = {name: row.label for name, row in attribution.ROWS.items()}
-figure = draw.pay(paid, to_go, turn_ids, names, labels)
 
 # %%
 where = [(name, b, t) for name in paid for b, t in response_mask.nonzero().tolist()]
 numbers = [(n, "ABCD"[b], t, paid[n][b, t].item(), to_go[n][b, t].item()) for n, b, t in where]
 table = pd.DataFrame(numbers, columns=["row", "rollout", "token", "reward", "return"])
 publish(
-    figure,
+    draw.pay,
     "method_rows",
-    table,
     profile,
     "What each row pays on four hand-written rollouts, without baseline.",
+    rewards=paid,
+    returns=to_go,
+    turn_ids=turn_ids,
+    titles=names,
+    labels=labels,
+    numbers=table,
 )
 # %% [markdown]
 # *What to see:* a reward at the end of turn $p$ reaches the return (dash) of every token up to $p$ and none after it. So

@@ -35,7 +35,8 @@ from IPython.display import Markdown, clear_output, display
 from itpo import claims, tables
 from itpo.analysis import bootstrap_coverage
 from itpo.figures import results as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import allows, get_profile
 from itpo.reported import MEASURES, TITLES
@@ -43,7 +44,7 @@ from itpo.sweep import sweep
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
-use_style()
+use_style("02_main_results")
 scale = get_profile(profile)
 
 # %% [markdown]
@@ -82,13 +83,14 @@ Markdown(f"{tables.markdown(tables.settings_text(methods))}\n\n{tables.tuning_te
 curves = tables.curves(runs, "eval_success")
 band = tables.bands(curves)
 publish(
-    draw.learning_curves(band, curves),
+    draw.learning_curves,
     "F04_learning_curves",
-    band,
     profile,
     f"F4. Success on {scale.run.eval_dialogues} fresh problems against training step, RLOO, math tutoring. A panel a "
     "row; dashed: the mean of trajectory-share. Thick: mean over seeds; thin: each seed; shaded: 95 % t-interval of the mean, "
     "cut off where it leaves the range of the runs.",
+    band=band,
+    seeds=curves,
 )
 
 # %% [markdown]
@@ -193,7 +195,8 @@ for task, found in grids.items():
     caption = f"F4 on {TITLES[task]}. Mean {MEASURES[task]} on {scale.run.eval_dialogues} fresh problems against training step, "
     caption += "RLOO; dashed: trajectory-share. Thick: mean over seeds; thin: each seed; shaded: 95 % t-interval of the mean."
     name = f"F04_learning_curves_{task}"
-    display(publish(draw.learning_curves(band, curves, MEASURES[task]), name, band, profile, caption))
+    shown = {"band": band, "seeds": curves, "measure": MEASURES[task]}
+    display(publish(draw.learning_curves, name, profile, caption, **shown))
 
 # %% [markdown]
 # **Table 1, RLOO.** *How to read it.* As in section 3: mean [95 % t-interval] over seeds, gains paired by seed, and beside each

@@ -18,13 +18,14 @@ from IPython.display import Markdown, clear_output, display
 from itpo import probes, tables
 from itpo.figures import results as draw
 from itpo.figures.framework import EXAMPLE, framework
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.sweep import sweep
 from itpo.trainer import train
 
-use_style()
+use_style("03_reward_dynamics")
 scale = get_profile(profile)
 
 # %% [markdown]
@@ -39,7 +40,8 @@ scale = get_profile(profile)
 caption = (
     "F1. ITPO: the outcome of a dialogue trains the PRM, and the PRM says to which turns the outcome is paid."
 )
-display(publish(framework(), "F01_framework", EXAMPLE.table(), profile, f"{caption} Made-up numbers."))
+shown = {"example": EXAMPLE, "numbers": EXAMPLE.table()}
+display(publish(framework, "F01_framework", profile, f"{caption} Made-up numbers.", **shown))
 plt.close("all")
 
 # %% [markdown]
@@ -94,12 +96,13 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # %%
 picture = probes.case_of(watched, case)
 publish(
-    draw.reward_dynamics(picture),
+    draw.reward_dynamics,
     "F02_reward_dynamics",
-    probes.case_table(picture),
     profile,
     f"F2. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); Norm-ITPO, seed "
     f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
+    case=picture,
+    numbers=probes.case_table(picture),
 )
 
 # %% [markdown]
@@ -124,12 +127,12 @@ credit = probes.credit_by_kind([run for run in judged if run.config.method.row =
 band = tables.bands(credit, by=["kind"], along="success")
 counts = credit.groupby(["kind", "success"])["turns"].max().rename("turns").reset_index()
 publish(
-    draw.credit_by_kind(band),
+    draw.credit_by_kind,
     "F02_credit_by_kind",
-    band.merge(counts),
     profile,
     "Beside F2 [O]. Turn reward (4) minus its dialogue's mean, by kind of turn, under the last PRM of Norm-ITPO; mean and 95 % "
     "t-interval over seeds.",
+    band=band.merge(counts),
 )
 
 # %% [markdown]

@@ -13,12 +13,12 @@ profile = "laptop"
 
 # %%
 import numpy as np
-import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
 from itpo import claims, probes, tables
 from itpo.figures import results as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import REPORTED_TAU, TITLES
@@ -26,7 +26,7 @@ from itpo.sweep import sweep
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
-use_style()
+use_style("04_reward_stability")
 scale = get_profile(profile)
 
 # %% [markdown]
@@ -66,13 +66,13 @@ Markdown(tables.scale_note(scale))
 stability = probes.spearman_curves(judged, np.random.default_rng(0))
 band = tables.bands(stability, by=["row", "items"])
 publish(
-    draw.stability(band),
+    draw.stability,
     "F03_spearman_to_converged",
-    band,
     profile,
     "F3. Spearman correlation of each probe's rewards at a step with those at the last step, mean over probes of at least "
     "three turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. "
     "Dotted and dashed: controls of ours [O], means only.",
+    band=band,
 )
 
 # %% [markdown]
@@ -116,7 +116,7 @@ for name, (task, found) in zip(
     band = tables.bands(known, by=["row", "items"])
     caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last "
     caption += f"one; mean and 95 % t-interval over {len(others[task].seeds)} seeds. Dotted and dashed: controls of ours [O]."
-    display(publish(draw.stability(band), name, band, profile, caption))
+    display(publish(draw.stability, name, profile, caption, band=band))
     for rival, title in probes.RIVALS.items():
         lines = claims.verdict_text(probes.stability_verdicts(known, rival), scale, scale=1.0, unit="")
         display(Markdown(f"{TITLES[task].capitalize()}, turns against {title}:\n\n{lines}"))
@@ -149,17 +149,17 @@ batches = tables.bands(tables.curves(judged, "prm_kendall", smooth=5))
 probed = probes.probe_curves(judged)
 fixed = tables.bands(probed)
 ceilings = probes.tau_ceilings(judged, probed, smooth=5)
-numbers = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes")]).merge(
-    ceilings.rename(columns={"value": "ceiling"}), how="left"
-)
 publish(
-    draw.kendall_over_training(batches, fixed, ceilings, REPORTED_TAU),
+    draw.kendall_over_training,
     "F05_kendall",
-    numbers,
     profile,
     "F5. Kendall's tau-b between implicit return and outcome, RLOO: on fresh training batches before the PRM learns from them "
     "(left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % t-interval over seeds. Negative "
     "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S].",
+    batches=batches,
+    probes=fixed,
+    ceilings=ceilings,
+    reported=REPORTED_TAU,
 )
 
 # %% [markdown]

@@ -26,7 +26,8 @@ from itpo.dialogue import Dialogue, collate
 from itpo.estimators import ESTIMATORS, Source, estimate, merge_length
 from itpo.figures import estimators as pictures
 from itpo.figures import method, results
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.learner import Learner
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
@@ -34,7 +35,7 @@ from itpo.reported import REPORTED_TAU
 from itpo.sweep import sweep
 from itpo.trainer import train
 
-use_style()
+use_style("05_estimators")
 scale = get_profile(profile)
 
 # %% [markdown]
@@ -159,12 +160,14 @@ for name, found in credit.items():
 
 # %%
 publish(
-    pictures.turn_credit(table, "paid"),
+    pictures.turn_credit,
     "estimators_turn_credit",
-    table.rename(columns=lambda name: name.replace("\n", " ").replace("$\\lambda$", "lambda")),
     profile,
     "Pay of each turn (black on white) and the advantage of its tokens under each estimator, by hand-written values. Mean over the "
     "turn's tokens; PPO at lambda 0 gives them unequal ones.",
+    table=table,
+    paid="paid",
+    numbers=table.rename(columns=lambda name: name.replace("\n", " ").replace("$\\lambda$", "lambda")),
 )
 
 # %% [markdown]
@@ -206,11 +209,12 @@ table = pd.DataFrame(lines)
 
 # %%
 publish(
-    pictures.credit_by_length(table, "advantage of turn 2"),
+    pictures.credit_by_length,
     "estimators_length",
-    table,
     profile,
     "Advantage of the second turn of successful dialogues by their number of turns, equal shares, hand-written group.",
+    table=table,
+    ylabel="advantage of turn 2",
 )
 
 # %% [markdown]
@@ -299,7 +303,7 @@ def learning_curves(estimator, number, name):
         f"{ESTIMATORS[estimator].label}, math tutoring. A panel a row; dashed: the mean of trajectory-share. Thick: mean over "
         f"{few} seeds; thin: each seed; shaded: 95 % t-interval of the mean, cut off where it leaves the range of the runs."
     )
-    return publish(results.learning_curves(band, curves), name, band, profile, caption)
+    return publish(results.learning_curves, name, profile, caption, band=band, seeds=curves)
 
 
 learning_curves("grpo", 8, "F08_learning_curves_grpo")
@@ -317,11 +321,11 @@ learning_curves("ppo", 9, "F09_learning_curves_ppo")
 # %%
 explained = tables.bands(tables.curves(grids["ppo"], "explained_variance", smooth=5))
 publish(
-    pictures.explained_variance(explained),
+    pictures.explained_variance,
     "estimators_explained_variance",
-    explained,
     profile,
     "Explained variance of PPO's critic on batches that it has not learned from; centred mean over five batches, mean over seeds.",
+    band=explained,
 )
 
 # %% [markdown]
@@ -337,15 +341,13 @@ def kendall(estimator, number, name):
     batches = tables.bands(tables.curves(runs, "prm_kendall", smooth=5))
     probed = probes.probe_curves(runs)
     fixed, ceilings = tables.bands(probed), probes.tau_ceilings(runs, probed, smooth=5)
-    both = pd.concat([batches.assign(panel="batches"), fixed.assign(panel="probes")])
-    numbers = both.merge(ceilings.rename(columns={"value": "ceiling"}), how="left")
-    figure = results.kendall_over_training(batches, fixed, ceilings, REPORTED_TAU)
     caption = (
         f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}: on fresh training "
         "batches before the PRM learns from them (left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % "
         "t-interval over seeds. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S]."
     )
-    return publish(figure, name, numbers, profile, caption)
+    shown = {"batches": batches, "probes": fixed, "ceilings": ceilings, "reported": REPORTED_TAU}
+    return publish(results.kendall_over_training, name, profile, caption, **shown)
 
 
 kendall("grpo", 10, "F10_kendall_grpo")
@@ -439,12 +441,12 @@ band = tables.bands(pd.concat(curves), by=["setting", "row"])
 
 # %%
 publish(
-    pictures.turns_over_training(band),
+    pictures.turns_over_training,
     "estimators_turns",
-    band,
     profile,
     "Assistant turns of a dialogue on fresh problems against training step; mean and 95 % t-interval over seeds, cut off where "
     "it leaves the range of the means.",
+    band=band,
 )
 
 # %% [markdown]

@@ -26,14 +26,15 @@ from itpo import advantages, claims, credit, fidelity, oracle, probes, tables
 from itpo.analysis import judge
 from itpo.attribution import ROWS
 from itpo.figures import credit as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.oracle import OracleConfig
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.sweep import sweep
 from itpo.trainer import train
 
-use_style()
+use_style("06_credit")
 scale = get_profile(profile)
 ESTIMATORS = ("rloo", "grpo", "ppo")
 # Continuations of each history: under each run's final policy, and under the reference (measured once).
@@ -108,12 +109,13 @@ likes = {row: x / (np.abs(x).max() or 1.0) for row, x in centred.items()}
 numbers = pd.DataFrame({"turn": [k + 1 for k in turns], "user": heard, "assistant": said, **levels})
 numbers = numbers.join(pd.DataFrame(pays).add_prefix("pay_")).join(pd.DataFrame(likes).add_prefix("prefers_"))
 publish(
-    draw.story(draw.Story(heard, said, **levels, pays=pays, likes=likes)),
+    draw.story,
     "F23_one_dialogue",
-    numbers,
     profile,
     f"Beside F23 [O]. One probe dialogue with outcome {outcome:.0f}: value before and after each turn under the reference "
     f"({REFERENCE} continuations), and what each row pays it (RLOO, seed {seed}).",
+    told=draw.Story(heard, said, **levels, pays=pays, likes=likes),
+    numbers=numbers,
 )
 
 # %% [markdown]
@@ -173,15 +175,17 @@ ceilings = credit.spread(frame, [f"{kind}_ceiling" for kind in kinds], by)
 fixed = {kind: fidelity.ceiling(truth, kind) for kind in kinds}
 
 # %%
-numbers = pd.concat([pd.concat([band, ceilings]).assign(truth="own"), other.assign(truth="reference")])
 publish(
-    draw.credit_fidelity(band, ceilings, other, fixed),
+    draw.credit_fidelity,
     "F23_credit_fidelity",
-    numbers,
     profile,
     f"F23 [O]. Spearman correlation of each row's turn credit with the oracle's advantage on {len(watched.outcome)} probe "
     f"dialogues; mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds. Filled: truth under the run's own final "
     f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
+    band=band,
+    ceilings=ceilings,
+    reference=other,
+    reference_ceilings=fixed,
 )
 
 # %% [markdown]
@@ -222,12 +226,13 @@ frame["share"] = frame["hits"] / frame["decisions"]
 shares = credit.spread(frame, ["share", "chance"], by)
 reported = {who: hits / credit.REPORTED_DECISIONS for who, hits in credit.REPORTED_HITS.items()}
 publish(
-    draw.best_and_worst(shares, reported),
+    draw.best_and_worst,
     "F21_best_worst_turn",
-    shares,
     profile,
     "F21. Share of decision points at which a row's best or worst turn is the oracle's; mean and 95 % t-interval over "
     "seeds; dotted: chance. Right: agreement with experts in the paper's study [S], another task and another kind of truth.",
+    band=shares,
+    reported=reported,
 )
 
 # %%
@@ -264,12 +269,13 @@ Markdown(claims.verdict_text(credit.agreement_verdicts(frame), scale))
 order = credit.order_curves(runs)
 band = tables.bands(order, by=["estimator", "pair"])
 publish(
-    draw.order_agreement(band, 0.9),
+    draw.order_agreement,
     "F06_itpo_norm_agreement",
-    band,
     profile,
     "F6. Spearman correlation within probe dialogues of at least three turns between the turn rewards (4) of an ITPO and a "
     "Norm-ITPO run of one seed; mean and 95 % t-interval over seeds. Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
+    band=band,
+    reported=0.9,
 )
 
 # %% [markdown]
@@ -298,12 +304,12 @@ rloo = [run for run in runs if run.config.estimator == "rloo"]
 slope = credit.slope_curves(rloo)
 band = tables.bands(slope)
 publish(
-    draw.slopes(band),
+    draw.slopes,
     "F07_slope",
-    band,
     profile,
     "F7. Slope of the summed implicit reward (logits) on the outcome over the probe dialogues, RLOO; mean and 95 % t-interval "
     "over seeds. Dashed: the slope of what Norm-ITPO pays, 1 by construction.",
+    band=band,
 )
 
 # %% [markdown]

@@ -27,7 +27,8 @@ from itpo.endpoint import Endpoint
 from itpo.endpoint_judge import EndpointJudge
 from itpo.figures import conversations as chat
 from itpo.figures import results as draw
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import project_root, runs_root
 from itpo.profiles import get_profile
 from itpo.prompts import fill, transcript
@@ -40,7 +41,7 @@ from itpo.tasks.medical import MedicalRecommendation, Patient, knowledge_base
 from itpo.trainer import train, trained
 from itpo.users import EndpointUser, ModelUser
 
-use_style()
+use_style("07_tasks")
 scale = get_profile(profile)
 TASKS, ROWS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo")
 
@@ -76,7 +77,7 @@ Markdown(tables.scale_note(one_seed))
 def show(talks, name, caption):
     """Conversations as HTML; the same as a picture in figures/."""
     caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed 0, ended with."
-    publish(chat.picture(talks), name, chat.table(talks), profile, caption)
+    publish(chat.picture, name, profile, caption, talks=talks, numbers=chat.table(talks))
     return HTML(chat.html(talks))
 
 
@@ -239,7 +240,8 @@ HTML(chat.html(talk))
 
 # %%
 name = "F14_reward_dynamics_documents"
-publish(draw.reward_dynamics(shown), name, probes.case_table(shown), profile, f"F14. {caption}")
+numbers = probes.case_table(shown)
+publish(draw.reward_dynamics, name, profile, f"F14. {caption}", case=shown, numbers=numbers)
 
 # %% [markdown]
 # ### A medical case
@@ -250,7 +252,8 @@ HTML(chat.html(talk))
 
 # %%
 name = "F15_reward_dynamics_medical"
-publish(draw.reward_dynamics(shown), name, probes.case_table(shown), profile, f"F15. {caption}")
+numbers = probes.case_table(shown)
+publish(draw.reward_dynamics, name, profile, f"F15. {caption}", case=shown, numbers=numbers)
 
 # %% [markdown]
 # A draft has many more tokens than a question, and by the sum of (4) it can gather a larger reward without any of its tokens

@@ -39,13 +39,14 @@ from itpo.attribution import ROWS
 from itpo.figures import conversations as chat
 from itpo.figures import real as draw
 from itpo.figures import results
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_real_profile
 from itpo.sweep import sweep
 from itpo.trainer import train, trained
 
-use_style()
+use_style("08_real_model")
 scale = get_real_profile(profile)
 scale = scale.on(task) if task else scale
 run = replace(scale.run, steps=steps or scale.run.steps, max_rows=max_rows or scale.run.max_rows)
@@ -85,12 +86,12 @@ Markdown(tables.markdown(tables.settings_text(scale.methods)))
 measured = tables.evaluations(runs)
 what = run.task.removesuffix("_prose")
 publish(
-    draw.success(measured),
+    draw.success,
     "F04_learning_curves_real",
-    measured,
     profile,
     f"F4 on a real model. Outcome on {run.eval_dialogues} fresh problems against training step, {what}, "
     f"{run.prompts} x {run.rollouts} dialogues a step, RLOO, one seed. Bars: 95 % interval over the problems.",
+    frame=measured,
 )
 
 # %% [markdown]
@@ -133,7 +134,7 @@ chosen, rule = conversations.choose(before)
 talks = {"before training": before[chosen], "after training": after[chosen]}
 caption = f"F22 on a real model. The same problem and user ({what}) before and after training by Norm-ITPO. Chosen: {rule}. "
 caption += "Shade and number: weight (5) by the PRM that the run ended with."
-publish(chat.picture(talks), "F22_dialogues_real", chat.table(talks), profile, caption)
+publish(chat.picture, "F22_dialogues_real", profile, caption, talks=talks, numbers=chat.table(talks))
 HTML(chat.html(talks))
 
 # %% [markdown]
@@ -150,12 +151,13 @@ watched = probes.read_probes(norm_itpo)
 case, rule = probes.choose_case(watched)
 picture = probes.case_of(watched, case)
 publish(
-    results.reward_dynamics(picture),
+    results.reward_dynamics,
     "F02_reward_dynamics_real",
-    probes.case_table(picture),
     profile,
     "F2 on a real model. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); "
     f"Norm-ITPO, {run.steps} steps, one seed. The case: {rule}.",
+    case=picture,
+    numbers=probes.case_table(picture),
 )
 
 # %% [markdown]
@@ -183,12 +185,13 @@ took, memory = footprint.seconds(runs), footprint.memory(learner)
 where = torch.cuda.get_device_name() if on_gpu else "CPU, one thread a run, two runs at a time"
 size = f"{run.prompts * run.rollouts} dialogues a step, at most {run.token_budget} tokens a pass"
 publish(
-    draw.costs(took, memory),
+    draw.costs,
     "F_costs_real",
-    pd.concat([took, memory]),
     profile,
     f"Left: seconds of a training step by part ({where}, {size}). Right: memory by part, Norm-ITPO; dark: held all the time, "
     "light: added at most while a rollout or an update runs.",
+    seconds=took,
+    memory=memory,
 )
 
 # %% [markdown]

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from itpo.figures import results as draw
-from itpo.figures import style
-from itpo.figures.style import COLUMN, TEXT, publish, use_style
+from itpo.figures.style import COLUMN, TEXT, use_style
 
 ROWS = ("trajectory_share", "uniform", "prime", "itpo", "norm_itpo")
 JUDGED = ROWS[2:]
@@ -142,10 +140,3 @@ def test_case_has_a_cell_for_each_token_and_step() -> None:
         np.testing.assert_allclose(np.asarray(ax.collections[0].get_array()).reshape(3, 7), expected)
     assert [label.get_text() for label in tokens.get_xticklabels()][:4] == ["how", "many", "?", "end"]
     assert any("a lot of pears" in text.get_text() for text in turns.texts)
-
-
-def test_publish_writes_picture_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "output_folder", lambda profile: tmp_path)
-    publish(draw.credit_by_kind(credit()), "F00_test", credit(), "smoke", "A caption.")
-    assert pd.read_csv(tmp_path / "F00_test.csv")["kind"].tolist() == ["ask_first", "ask_first", "chat"]
-    assert (tmp_path / "F00_test.png").stat().st_size > 1000

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from itpo import analysis, claims, tables
+from itpo.figures import style
 from itpo.profiles import Profile, get_profile
 from itpo.reported import REPORTED
 from itpo.runs import Run
@@ -179,7 +180,7 @@ def test_curves_and_bands(written_runs: list[Run]) -> None:
 def test_tables_are_written_with_their_label(
     three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "output_folder", lambda profile: tmp_path)
+    monkeypatch.setattr(style, "output_folder", lambda profile: tmp_path)
     tables.write_table(pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [0.5]}), "T0", three_seeds, "A note.")
     assert "These numbers mean nothing" in (tmp_path / "T0.md").read_text()
     assert (tmp_path / "T0.csv").read_text() == "b\n0.5\n"

@@ -8,7 +8,8 @@
 A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, and `notebooks/NN_name.ipynb`,
 the same cells with the outputs of its own profile. One that depends on the profile has a cell tagged
 `parameters` with `profile = "laptop"` in it, or `"smol"` where a real language model is trained; with another
-profile only the notebooks are run that know it.
+profile only the notebooks are run that know it. At the end the gallery is rebuilt: index.html beside the
+figures that they publish.
 """
 
 import os
@@ -27,6 +28,9 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+
+from itpo import gallery
+from itpo.figures.published import PublishedError
 
 DEFAULT = "laptop"
 # The profiles that a notebook knows, by its own one, whose outputs are kept in the repository.
@@ -138,6 +142,17 @@ def run(source: Path, profile: str, root: Path) -> None:
     print(f"{time.monotonic() - start:.0f} s -> {target.relative_to(root)}", flush=True)
 
 
+def build_gallery(root: Path, profile: str) -> None:
+    """Rebuild the page of the figures that notebooks of a profile publish, if there are any."""
+    folder = root / "figures" if profile in KNOWS else root / "build" / profile / "figures"
+    if not any(folder.glob("*.json")):
+        return
+    try:
+        print(f"gallery -> {gallery.build(folder).relative_to(root)}")
+    except (PublishedError, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line; exits with a message and a non-zero status at the first failure."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -161,6 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
             write_pair(source, nbformat.read(pair, 4) if pair.exists() else read_source(source), root)
         elif running:
             run(source, options.profile, root)
+    if running:
+        build_gallery(root, options.profile)
     if options.check and (wrong := [f"{s.name}: {how}" for s in sources if (how := difference(s))]):
         raise SystemExit(
             "\n".join([*wrong, "The .py is the source; bring the .ipynb in step: make notebooks"])

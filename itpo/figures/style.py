@@ -1,7 +1,7 @@
-"""One look for all figures: a colour for each method, sizes of a paper's columns, and how a figure is published.
+"""One look for all figures: a colour for each method, sizes of a paper's columns, captions, and where figures are kept.
 
-A figure function takes data and returns a matplotlib ``Figure``; it computes nothing. :func:`publish` writes it with the
-table of the numbers in it beside it.
+A figure function takes data and returns a matplotlib ``Figure``; it computes nothing. :func:`itpo.figures.published.publish`
+writes it with the data in it beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -35,10 +34,23 @@ INK, QUIET = "#333333", "#8c8c8c"
 SMALL, BODY = 6.5, 7.5  # font sizes in points
 
 
-def use_style() -> None:
-    """Set fonts and grid for figures that are read at column width."""
+_notebook = ""
+
+
+def use_style(notebook: str = "") -> None:
+    """Set fonts and grid for figures that are read at column width.
+
+    ``notebook`` ("02_main_results") is where figures published from now on come from, for the gallery to link.
+    """
+    global _notebook
+    _notebook = notebook
     sns.set_theme(context="paper", style="whitegrid", font_scale=0.9)
     mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "axes.titlesize": 9, "legend.frameon": False})
+
+
+def notebook() -> str:
+    """The notebook that :func:`use_style` was told of, or an empty text."""
+    return _notebook
 
 
 def shown_once(figure: Figure) -> Figure:
@@ -59,16 +71,4 @@ def add_caption(figure: Figure, caption: str) -> Figure:
     """Write the caption under the axes, wrapped to the figure's width."""
     width = int(figure.get_figwidth() * 19)
     figure.text(0.01, -0.01, "\n".join(textwrap.wrap(caption, width)), ha="left", va="top", fontsize=7)
-    return figure
-
-
-def publish(figure: Figure, name: str, numbers: pd.DataFrame, profile: str, caption: str) -> Figure:
-    """Caption a figure and write ``<name>.png`` and ``<name>.csv`` (the numbers in it) to the profile's folder.
-
-    The caption gets the profile's name in front. Returns the figure, to be shown by the notebook.
-    """
-    folder = output_folder(profile)
-    add_caption(figure, f"[{profile}] {caption}")
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-    numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     return figure
