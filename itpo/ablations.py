@@ -12,11 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from itpo.analysis import t_interval
 from itpo.credit import spread
 from itpo.embedded import EmbeddedModel
+from itpo.figures.settings import MEASURES
 from itpo.profiles import Profile, RunConfig
 from itpo.runs import Run
-from itpo.tables import BASELINE, results
+from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
 
 ETAS = (0.1, 0.4, 1.6, 6.4)  # 0.4 [C]
 BETAS = (0.0125, 0.05, 0.2, 0.8)  # 0.01 to 0.05 in the released math runs [C]
@@ -45,9 +47,12 @@ def beta_sweep(profile: Profile) -> list[RunConfig]:
 
 def _with_method(profile: Profile, name: str, values: Iterable[float]) -> list[RunConfig]:
     """Norm-ITPO with each value of one setting, with ``estimator_seeds``, values first."""
-    base = [profile.config("norm_itpo", seed) for seed in profile.estimator_seeds]
+    own = profile.config("norm_itpo", 0).method
+    changes: list[dict[str, Any]] = [{name: value} for value in values]
     return [
-        replace(config, method=replace(config.method, **{name: value})) for value in values for config in base
+        replace(profile.config("norm_itpo", seed), method=replace(own, **change))
+        for change in changes
+        for seed in profile.estimator_seeds
     ]
 
 
@@ -73,16 +78,15 @@ def width_sweep(profile: Profile) -> list[RunConfig]:
     ]
 
 
-def parameters(config: RunConfig) -> float:
+def parameters(model: EmbeddedModel) -> float:
     """About how many thousand weights an embedded model has beside its vocabulary: 13 h^2 a layer of width h.
 
     Four matrices of h x h in the attention and three of h x 3h in the feed-forward part.
 
-    >>> from itpo.profiles import get_profile
-    >>> round(parameters(get_profile("laptop").run), 1)
-    159.7
+    >>> parameters(EmbeddedModel(hidden_size=64, layers=3))
+    159.744
     """
-    return config.model.layers * 13 * config.model.hidden_size**2 / 1000
+    return model.layers * 13 * model.hidden_size**2 / 1000
 
 
 def setting_results(runs: Sequence[Run], of: Callable[[RunConfig], Any]) -> pd.DataFrame:
@@ -99,4 +103,38 @@ def setting_bands(frame: pd.DataFrame) -> pd.DataFrame:
     >>> setting_bands(frame)[["measure", "mean"]].round(2).to_dict("records")
     [{'measure': 'success', 'mean': 0.6}, {'measure': 'mean_success', 'mean': 0.4}]
     """
-    return spread(frame, ["success", "mean_success"], ["row", "setting"])
+    return spread(frame, list(MEASURES), ["row", "setting"])
+
+
+def setting_gains(frame: pd.DataFrame, usual: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What Norm-ITPO gains on trajectory-share at each setting, paired by seed, with t-intervals; a line for each.
+
+    ``frame`` is :func:`setting_results`. ``usual`` has the runs of trajectory-share where the setting does not concern them;
+    without, ``frame`` has them at each setting. Columns: setting, ``success`` of Norm-ITPO, ``gain``, ``mean_gain`` (over
+    training), each with its interval.
+    """
+    lines = []
+    for setting, part in frame.groupby("setting", sort=False):
+        pair = part if usual is None else pd.concat([part, usual])
+        line = {"setting": setting}
+        line |= interval_columns("success", t_interval(part.loc[part["row"] == "norm_itpo", "success"]))
+        for name, column in (("gain", "success"), ("mean_gain", "mean_success")):
+            line |= interval_columns(name, t_interval(effects(pair, "norm_itpo", BASELINE, column)))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def gains_text(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """:func:`setting_gains` as people read it, in percent and points; ``name`` is that of the setting."""
+
+    def texts(column: str, sign: str) -> list[str]:
+        return [interval_of(line, column).text(100, 1, sign) for _, line in table.iterrows()]
+
+    return pd.DataFrame(
+        {
+            name: [f"{setting:g}" for setting in table["setting"]],
+            "Norm-ITPO, after training (%)": texts("success", ""),
+            "gain on trajectory-share (points)": texts("gain", "+"),
+            "gain over training (points)": texts("mean_gain", "+"),
+        }
+    )

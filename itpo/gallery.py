@@ -13,8 +13,10 @@ import jinja2
 from itpo.figures.published import Published, PublishedFigure, read_folder
 from itpo.figures.tabular import html_marks
 
-# What the figures and tables of the paper show, in its order; the numbers of those that are ours begin names too.
+# What begins the names of figures and tables, and what they show: the report, then the paper's in its order, then the map.
 SECTIONS: Mapping[str, str] = {
+    "ledger": "The replication ledger",
+    "T1": "Main results",
     "F1": "The framework",
     "F2": "Turn and token rewards of one dialogue over training",
     "F3": "How soon rewards settle",
@@ -38,8 +40,8 @@ SECTIONS: Mapping[str, str] = {
     "F21": "The best and the worst turn",
     "F22": "Dialogues before and after training",
     "F23": "Credit fidelity",
-    "T1": "Main results",
     "T2": "Agreement on the best and the worst turn",
+    "regimes": "A map of regimes",
 }
 FURTHER = "Further figures and tables"
 FORMATS = {".csv": "numbers", ".pdf": "PDF", ".tex": "LaTeX", ".md": "Markdown", ".json": "record"}
@@ -63,11 +65,10 @@ class Entry:
 def section_of(name: str) -> str:
     """The key of the section that a figure or table belongs to, empty for the last one.
 
-    >>> section_of("F04_learning_curves"), section_of("T1_math_rloo"), section_of("F_costs_real")
-    ('F4', 'T1', '')
+    >>> section_of("F04_learning_curves"), section_of("T1"), section_of("ledger_cells"), section_of("F_costs_real")
+    ('F4', 'T1', 'ledger', '')
     """
-    found = re.match(r"([FT])0*(\d+)_", name)
-    key = f"{found[1]}{found[2]}" if found else ""
+    key = re.sub(r"^F0", "F", name.partition("_")[0])
     return key if key in SECTIONS else ""
 
 
@@ -87,7 +88,8 @@ def page(folder: Path) -> str:
     records = read_folder(folder)
     entries = [_entry(record, folder) for record in records]
     sections = {key: [e for e in entries if section_of(e.record.name) == key] for key in [*SECTIONS, ""]}
-    titles = {key: f"{key}. {title}" for key, title in SECTIONS.items()} | {"": FURTHER}
+    numbered = {key: f"{key}. {title}" if key[-1].isdigit() else title for key, title in SECTIONS.items()}
+    titles = numbered | {"": FURTHER}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -17,6 +17,7 @@ from itpo.analysis import Interval, t_interval
 from itpo.attribution import ROWS
 from itpo.config import Method, RunConfig
 from itpo.embedded import EmbeddedModel
+from itpo.figures.settings import MEASURES
 from itpo.runs import Run
 from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
 from itpo.tasks.corridor import POSITIONS, Corridor
@@ -28,8 +29,6 @@ METHODS = (
     Method("judge", policy_lr=2e-3),
 )
 SETTINGS = ["length", "pivots", "position", "rollouts"]
-# What is compared of two rows: a column of `itpo.tables.results`, and what it is called.
-MEASURES = {"success": "after training", "mean_success": "mean over training"}
 
 
 @dataclass(frozen=True)

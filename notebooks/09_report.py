@@ -21,7 +21,8 @@ from itpo.analysis import judge
 from itpo.attribution import ROWS
 from itpo.estimators import ESTIMATORS
 from itpo.figures import estimators as pictures
-from itpo.figures.style import publish, use_style
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import MEASURES, TITLES
@@ -29,7 +30,7 @@ from itpo.sweep import sweep
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
-use_style()
+use_style("09_report")
 scale = get_profile(profile)
 
 # %% [markdown]
@@ -188,9 +189,8 @@ for number, column, what in ((16, "eval_tokens", "assistant tokens"), (17, "eval
         f"t-interval over {len(scale.estimator_seeds)} seeds, cut off where it leaves the range of the means."
     )
     name = f"F{number}_{'length' if number == 16 else 'turns'}"
-    display(
-        publish(pictures.turns_over_training(band, f"{what} of a dialogue"), name, band, profile, caption)
-    )
+    shown_as = {"band": band, "ylabel": f"{what} of a dialogue"}
+    display(publish(pictures.turns_over_training, name, profile, caption, **shown_as))
 
 # %% [markdown]
 # ## What not to conclude

@@ -105,8 +105,8 @@ def test_everything_is_shown_once_in_the_papers_order(folder: Path) -> None:
     assert gallery.build(folder) == folder / "index.html"
     text = (folder / "index.html").read_text()
     page = check(text, folder)
-    assert [title.partition(".")[0] for title in page.titles] == ["F2", "F4", "F10", "T1", gallery.FURTHER]
-    order = ["F02_kinds", "F04_curves", "F04_curves_math", "F10_kendall", "T1_rloo", "estimators_turns"]
+    assert [title.partition(".")[0] for title in page.titles] == ["T1", "F2", "F4", "F10", gallery.FURTHER]
+    order = ["T1_rloo", "F02_kinds", "F04_curves", "F04_curves_math", "F10_kendall", "estimators_turns"]
     assert page.articles == order
     assert [image["src"] for image in page.images] == [f"{name}.png" for name in order if name != "T1_rloo"]
     for name in order:

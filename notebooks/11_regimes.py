@@ -1,0 +1,154 @@
+# %% [markdown]
+# # Appendix: a map of regimes
+#
+# The report (notebook 09) finds no gain of turn-wise credit on three tasks. Is there a regime in which it helps? Here is one task made for that
+# question. A visitor walks down a corridor of a *fixed* number of turns. At a door one action is right; nobody says which, and a door that was
+# not opened cannot be gone back to. In a hall anything may be said and nothing follows. The outcome is 1 if every door was opened. So the
+# number and place of the pivotal turns are settings, and all dialogues have the same length: no row can win by asking less.
+#
+# Three rows under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which pays 1 at each opened door and nothing
+# elsewhere, to show what the best credit would gain. If that judge gains nothing in a cell, no PRM could.
+#
+# **What theory says.** Rewards reach backwards: an outcome at the end is added to the return of every turn before it, and its noise with
+# it. A judge spares the turns after the last door. So gains should grow with the turns in halls (longer dialogues), with sparser success,
+# and with doors that come early. All settings here are ours [O].
+
+# %% tags=["parameters"]
+profile = "laptop"
+
+# %%
+import random
+
+import pandas as pd
+from IPython.display import Markdown, clear_output
+
+from itpo import ablations, regimes, tables
+from itpo.analysis import judge, t_interval
+from itpo.claims import verdict_text
+from itpo.embedded import scripted_dialogue
+from itpo.figures import settings as draw
+from itpo.figures.published import publish
+from itpo.figures.style import use_style
+from itpo.paths import runs_root
+from itpo.profiles import get_profile
+from itpo.sweep import sweep
+from itpo.trainer import train
+
+use_style("11_regimes")
+atlas, scale = regimes.get_atlas(profile), get_profile(profile)
+
+# %% [markdown]
+# ## 1. A dialogue
+#
+# One walk of the map's middle by a scripted novice, whom the base model imitates before training; it opens a door in 2 of 5 tries.
+
+# %%
+task = atlas.middle
+walk, messages, outcome = scripted_dialogue(task, task.novice, random.Random(0))
+for message in messages:
+    print(f"{message.role:>9}  {message.content}")
+print(f"\noutcome {outcome:.0f}; turns: {', '.join(task.turn_kinds(messages))}")
+
+# %% [markdown]
+# ## 2. The map
+#
+# **How to read it.** Each cell is a task of its own. Left: where trajectory-share ends, and in brackets where it started. Middle and right: what
+# another row gains on it, paired by seed, with the 95 % t-interval. *Mean over training* is the more telling line: rows that end
+# alike may get there at different speeds. Every row has the learning rate that was best of four on the cell in the middle
+# (`figures/tuning.csv`), reused everywhere.
+
+# %%
+found = sweep(runs_root(), atlas.cells(), train)
+clear_output()
+where = (
+    f"{len(atlas.seeds)} seeds, {atlas.run.steps} steps of {atlas.run.prompts * atlas.run.rollouts} dialogues"
+)
+note = f"**These numbers mean nothing.** {where}." if profile == "smoke" else f"{where}."
+Markdown(f"Map `{profile}`: {len(found)} runs, {note}")
+
+# %%
+frame = regimes.regime_results(found)
+gains = regimes.gains(frame)
+publish(
+    draw.regimes,
+    "regimes_map",
+    profile,
+    f"Map of regimes. Left: success of trajectory-share on {atlas.run.eval_dialogues} fresh problems (in brackets before training), in %. "
+    "Middle and right: gains on it in points, paired by seed, with 95 % t-intervals, of Norm-ITPO and of a judge that never errs. Pivotal turns "
+    f"come first. RLOO, {atlas.run.rollouts} rollouts a prompt, {where}.",
+    table=gains,
+)
+
+# %% [markdown]
+# **Does the gain grow with length and sparsity?** In each seed the gains of all cells are fitted by a plane over log2 of the turns and the
+# number of pivots. Nothing is picked here: one number for the whole map, and two slopes.
+
+# %%
+Markdown(tables.markdown(regimes.trend_text(frame)))
+
+# %%
+lines = []
+for row, name in (("judge", "a judge that never errs"), ("norm_itpo", "Norm-ITPO")):
+    for measure, when in draw.MEASURES.items():
+        part = frame.groupby(["row", "seed"])[measure].mean()
+        effect = part[row] - part[tables.BASELINE]
+        lines.append(judge("map", f"{name} beats trajectory-share over the map, {when}", effect.to_list()))
+Markdown(verdict_text(lines, scale))
+
+# %% [markdown]
+# ## 3. Does the PRM find the doors?
+#
+# **How to read it.** The PRM's AUC: how well its implicit return tells dialogues with all doors opened from the others, before it learns from
+# them; 0.5 by chance. Where nearly all or nearly no dialogue succeeds, few batches have both kinds.
+
+# %%
+of_prm = frame[frame["row"] == "norm_itpo"]
+lines = [
+    {"turns": turns, "pivots": pivots, "AUC": str(t_interval(part["auc"]))}
+    for (turns, pivots), part in of_prm.groupby(["length", "pivots"])
+]
+Markdown(tables.markdown(pd.DataFrame(lines)))
+
+# %% [markdown]
+# ## 4. Two slices through the middle
+#
+# **Place of the pivots.** If credit spares the turns *after* the last door, it should help most when doors come early, and not at all when they
+# come last. **Rollouts a prompt.** The number of dialogues a step stays the same: few rollouts mean many prompts, and a noisier baseline.
+
+# %%
+by_place = sweep(runs_root(), atlas.positions_slice(), train)
+by_rollouts = sweep(runs_root(), atlas.rollouts_slice(), train)
+clear_output()
+bars = f"{task.max_turns} turns, {task.pivots} pivots; mean and 95 % t-interval over {where}, RLOO."
+
+# %%
+places = regimes.regime_results(by_place)
+publish(
+    draw.settings,
+    "regimes_places",
+    profile,
+    f"Success against the place of the pivotal turns: first, anywhere, or last; thin line: the map's. {bars}",
+    band=ablations.setting_bands(places.assign(setting=places["position"])),
+    xlabel="place of the pivotal turns",
+    own=task.position,
+)
+
+# %%
+numbers = regimes.regime_results(by_rollouts)
+publish(
+    draw.settings,
+    "regimes_rollouts",
+    profile,
+    f"Success against rollouts a prompt, with as many dialogues a step; thin line: the map's. {bars}",
+    band=ablations.setting_bands(numbers.assign(setting=numbers["rollouts"])),
+    xlabel="rollouts a prompt",
+    own=atlas.run.rollouts,
+)
+
+# %%
+every = pd.concat([gains, regimes.gains(places), regimes.gains(numbers)]).drop_duplicates(
+    [*regimes.SETTINGS, "row", "measure"]
+)
+note = f"Gains on trajectory-share, paired by seed, mean [95 % t-interval] over {where}; RLOO."
+tables.write_table(regimes.gains_text(every), every, "regimes", scale, note)
+Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_success"])))
