@@ -128,7 +128,7 @@ def gains_text(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """:func:`setting_gains` as people read it, in percent and points; ``name`` is that of the setting."""
 
     def texts(column: str, sign: str) -> list[str]:
-        return [interval_of(line, column).text(100, 1, sign) for _, line in table.iterrows()]
+        return [interval_of(line, column).text(100.0, 1, sign) for _, line in table.iterrows()]
 
     return pd.DataFrame(
         {

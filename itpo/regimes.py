@@ -151,7 +151,7 @@ def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
     """:func:`itpo.tables.results` with each run's settings (``SETTINGS``) and its outcome before training, ``start``."""
     frame = results(runs)
     tasks = [Corridor.named(run.config.task) for run in runs]
-    starts = [run.metrics().set_index("step")["eval_success"].loc[0] for run in runs]
+    starts = [run.metrics()["eval_success"].dropna().iloc[0] for run in runs]
     return frame.assign(
         length=[task.max_turns for task in tasks],
         pivots=[task.pivots for task in tasks],
@@ -216,7 +216,7 @@ def gains_text(table: pd.DataFrame) -> pd.DataFrame:
             "measure": [MEASURES[measure] for measure in table["measure"]],
             "warm start (%)": [f"{100 * x:.1f}" for x in table["start"]],
             "trajectory-share (%)": [f"{100 * x:.1f}" for x in table["baseline"]],
-            "gain (points)": [interval_of(line, "gain").text(100, 1, "+") for _, line in table.iterrows()],
+            "gain (points)": [interval_of(line, "gain").text(100.0, 1, "+") for _, line in table.iterrows()],
         }
     )
 
@@ -226,6 +226,6 @@ def trend_text(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row in [row for row in frame["row"].unique() if row != BASELINE]:
         for measure, name in MEASURES.items():
-            found = {what: x.text(100, 1, "+") for what, x in trend(frame, row, measure).items()}
+            found = {what: x.text(100.0, 1, "+") for what, x in trend(frame, row, measure).items()}
             lines.append({"row": ROWS[row].label, "measure": name} | found)
     return pd.DataFrame(lines)

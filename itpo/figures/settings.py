@@ -69,7 +69,7 @@ def regimes(table: pd.DataFrame) -> Figure:
             f"{100 * x:.0f}\n({100 * y:.0f})" for x, y in zip(usual["baseline"], usual["start"], strict=True)
         ]
         usual = usual.assign(value=100 * usual["baseline"], text=texts)
-        _heat(line[0], usual, "Greys", 0, 180)
+        _heat(line[0], usual, "Greys", 0.0, 180.0)
         line[0].set_title(f"Trajectory-share (%)\n{title}", fontsize=BODY, color=INK)
         for ax, row in zip(line[1:], rows, strict=True):
             gain = part[part["row"] == row]

@@ -1,0 +1,114 @@
+"""The map of regimes: what its runs differ in, gains and slopes against numbers by hand, one cell trained for real."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from itpo import regimes
+from itpo.analysis import Interval
+from itpo.regimes import Atlas, get_atlas
+from itpo.sweep import sweep
+from itpo.tasks.corridor import Corridor
+from itpo.trainer import train
+
+every_atlas = pytest.mark.parametrize("atlas", regimes.ATLASES.values(), ids=lambda atlas: atlas.name)
+ROWS = {"trajectory_share", "norm_itpo", "judge"}
+
+
+@every_atlas
+def test_slices_cross_the_map_in_its_middle(atlas: Atlas) -> None:
+    cells, places, rollouts = atlas.cells(), atlas.positions_slice(), atlas.rollouts_slice()
+    middle = [config for config in cells if config.task == atlas.run.task]
+    assert {(c.method.row, c.seed) for c in middle} == {(row, seed) for row in ROWS for seed in atlas.seeds}
+    assert set(middle) == set(cells) & set(places) == set(cells) & set(rollouts)
+    for configs in (cells, places, rollouts):
+        assert len(set(configs)) == len(configs)
+
+
+@every_atlas
+def test_runs_differ_in_nothing_but_what_the_map_says(atlas: Atlas) -> None:
+    for configs, fields in ((atlas.cells(), {"task"}), (atlas.rollouts_slice(), {"rollouts", "prompts"})):
+        for config in configs:
+            other = {
+                field.name
+                for field in dataclasses.fields(config)
+                if getattr(config, field.name) != getattr(atlas.run, field.name)
+            }
+            assert other <= fields | {"method", "seed"}
+            assert config.judge_error == 0.0
+            assert config.prompts * config.rollouts == atlas.run.prompts * atlas.run.rollouts
+    tasks = {config.task for config in atlas.cells()}
+    assert {(Corridor.named(t).max_turns, Corridor.named(t).pivots) for t in tasks} == {
+        (turns, pivots) for turns in atlas.turns for pivots in atlas.pivots
+    }
+
+
+def test_a_profile_without_a_map_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'smol' has no map of regimes.*smoke, laptop"):
+        get_atlas("smol")
+
+
+def frame() -> pd.DataFrame:
+    """Four cells, two seeds; the judge gains 0.1 a doubling and 0.02 a pivot, a bit more in seed 1; Norm-ITPO nothing."""
+    lines = []
+    for length, pivots, seed in [(a, b, s) for a in (2, 8) for b in (1, 2) for s in (0, 1)]:
+        usual = 0.3 - 0.1 * pivots + 0.01 * seed
+        gain = 0.1 * np.log2(length) + 0.02 * pivots + 0.04 * seed
+        for row, value in (("trajectory_share", usual), ("norm_itpo", usual), ("judge", usual + gain)):
+            lines.append((row, length, pivots, "early", 4, seed, usual / 2, value, value / 2))
+    columns = ["row", *regimes.SETTINGS, "seed", "start", "success", "mean_success"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def test_gains_are_paired_and_carry_intervals() -> None:
+    table = regimes.gains(frame())
+    assert len(table) == 4 * 2 * 2
+    line = table[
+        (table["length"] == 8)
+        & (table["pivots"] == 2)
+        & (table["row"] == "judge")
+        & (table["measure"] == "success")
+    ].iloc[0]
+    assert line["gain"] == pytest.approx(0.36) and line["gain_n"] == 2
+    half = stats.t.ppf(0.975, 1) * np.std([0.34, 0.38], ddof=1) / np.sqrt(2)
+    assert [line["gain_low"], line["gain_high"]] == pytest.approx([0.36 - half, 0.36 + half])
+    assert line["baseline"] == pytest.approx(0.105) and line["start"] == pytest.approx(0.0525)
+    assert table.loc[table["row"] == "norm_itpo", "gain"].abs().max() == 0.0
+    text = regimes.gains_text(table)
+    assert len(text) == len(table) and text["gain (points)"].str.contains(r"^\+36\.0 \[").any()
+
+
+@pytest.mark.parametrize(("measure", "factor"), [("success", 1.0), ("mean_success", 0.5)])
+def test_slopes_are_those_that_the_cells_were_made_with(measure: str, factor: float) -> None:
+    shuffled = frame().sample(frac=1.0, random_state=0)
+    found = regimes.trend(shuffled, "judge", measure)
+    assert found["per doubling of turns"].mean == pytest.approx(0.1 * factor)
+    assert found["per further pivot"].mean == pytest.approx(0.02 * factor)
+    by_seed = [0.2 + 0.03 + 0.04 * seed for seed in (0, 1)]
+    assert found["mean"].mean == pytest.approx(factor * np.mean(by_seed)) and found["mean"].n == 2
+    none = regimes.trend(shuffled, "norm_itpo", measure)
+    assert all(isinstance(x, Interval) and abs(x.mean) < 1e-12 for x in none.values())
+    assert regimes.trend_text(shuffled).shape == (4, 5)
+
+
+def test_a_seed_missing_in_one_row_is_refused() -> None:
+    whole = frame()
+    part = whole[~((whole["row"] == "judge") & (whole["seed"] == 1))]
+    with pytest.raises(ValueError, match="train both"):
+        regimes.gains(part)
+
+
+def test_one_cell_trained_for_real(tmp_path: Path) -> None:
+    smoke = get_atlas("smoke")
+    configs = [config for config in smoke.cells() if config.task == smoke.run.task and config.seed == 0]
+    found = regimes.regime_results(sweep(tmp_path, configs, train, workers=1))
+    assert set(found["row"]) == ROWS and set(found["start"]) == {found["start"][0]}
+    assert found[["length", "pivots", "position", "rollouts"]].drop_duplicates().values.tolist() == [
+        [3, 2, "early", 4]
+    ]
+    assert found["turns"].tolist() == [3.0] * 3, "all dialogues have the same length"
+    assert found["success"].between(0, 1).all()
