@@ -30,6 +30,8 @@ from itpo.fidelity import (
 from itpo.oracle import TurnValues
 from itpo.runs import Run
 
+# Continuations of each history that the notebooks measure: under a run's own final policy, and under the reference [O].
+CONTINUATIONS = {"smoke": (4, 8), "laptop": (16, 64)}
 # Decision points of the paper's expert study, and how many of them agree with the experts [S].
 REPORTED_DECISIONS = 64
 REPORTED_HITS = {"Gemini-3.0-Pro": 58, "Norm-ITPO": 48, "ITPO": 47, "chance": 16}

@@ -16,9 +16,13 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from itpo import credit
 from itpo.analysis import Interval, Verdict, judge, ruling
+from itpo.attribution import ROWS
+from itpo.probes import spearman_curves
 from itpo.reported import smallest_gain
-from itpo.tables import BASELINE, effects
+from itpo.runs import Run
+from itpo.tables import BASELINE, effects, results
 
 EFFECTS = ["claim", "part", "task", "estimator", "seed", "effect"]
 DRAWS = 9999
@@ -100,6 +104,44 @@ def row_effects(frame: pd.DataFrame) -> pd.DataFrame:
         for task, values in more.groupby("task", sort=False):
             found = pd.concat([found, effect_lines("C2", "most under PPO", task, "ppo", values)])
     return found.reset_index(drop=True)
+
+
+def reward_effects(task: str, estimator: str, runs: Sequence[Run]) -> pd.DataFrame:
+    """The effects of C5 to C8 in one cell, from the probes of its runs; rows without a PRM are left out.
+
+    C5, C6, C8: by seed, the mean over the rows with a PRM. C7: of the ITPO and the Norm-ITPO run of each seed, after training.
+    """
+    judged = [run for run in runs if ROWS[run.config.method.row].needs_prm]
+    known = spearman_curves(judged, np.random.default_rng(0))
+    before = known[known["step"] < known["step"].max()]
+    means = before.groupby(["row", "items", "seed"], sort=False)["value"].mean().unstack("items")
+    by_seed = means.groupby("seed").mean()
+    tau = results(judged).groupby("seed")["tau"].mean()
+    order = credit.order_curves(judged)
+    order = order[(order["step"] == order["step"].max()) & (order["pair"] == "same seed")]["value"]
+    slope = credit.slope_curves(judged).groupby(["seed", "row"], sort=False)["value"].agg(["first", "last"])
+    drift = (slope["last"] - slope["first"]).groupby("seed").mean()
+    found = {
+        ("C5", "all tokens"): by_seed["turns"] - by_seed["tokens"],
+        ("C5", "control"): by_seed["turns"] - by_seed["token groups"],
+        ("C6", "sign"): tau,
+        ("C6", "size"): tau - 0.5,
+        ("C7", "sign"): order,
+        ("C7", "size"): order - 0.9,
+        ("C8", "drift"): drift,
+    }
+    lines = [effect_lines(*claim, task, estimator, list(values)) for claim, values in found.items()]
+    return pd.concat(lines, ignore_index=True)
+
+
+def agreement_effects(task: str, estimator: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The effects of C9 in one cell, from :func:`itpo.credit.fidelity_table`: share of decision points hit, above chance."""
+    parts = {"ITPO": "itpo", "Norm-ITPO": "norm_itpo"}
+    lines = [
+        effect_lines("C9", part, task, estimator, frame.loc[frame["row"] == row, "above_chance"])
+        for part, row in parts.items()
+    ]
+    return pd.concat(lines, ignore_index=True)
 
 
 def bootstrap_means(

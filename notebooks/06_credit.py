@@ -38,7 +38,7 @@ use_style("06_credit")
 scale = get_profile(profile)
 ESTIMATORS = ("rloo", "grpo", "ppo")
 # Continuations of each history: under each run's final policy, and under the reference (measured once).
-OWN, REFERENCE = (4, 8) if profile == "smoke" else (16, 64)
+OWN, REFERENCE = credit.CONTINUATIONS[profile]
 
 # %% [markdown]
 # ## 1. The runs

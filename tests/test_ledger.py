@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from itpo import ledger
+from itpo import credit, ledger
 from itpo.analysis import INCONCLUSIVE, Interval
 from itpo.analysis import ruling as rule_on
 from itpo.reported import smallest_gain
+from itpo.runs import Run
 
 ROWS = ["trajectory_share", "uniform", "judge", "prime", "itpo", "norm_itpo"]
 
@@ -89,3 +90,42 @@ def test_the_ledger_rules_by_the_wide_interval_and_counts_cells():
     cells = ledger.cell_table(ledger.row_effects(pd.concat(frames)))
     assert set(cells.loc[cells["part"] == "after training", "mean"].round(6)) == {21.0}
     assert min(map(smallest_gain, ("math", "documents", "medical"))) > 0
+
+
+def test_reward_effects_are_those_of_the_rows_with_a_prm(judged_runs: list[Run], written_runs: list[Run]):
+    found = ledger.reward_effects("math", "rloo", judged_runs)
+    assert (
+        set(found["claim"]) == {"C5", "C6", "C7", "C8"}
+        and (found.groupby(["claim", "part"]).size() == 3).all()
+    )
+    values = {key: part["effect"].to_numpy() for key, part in found.groupby(["claim", "part"])}
+    taus = {seed: [] for seed in range(3)}
+    for run in judged_runs:
+        taus[run.config.seed].append(run.metrics().query("step >= 0")["prm_kendall"].mean())
+    assert values["C6", "sign"] == pytest.approx([np.mean(x) for x in taus.values()])
+    assert values["C6", "sign"] - values["C6", "size"] == pytest.approx([0.5] * 3)
+    assert values["C7", "sign"] - values["C7", "size"] == pytest.approx([0.9] * 3)
+    slopes = credit.slope_curves(judged_runs)
+    for seed in range(3):
+        growth = [
+            x["value"].iloc[-1] - x["value"].iloc[0] for _, x in slopes[slopes["seed"] == seed].groupby("row")
+        ]
+        assert values["C8", "drift"][seed] == pytest.approx(np.mean(growth))
+    with_others = ledger.reward_effects("math", "rloo", written_runs)
+    pd.testing.assert_frame_equal(with_others, found)
+
+
+def test_agreement_effects_are_by_row_and_need_no_order():
+    lines = [
+        ("itpo", 0, 0.1),
+        ("itpo", 1, 0.3),
+        ("norm_itpo", 0, -0.2),
+        ("norm_itpo", 1, 0.0),
+        ("prime", 0, 9.0),
+    ]
+    frame = pd.DataFrame(lines, columns=["row", "seed", "above_chance"])
+    found = ledger.agreement_effects("math", "rloo", frame)
+    assert found["effect"].tolist() == [0.1, 0.3, -0.2, 0.0]
+    table = ledger.ledger(found, np.random.default_rng(0))
+    assert table[["claim", "part"]].values.tolist() == [["C9", "ITPO"], ["C9", "Norm-ITPO"]]
+    assert table["effect"].tolist() == pytest.approx([20.0, -10.0]) and table["wide_low"].isna().all()
