@@ -22,7 +22,7 @@ from itpo.runs import Run
 from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
 from itpo.tasks.corridor import POSITIONS, Corridor
 
-# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_6_2_early` [O].
+# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_2_early` [O].
 METHODS = (
     Method("trajectory_share", policy_lr=2e-3),
     Method("norm_itpo", policy_lr=2e-3, beta=0.2),
@@ -65,7 +65,7 @@ class Atlas:
         """The middle of the map with the pivots at each place.
 
         >>> [config.task for config in get_atlas("laptop").positions_slice()][::15]
-        ['corridor_6_2_early', 'corridor_6_2_spread', 'corridor_6_2_late']
+        ['corridor_9_2_early', 'corridor_9_2_spread', 'corridor_9_2_late']
         """
         turns, pivots = self.middle.max_turns, self.middle.pivots
         tasks = [Corridor(turns, pivots, position) for position in self.positions]
@@ -90,9 +90,9 @@ LAPTOP = Atlas(
     run=RunConfig(
         method=METHODS[0],
         seed=0,
-        steps=60,
-        task="corridor_6_2_early",
-        model=EmbeddedModel(48, layers=2, heads=4, steps=300, dialogues_per_step=16, learning_rate=5e-3),
+        steps=40,
+        task="corridor_9_2_early",
+        model=EmbeddedModel(48, layers=2, heads=4, steps=1500, dialogues_per_step=8, learning_rate=4e-3),
         max_turn_tokens=6,
         prompts=8,
         rollouts=4,
@@ -100,13 +100,13 @@ LAPTOP = Atlas(
         prm_minibatches=4,
         warmup=5,
         judge_error=0.0,
-        eval_every=10,
+        eval_every=5,
         eval_dialogues=128,
         probe_dialogues=8,
-        probe_every=60,
-        checkpoint_every=30,
+        probe_every=40,
+        checkpoint_every=20,
     ),
-    turns=(4, 6, 12),
+    turns=(6, 9, 12),
     pivots=(1, 2, 4),
     positions=POSITIONS,
     rollouts=(2, 4, 8, 16),
@@ -119,6 +119,7 @@ SMOKE = replace(
         LAPTOP.run,
         steps=2,
         task="corridor_3_2_early",
+        model=replace(LAPTOP.run.model, steps=50),
         warmup=1,
         eval_every=1,
         eval_dialogues=16,
@@ -138,7 +139,7 @@ def get_atlas(name: str) -> Atlas:
     """The map of the profile called ``name``; raises ``ValueError`` listing those that have one otherwise.
 
     >>> get_atlas("laptop").middle.name
-    'corridor_6_2_early'
+    'corridor_9_2_early'
     """
     if name not in ATLASES:
         raise ValueError(

@@ -4,7 +4,9 @@
 # The report (notebook 09) finds no gain of turn-wise credit on three tasks. Is there a regime in which it helps? Here is one task made for that
 # question. A visitor walks down a corridor of a *fixed* number of turns. At a door one action is right; nobody says which, and a door that was
 # not opened cannot be gone back to. In a hall anything may be said and nothing follows. The outcome is 1 if every door was opened. So the
-# number and place of the pivotal turns are settings, and all dialogues have the same length: no row can win by asking less.
+# number and place of the pivotal turns are settings, and all dialogues have the same length: no row can win by asking less. (Some halls
+# have a sign, which the assistant may read out. It changes nothing but the base model, which without it is never sure of any action: in a first version
+# the frozen output embeddings of such a base capped what any policy could reach, at about 0.85 a door, whatever it was paid.)
 #
 # Three rows under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which pays 1 at each opened door and nothing
 # elsewhere, to show what the best credit would gain. If that judge gains nothing in a cell, no PRM could.

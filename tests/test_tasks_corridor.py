@@ -90,6 +90,27 @@ def test_a_novice_opens_a_door_in_two_of_five_tries_and_does_something_else_more
         assert max(counts, key=counts.__getitem__) != right and set(counts) == set(RIGHT.values())
 
 
+def test_scripted_assistants_do_what_a_sign_says_and_it_changes_nothing():
+    task, walk = Corridor(2, 1, "early"), Walk(("red", "hall"))
+    for action in ("push", "pull", "slide", "knock"):
+        messages = [
+            Message("user", "red door"),
+            Message("assistant", "push it"),
+            Message("user", f"sign {action}"),
+        ]
+        for habits in (task.ideal, task.novice):
+            assert task.tutor(walk, messages, random.Random(0), habits) == f"{action} it"
+        for said in ("push it", "hum softly"):
+            assert task.score(walk, [*messages, Message("assistant", said)]) == 1.0
+    heard = {task.reply(walk, messages[:2], random.Random(seed)) for seed in range(200)}
+    assert heard == {
+        "open hall",
+        "long hall",
+        "empty hall",
+        *(f"sign {a}" for a in ("push", "pull", "slide", "knock")),
+    }
+
+
 @every_corridor
 def test_a_corridor_is_known_by_its_name(settings):
     name = "corridor_{}_{}_{}".format(*settings)

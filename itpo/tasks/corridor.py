@@ -3,7 +3,8 @@
 A visitor says what is ahead, a door of some colour or an open hall, and the assistant what to do. Each colour opens to one
 action. Nobody says to which: the visitor walks on whatever was said, in the same words, and a door that was not opened cannot
 be gone back to. The outcome is 1 if every door was opened, else 0. In a hall anything goes, many things are said, and nothing
-follows from them. So number, share and place of the turns that matter are settings of the task and all else is equal, the
+follows from them; some halls have a sign that names an action, which scripted assistants repeat (a base model that never needs
+to be sure of an action cannot become sure of one: its frozen output embeddings stay too close to each other). So number, share and place of the turns that matter are settings of the task and all else is equal, the
 length of dialogues above all: a map of the regimes in which turn-wise credit has something to gain.
 
 ``corridor_6_2_early`` has 6 assistant turns, the first 2 of them at doors; see :meth:`Corridor.named`.
@@ -22,7 +23,8 @@ from itpo.dialogue import Message
 OPENS = {"red": "push", "blue": "pull", "green": "slide", "black": "knock"}
 TEMPTS = {"red": "pull", "blue": "slide", "green": "knock", "black": "push"}
 ACTIONS = tuple(OPENS.values())
-HALLS = ("open hall", "long hall", "empty hall")
+SIGNS = tuple(f"sign {action}" for action in ACTIONS)
+HALLS = ("open hall", "long hall", "empty hall", *SIGNS)
 PASTIMES = ("look", "walk", "hum", "wave", "sing", "rest", "talk", "jump")
 MANNERS = ("around", "slowly", "softly", "about", "twice", "again")
 POSITIONS = ("early", "spread", "late")
@@ -57,6 +59,11 @@ def act_of(text: str) -> str:
     """
     found = re.fullmatch(rf"({'|'.join(ACTIONS)}) it", text)
     return found[1] if found else "pastime"
+
+
+def _said_by_sign(text: str) -> str | None:
+    """The action that a sign in a hall names, if there is one."""
+    return text.removeprefix("sign ") if text in SIGNS else None
 
 
 def _colour(text: str) -> str | None:
@@ -158,6 +165,8 @@ class Corridor:
     def tutor(self, example: Walk, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
         """What a scripted assistant with these habits says next; it sees what is ahead."""
         colour = _colour(messages[-1].content)
+        if action := _said_by_sign(messages[-1].content):
+            return f"{action} it"
         if colour is None:
             return f"{rng.choice(PASTIMES)} {rng.choice(MANNERS)}"
         draw = rng.random()
