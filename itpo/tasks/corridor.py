@@ -4,8 +4,9 @@ A visitor says what is ahead, a door of some colour or an open hall, and the ass
 action. Nobody says to which: the visitor walks on whatever was said, in the same words, and a door that was not opened cannot
 be gone back to. The outcome is 1 if every door was opened, else 0. In a hall anything goes, many things are said, and nothing
 follows from them; some halls have a sign that names an action, which scripted assistants repeat (a base model that never needs
-to be sure of an action cannot become sure of one: its frozen output embeddings stay too close to each other). So number, share and place of the turns that matter are settings of the task and all else is equal, the
-length of dialogues above all: a map of the regimes in which turn-wise credit has something to gain.
+to be sure of an action cannot become sure of one: its frozen output embeddings stay too close to each other). So number, share
+and place of the turns that matter are settings of the task and all else is equal, the length of dialogues above all: a map of
+the regimes in which turn-wise credit has something to gain.
 
 ``corridor_6_2_early`` has 6 assistant turns, the first 2 of them at doors; see :meth:`Corridor.named`.
 """
