@@ -6,7 +6,7 @@ grid, so that the store trains it once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,27 +25,27 @@ BETAS = (0.0125, 0.05, 0.2, 0.8)  # 0.01 to 0.05 in the released math runs [C]
 WIDTHS = (32, 64, 96)  # of the base model's hidden states; 64 is the grid's
 
 
-def eta_sweep(profile: Profile) -> list[RunConfig]:
+def eta_sweep(profile: Profile, values: Sequence[float] = ETAS) -> list[RunConfig]:
     """Norm-ITPO with each temperature of (5): a low one pays one turn, a high one all turns alike.
 
     >>> from itpo.profiles import get_profile
     >>> sorted({config.method.eta for config in eta_sweep(get_profile("laptop"))})
     [0.1, 0.4, 1.6, 6.4]
     """
-    return _with_method(profile, "eta", ETAS)
+    return _with_method(profile, "eta", values)
 
 
-def beta_sweep(profile: Profile) -> list[RunConfig]:
+def beta_sweep(profile: Profile, values: Sequence[float] = BETAS) -> list[RunConfig]:
     """Norm-ITPO with each beta of (2)-(3).
 
     >>> from itpo.profiles import get_profile
     >>> len(beta_sweep(get_profile("laptop")))
     12
     """
-    return _with_method(profile, "beta", BETAS)
+    return _with_method(profile, "beta", values)
 
 
-def _with_method(profile: Profile, name: str, values: Iterable[float]) -> list[RunConfig]:
+def _with_method(profile: Profile, name: str, values: Sequence[float]) -> list[RunConfig]:
     """Norm-ITPO with each value of one setting, with ``estimator_seeds``, values first."""
     own = profile.config("norm_itpo", 0).method
     changes: list[dict[str, Any]] = [{name: value} for value in values]
@@ -56,7 +56,7 @@ def _with_method(profile: Profile, name: str, values: Iterable[float]) -> list[R
     ]
 
 
-def width_sweep(profile: Profile) -> list[RunConfig]:
+def width_sweep(profile: Profile, widths: Sequence[int] = WIDTHS) -> list[RunConfig]:
     """Trajectory-share and Norm-ITPO on base models of each width, the settings of the rows unchanged.
 
     Raises ``ValueError`` for a profile of pretrained models, whose sizes are not ours to choose.
@@ -69,7 +69,7 @@ def width_sweep(profile: Profile) -> list[RunConfig]:
         raise ValueError(
             f"profile {profile.name!r} trains {profile.run.model.name}: only embedded models have widths"
         )
-    models = [replace(profile.run.model, hidden_size=width) for width in WIDTHS]
+    models = [replace(profile.run.model, hidden_size=width) for width in widths]
     return [
         replace(profile.config(row, seed), model=model)
         for model in models

@@ -85,6 +85,7 @@ class Atlas:
         return [replace(run, method=method, seed=seed) for method in METHODS for seed in self.seeds]
 
 
+BASE = EmbeddedModel(48, layers=2, heads=4, steps=1500, dialogues_per_step=8, learning_rate=4e-3)
 LAPTOP = Atlas(
     name="laptop",
     run=RunConfig(
@@ -92,7 +93,7 @@ LAPTOP = Atlas(
         seed=0,
         steps=40,
         task="corridor_9_2_early",
-        model=EmbeddedModel(48, layers=2, heads=4, steps=1500, dialogues_per_step=8, learning_rate=4e-3),
+        model=BASE,
         max_turn_tokens=6,
         prompts=8,
         rollouts=4,
@@ -119,7 +120,7 @@ SMOKE = replace(
         LAPTOP.run,
         steps=2,
         task="corridor_3_2_early",
-        model=replace(LAPTOP.run.model, steps=50),
+        model=replace(BASE, steps=50),
         warmup=1,
         eval_every=1,
         eval_dialogues=16,

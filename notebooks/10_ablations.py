@@ -28,9 +28,10 @@ scale = get_profile(profile)
 own = scale.config("norm_itpo", 0)
 
 # %%
-etas = sweep(runs_root(), ablations.eta_sweep(scale), train)
-betas = sweep(runs_root(), ablations.beta_sweep(scale), train)
-widths = sweep(runs_root(), ablations.width_sweep(scale), train)
+some = slice(2) if profile == "smoke" else slice(None)  # of the values, which are in itpo/ablations.py
+etas = sweep(runs_root(), ablations.eta_sweep(scale, ablations.ETAS[some]), train)
+betas = sweep(runs_root(), ablations.beta_sweep(scale, ablations.BETAS[some]), train)
+widths = sweep(runs_root(), ablations.width_sweep(scale, ablations.WIDTHS[some]), train)
 usual = sweep(runs_root(), [scale.config(tables.BASELINE, seed) for seed in scale.estimator_seeds], train)
 clear_output()
 Markdown(f"{tables.scale_note(scale)} {len({run.folder for run in [*etas, *betas, *widths, *usual]})} runs.")
