@@ -22,7 +22,7 @@ from itpo.runs import Run
 from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
 from itpo.tasks.corridor import POSITIONS, Corridor
 
-# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_2_early` [O].
+# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early` [O].
 METHODS = (
     Method("trajectory_share", policy_lr=2e-3),
     Method("norm_itpo", policy_lr=2e-3, beta=0.2),
@@ -65,7 +65,7 @@ class Atlas:
         """The middle of the map with the pivots at each place.
 
         >>> [config.task for config in get_atlas("laptop").positions_slice()][::15]
-        ['corridor_9_2_early', 'corridor_9_2_spread', 'corridor_9_2_late']
+        ['corridor_9_3_early', 'corridor_9_3_spread', 'corridor_9_3_late']
         """
         turns, pivots = self.middle.max_turns, self.middle.pivots
         tasks = [Corridor(turns, pivots, position) for position in self.positions]
@@ -92,7 +92,7 @@ LAPTOP = Atlas(
         method=METHODS[0],
         seed=0,
         steps=40,
-        task="corridor_9_2_early",
+        task="corridor_9_3_early",
         model=BASE,
         max_turn_tokens=6,
         prompts=8,
@@ -108,7 +108,7 @@ LAPTOP = Atlas(
         checkpoint_every=20,
     ),
     turns=(6, 9, 12),
-    pivots=(1, 2, 4),
+    pivots=(2, 3, 4),
     positions=POSITIONS,
     rollouts=(2, 4, 8, 16),
     seeds=(0, 1, 2, 3, 4),
@@ -140,7 +140,7 @@ def get_atlas(name: str) -> Atlas:
     """The map of the profile called ``name``; raises ``ValueError`` listing those that have one otherwise.
 
     >>> get_atlas("laptop").middle.name
-    'corridor_9_2_early'
+    'corridor_9_3_early'
     """
     if name not in ATLASES:
         raise ValueError(
