@@ -112,8 +112,9 @@ publish(
 # %%
 width_gains = ablations.setting_gains(of_width)
 every = {"eta": eta_gains, "beta": beta_gains, "width": width_gains}
+text = pd.concat(ablations.gains_text(found, "value").assign(setting=name) for name, found in every.items())
 tables.write_table(
-    pd.concat(ablations.gains_text(found, "value").assign(setting=name) for name, found in every.items()),
+    text[["setting", *text.columns.drop("setting")]],
     pd.concat(found.assign(name=name) for name, found in every.items()),
     "ablations",
     scale,
@@ -122,6 +123,11 @@ tables.write_table(
 Markdown(tables.markdown(ablations.gains_text(width_gains, "width")))
 
 # %% [markdown]
+# **What the committed run says.** No value of eta or beta lifts an interval of Norm-ITPO's gain above 0, after training or over it, and
+# the grid's own values are not the cause of its loss: on math it has none to speak of. The lowest eta, which bets on one turn, ends furthest behind and
+# scatters most; so do the extremes of beta. On the smallest base Norm-ITPO is behind trajectory-share after training *and* over it.
+# The warm start of each base is another one, and the widest, with the grid's learning rates, is not the best.
+#
 # ## What not to conclude
 #
 # - **Not a best value.** The largest of four means is expected to lie above their common mean even if the setting does nothing.
