@@ -2,7 +2,8 @@
 
 One task, :mod:`itpo.tasks.corridor`, whose dialogues have a fixed length, so that nothing but the number and place of the
 turns that matter differs. Three rows under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which shows what
-the best credit would gain. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts a prompt.
+the best split of an outcome would gain. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts
+a prompt.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Atlas:
         """The runs of the map: every number of turns with every number of pivots.
 
         >>> len(get_atlas("laptop").cells())
-        81
+        135
         """
         tasks = [Corridor(turns, pivots, "early") for turns in self.turns for pivots in self.pivots]
         return [config for task in tasks for config in self._rows(replace(self.run, task=task.name))]
@@ -64,7 +65,7 @@ class Atlas:
     def positions_slice(self) -> list[RunConfig]:
         """The middle of the map with the pivots at each place.
 
-        >>> [config.task for config in get_atlas("laptop").positions_slice()][::9]
+        >>> [config.task for config in get_atlas("laptop").positions_slice()][::15]
         ['corridor_9_3_early', 'corridor_9_3_spread', 'corridor_9_3_late']
         """
         turns, pivots = self.middle.max_turns, self.middle.pivots
@@ -111,7 +112,7 @@ LAPTOP = Atlas(
     pivots=(2, 3, 4),
     positions=POSITIONS,
     rollouts=(2, 4, 8, 16),
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
 )
 SMOKE = replace(
     LAPTOP,

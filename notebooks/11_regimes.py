@@ -8,11 +8,12 @@
 # have a sign, which the assistant may read out. It changes nothing but the base model, which without it is never sure of any action: in a first version
 # the frozen output embeddings of such a base capped what any policy could reach, at about 0.85 a door, whatever it was paid.)
 #
-# Three rows under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which pays 1 at each opened door and nothing
-# elsewhere, to show what the best credit would gain. If that judge gains nothing in a cell, no PRM could.
+# Three rows under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which splits the outcome of a successful dialogue over
+# its doors and pays nothing for the halls. Like Norm-ITPO it shares the outcome out, so a failed dialogue pays nobody, not even for the doors
+# that were opened. It shows what the best *split* would gain: where that gains nothing, a PRM's split has hardly anything to gain.
 #
 # **What theory says.** Rewards reach backwards: an outcome at the end is added to the return of every turn before it, and its noise with
-# it. A judge spares the turns after the last door. So gains should grow with the turns in halls (longer dialogues), with sparser success,
+# it. The judge spares the turns after the last door. So gains should grow with the turns in halls (longer dialogues), with sparser success,
 # and with doors that come early. All settings here are ours [O].
 
 # %% tags=["parameters"]
