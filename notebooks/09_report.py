@@ -152,8 +152,11 @@ Markdown(claims.verdict_text(lines, scale))
 #
 # **Written after seeing the results, and so an observation, not a test.** Where Norm-ITPO is furthest behind, its dialogues stay short, as those of
 # the uniform decomposition do (F17). That fits a baseline that charges every paid turn, but it does not explain the loss: charged once a
-# dialogue, both ask again on medical and do no better (notebook 02). What does explain it is open. A map of regimes (longer dialogues,
-# sparser success, fewer rollouts) has not been drawn yet.
+# dialogue, both ask again on medical and do no better (notebook 02). What does explain it is open.
+#
+# **Is there a regime in which it helps?** Notebook 11 looks for one with longer dialogues, sparser success, other places of the pivotal turns and
+# fewer rollouts, on a task made for it, where dialogues have a fixed length. None was found: neither Norm-ITPO nor a judge that never errs is told apart from
+# trajectory-share there. One setting at a time, eta, beta and the base's size, is in notebook 10.
 #
 # ## 5. Length during training (F16, F17)
 #
