@@ -155,8 +155,8 @@ Markdown(claims.verdict_text(lines, scale))
 # dialogue, both ask again on medical and do no better (notebook 02). What does explain it is open.
 #
 # **Is there a regime in which it helps?** Notebook 11 looks for one with longer dialogues, sparser success, other places of the pivotal turns and
-# fewer rollouts, on a task made for it, where dialogues have a fixed length. None was found: neither Norm-ITPO nor a judge that never errs is told apart from
-# trajectory-share there. One setting at a time, eta, beta and the base's size, is in notebook 10.
+# fewer rollouts, on a task made for it, where dialogues have a fixed length. None was found: over that map neither Norm-ITPO nor a judge that never errs is
+# told apart from trajectory-share. One setting at a time, eta, beta and the base's size, is in notebook 10.
 #
 # ## 5. Length during training (F16, F17)
 #

@@ -123,10 +123,10 @@ tables.write_table(
 Markdown(tables.markdown(ablations.gains_text(width_gains, "width")))
 
 # %% [markdown]
-# **What the committed run says.** No value of eta or beta lifts an interval of Norm-ITPO's gain above 0, after training or over it, and
-# the grid's own values are not the cause of its loss: on math it has none to speak of. The lowest eta, which bets on one turn, ends furthest behind and
-# scatters most; so do the extremes of beta. On the smallest base Norm-ITPO is behind trajectory-share after training *and* over it.
-# The warm start of each base is another one, and the widest, with the grid's learning rates, is not the best.
+# **What the committed run says.** No value of eta or beta lifts an interval of Norm-ITPO's gain above 0, after training or over it. The lowest eta,
+# which bets on one turn, has the lowest mean after training and a wide interval, as the extremes of beta have. On the smallest base Norm-ITPO is behind
+# trajectory-share after training *and* over it. The warm start of each base is another one, and the widest, with the grid's learning
+# rates, is not the best.
 #
 # ## What not to conclude
 #
