@@ -88,7 +88,9 @@ publish(
 # number of pivots. Nothing is picked here: one number for the whole map, and two slopes.
 
 # %%
-Markdown(tables.markdown(regimes.trend_text(frame)))
+slopes = regimes.trend_text(frame)
+note = f"Gains on trajectory-share in points over the map, mean [95 % t-interval] over {where}; RLOO."
+Markdown(tables.write_table(slopes, slopes, "regimes_trend", scale, note))
 
 # %%
 lines = []
