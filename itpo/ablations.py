@@ -1,7 +1,7 @@
 """One setting changed at a time, under RLOO: eta (F18), beta (F19), the size of the base model (F20).
 
-All values are our own choice [O]; the one in the middle is the profile's. A run with the profile's own value is that of its
-grid, so that the store trains it once.
+The values are our own choice [O], but for the released eta; the profile's own is among them. A run with that value is one of
+the grid, so that the store trains it once.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, str] = {
     "F17": "Turns of dialogues during training",
     "F18": "Temperature of the weights",
     "F19": "Scale of the rewards",
-    "F20": "Other base models",
+    "F20": "Size of the base model",
     "F21": "The best and the worst turn",
     "F22": "Dialogues before and after training",
     "F23": "Credit fidelity",

@@ -1,8 +1,8 @@
 """The map of regimes: in which dialogues has turn-wise credit anything to gain, and does Norm-ITPO gain it?
 
 One task, :mod:`itpo.tasks.corridor`, whose dialogues have a fixed length, so that nothing but the number and place of the
-turns that matter differs. Three rows under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which shows what
-the best split of an outcome would gain. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts
+turns that matter differs. Three rows under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which splits an
+outcome equally over the pivots. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts
 a prompt.
 """
 
@@ -23,7 +23,8 @@ from itpo.runs import Run
 from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
 from itpo.tasks.corridor import POSITIONS, Corridor
 
-# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early` [O].
+# The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early
+# trajectory_share judge norm_itpo` [O]; 2e-3 is the largest rate tried.
 METHODS = (
     Method("trajectory_share", policy_lr=2e-3),
     Method("norm_itpo", policy_lr=2e-3, beta=0.2),
@@ -187,7 +188,8 @@ def trend(frame: pd.DataFrame, row: str, measure: str) -> dict[str, Interval]:
     """How a row's gain changes with the settings of the map: t-intervals over seeds of three numbers.
 
     In each seed the gains of all cells are fitted by least squares with an intercept, log2 of the turns, and the pivots.
-    ``"mean"`` is the mean gain over cells, ``"per doubling of turns"`` and ``"per further pivot"`` are the slopes.
+    ``"mean"`` is the mean gain over cells, ``"per doubling of turns"`` and ``"per further pivot"`` are the slopes. All seeds of
+    a cell share its base model, so the intervals leave out what other bases would do.
 
     >>> cells = [(turns, pivots, seed) for turns in (2, 4) for pivots in (1, 2) for seed in (0, 1)]
     >>> lines = [(row, *cell, cell[1] * (row == "judge")) for row in (BASELINE, "judge") for cell in cells]
@@ -221,6 +223,18 @@ def gains_text(table: pd.DataFrame) -> pd.DataFrame:
             "trajectory-share (%)": [f"{100 * x:.1f}" for x in table["baseline"]],
             "gain (points)": [interval_of(line, "gain").text(100.0, 1, "+") for _, line in table.iterrows()],
         }
+    )
+
+
+def trend_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`trend` of every row beside trajectory-share and measure: a line for each number, with its interval."""
+    return pd.DataFrame(
+        [
+            {"row": row, "measure": measure, "number": name} | interval_columns("gain", interval)
+            for row in [row for row in frame["row"].unique() if row != BASELINE]
+            for measure in MEASURES
+            for name, interval in trend(frame, row, measure).items()
+        ]
     )
 
 
