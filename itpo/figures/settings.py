@@ -17,7 +17,7 @@ MARKERS = {"trajectory_share": "s", "norm_itpo": "o", "judge": "^"}
 
 
 def settings(
-    band: pd.DataFrame, xlabel: str, own: float | str, reference: pd.DataFrame | None = None
+    band: pd.DataFrame, xlabel: str, own: int | float | str, reference: pd.DataFrame | None = None
 ) -> Figure:
     """Success against the values of one setting, evenly spaced in the frame's order, a line and intervals for each row.
 
