@@ -18,7 +18,7 @@ from itpo.embedded import EmbeddedModel
 from itpo.figures.settings import MEASURES
 from itpo.profiles import Profile, RunConfig
 from itpo.runs import Run
-from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
+from itpo.tables import BASELINE, effects, interval_columns, interval_texts, results
 
 ETAS = (0.1, 0.4, 1.6, 6.4)  # 0.4 [C]
 BETAS = (0.0125, 0.05, 0.2, 0.8)  # 0.01 to 0.05 in the released math runs [C]
@@ -126,15 +126,11 @@ def setting_gains(frame: pd.DataFrame, usual: pd.DataFrame | None = None) -> pd.
 
 def gains_text(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """:func:`setting_gains` as people read it, in percent and points; ``name`` is that of the setting."""
-
-    def texts(column: str, sign: str) -> list[str]:
-        return [interval_of(line, column).text(100.0, 1, sign) for _, line in table.iterrows()]
-
     return pd.DataFrame(
         {
             name: [f"{setting:g}" for setting in table["setting"]],
-            "Norm-ITPO, after training (%)": texts("success", ""),
-            "gain on trajectory-share (points)": texts("gain", "+"),
-            "gain over training (points)": texts("mean_gain", "+"),
+            "Norm-ITPO, after training (%)": interval_texts(table, "success"),
+            "gain on trajectory-share (points)": interval_texts(table, "gain", sign="+"),
+            "gain over training (points)": interval_texts(table, "mean_gain", sign="+"),
         }
     )

@@ -8,7 +8,7 @@ a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from itpo.config import Method, RunConfig
 from itpo.embedded import EmbeddedModel
 from itpo.figures.settings import MEASURES
 from itpo.runs import Run
-from itpo.tables import BASELINE, effects, interval_columns, interval_of, results
+from itpo.tables import BASELINE, effects, interval_columns, interval_texts, results
 from itpo.tasks.corridor import POSITIONS, Corridor
 
 # The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early
@@ -61,7 +61,7 @@ class Atlas:
         135
         """
         tasks = [Corridor(turns, pivots, "early") for turns in self.turns for pivots in self.pivots]
-        return [config for task in tasks for config in self._rows(replace(self.run, task=task.name))]
+        return self._rows(replace(self.run, task=task.name) for task in tasks)
 
     def positions_slice(self) -> list[RunConfig]:
         """The middle of the map with the pivots at each place.
@@ -71,7 +71,7 @@ class Atlas:
         """
         turns, pivots = self.middle.max_turns, self.middle.pivots
         tasks = [Corridor(turns, pivots, position) for position in self.positions]
-        return [config for task in tasks for config in self._rows(replace(self.run, task=task.name))]
+        return self._rows(replace(self.run, task=task.name) for task in tasks)
 
     def rollouts_slice(self) -> list[RunConfig]:
         """The middle of the map with each number of rollouts a prompt, and as many dialogues a step.
@@ -80,11 +80,11 @@ class Atlas:
         [32]
         """
         dialogues = self.run.prompts * self.run.rollouts
-        runs = [replace(self.run, rollouts=n, prompts=dialogues // n) for n in self.rollouts]
-        return [config for run in runs for config in self._rows(run)]
+        return self._rows(replace(self.run, rollouts=n, prompts=dialogues // n) for n in self.rollouts)
 
-    def _rows(self, run: RunConfig) -> list[RunConfig]:
-        return [replace(run, method=method, seed=seed) for method in METHODS for seed in self.seeds]
+    def _rows(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
+        """Each of the runs by every row with every seed."""
+        return [replace(run, method=m, seed=seed) for run in runs for m in METHODS for seed in self.seeds]
 
 
 BASE = EmbeddedModel(48, layers=2, heads=4, steps=1500, dialogues_per_step=8, learning_rate=4e-3)
@@ -155,13 +155,12 @@ def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
     """:func:`itpo.tables.results` with each run's settings (``SETTINGS``) and its outcome before training, ``start``."""
     frame = results(runs)
     tasks = [Corridor.named(run.config.task) for run in runs]
-    starts = [run.metrics()["eval_success"].dropna().iloc[0] for run in runs]
     return frame.assign(
         length=[task.max_turns for task in tasks],
         pivots=[task.pivots for task in tasks],
         position=[task.position for task in tasks],
         rollouts=[run.config.rollouts for run in runs],
-        start=[float(start) for start in starts],
+        start=[float(run.metrics()["eval_success"].dropna().iloc[0]) for run in runs],
     )
 
 
@@ -221,7 +220,7 @@ def gains_text(table: pd.DataFrame) -> pd.DataFrame:
             "measure": [MEASURES[measure] for measure in table["measure"]],
             "warm start (%)": [f"{100 * x:.1f}" for x in table["start"]],
             "trajectory-share (%)": [f"{100 * x:.1f}" for x in table["baseline"]],
-            "gain (points)": [interval_of(line, "gain").text(100.0, 1, "+") for _, line in table.iterrows()],
+            "gain (points)": interval_texts(table, "gain", sign="+"),
         }
     )
 
@@ -238,11 +237,10 @@ def trend_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def trend_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`trend` of every row and measure, in points."""
+def trend_text(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`trend_table` as people read it, in points: a line for each row and measure, a column for each number."""
     lines = []
-    for row in [row for row in frame["row"].unique() if row != BASELINE]:
-        for measure, name in MEASURES.items():
-            found = {what: x.text(100.0, 1, "+") for what, x in trend(frame, row, measure).items()}
-            lines.append({"row": ROWS[row].label, "measure": name} | found)
+    for (row, measure), part in table.groupby(["row", "measure"], sort=False):
+        numbers = dict(zip(part["number"], interval_texts(part, "gain", sign="+"), strict=True))
+        lines.append({"row": ROWS[row].label, "measure": MEASURES[measure]} | numbers)
     return pd.DataFrame(lines)

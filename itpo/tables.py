@@ -139,9 +139,15 @@ def interval_of(line: pd.Series, name: str) -> Interval:
     return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
 
 
-def _texts(
+def interval_texts(
     table: pd.DataFrame, column: str, scale: float = 100.0, digits: int = 1, sign: str = ""
 ) -> list[str]:
+    """The intervals of a column as text, see :meth:`itpo.analysis.Interval.text`; a dash where a line holds none.
+
+    >>> line = interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))
+    >>> interval_texts(pd.DataFrame([line]), "gain", sign="+")
+    ['+2.0 [-1.0, +5.0]']
+    """
     found = [interval_of(line, column) for _, line in table.iterrows()]
     return [interval.text(scale, digits, sign) if interval.n else "–" for interval in found]
 
@@ -163,12 +169,12 @@ def main_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "row": table["label"],
-            f"{measures}, sampled (%)": _texts(table, "success"),
-            "greedy (%)": _texts(table, "greedy_success"),
-            "mean over training (%)": _texts(table, "mean_success"),
-            "turns": _texts(table, "turns", 1.0, 2),
-            "gain on trajectory-share (points), t": _texts(table, "gain", sign="+"),
-            "the same, bootstrap": _texts(table, "gain_boot", sign="+"),
+            f"{measures}, sampled (%)": interval_texts(table, "success"),
+            "greedy (%)": interval_texts(table, "greedy_success"),
+            "mean over training (%)": interval_texts(table, "mean_success"),
+            "turns": interval_texts(table, "turns", 1.0, 2),
+            "gain on trajectory-share (points), t": interval_texts(table, "gain", sign="+"),
+            "the same, bootstrap": interval_texts(table, "gain_boot", sign="+"),
             **_reported_texts(table),
         }
     )
@@ -186,8 +192,8 @@ def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for task, part in table.groupby("task", sort=False):
         columns = {
-            f"{TITLES[str(task)]}: {MEASURES[str(task)]} (%)": _texts(part, "success"),
-            "gain (points)": _texts(part, "gain", sign="+"),
+            f"{TITLES[str(task)]}: {MEASURES[str(task)]} (%)": interval_texts(part, "success"),
+            "gain (points)": interval_texts(part, "gain", sign="+"),
             **_reported_texts(part),
         }
         parts.append(pd.DataFrame({"row": part["label"], **columns}).set_index("row"))
@@ -226,12 +232,12 @@ def variant_text(table: pd.DataFrame) -> pd.DataFrame:
         {
             "variant": table["variant"],
             "row": table["label"],
-            "success, sampled (%)": _texts(table, "success"),
-            "mean over training (%)": _texts(table, "mean_success"),
-            "turns": _texts(table, "turns", 1.0, 2),
-            "change of success (points)": _texts(table, "success_change", sign="+"),
-            "change of turns": _texts(table, "turns_change", 1.0, 2, "+"),
-            "gain on trajectory-share (points)": _texts(table, "gain", sign="+"),
+            "success, sampled (%)": interval_texts(table, "success"),
+            "mean over training (%)": interval_texts(table, "mean_success"),
+            "turns": interval_texts(table, "turns", 1.0, 2),
+            "change of success (points)": interval_texts(table, "success_change", sign="+"),
+            "change of turns": interval_texts(table, "turns_change", 1.0, 2, "+"),
+            "gain on trajectory-share (points)": interval_texts(table, "gain", sign="+"),
         }
     )
 

@@ -145,7 +145,7 @@ Markdown(claims.order_text(table, scale))
 judged = table[table["auc_n"] > 0]
 quality = {"row": judged["label"]}
 for name, title in (("auc", "AUC"), ("tau", "Kendall's tau-b")):
-    quality[title] = [tables.interval_of(line, name).text() for _, line in judged.iterrows()]
+    quality[title] = tables.interval_texts(judged, name, 1.0, 3)
 Markdown(tables.markdown(judged[[]].assign(**quality)))
 
 # %% [markdown]

@@ -14,7 +14,7 @@ profile = "laptop"
 import pandas as pd
 from IPython.display import Markdown, clear_output
 
-from itpo import ablations, tables
+from itpo import ablations, credit, tables
 from itpo.figures import settings as draw
 from itpo.figures.published import publish
 from itpo.figures.style import use_style
@@ -38,7 +38,7 @@ Markdown(f"{tables.scale_note(scale)} {len({run.folder for run in [*etas, *betas
 
 # %%
 baseline = tables.results(usual)
-dashed = ablations.setting_bands(baseline.assign(setting="any")).drop(columns="setting")
+dashed = credit.spread(baseline, list(draw.MEASURES), ["row"])
 bars = f"Mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds, math tutoring, RLOO, {scale.run.steps} steps."
 
 # %% [markdown]
@@ -112,9 +112,9 @@ publish(
 # %%
 width_gains = ablations.setting_gains(of_width)
 every = {"eta": eta_gains, "beta": beta_gains, "width": width_gains}
-text = pd.concat(ablations.gains_text(found, "value").assign(setting=name) for name, found in every.items())
+texts = {name: ablations.gains_text(found, "value") for name, found in every.items()}
 tables.write_table(
-    text[["setting", *text.columns.drop("setting")]],
+    pd.concat(texts, names=["setting"]).reset_index("setting"),
     pd.concat(found.assign(name=name) for name, found in every.items()),
     "ablations",
     scale,

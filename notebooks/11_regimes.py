@@ -89,10 +89,9 @@ publish(
 # number of pivots. Nothing is picked here: one number for the whole map, and two slopes.
 
 # %%
+slopes = regimes.trend_table(frame)
 note = f"Gains on trajectory-share in points over the map, mean [95 % t-interval] over {where}; RLOO."
-Markdown(
-    tables.write_table(regimes.trend_text(frame), regimes.trend_table(frame), "regimes_trend", scale, note)
-)
+Markdown(tables.write_table(regimes.trend_text(slopes), slopes, "regimes_trend", scale, note))
 
 # %%
 lines = []

@@ -92,7 +92,7 @@ def test_slopes_are_those_that_the_cells_were_made_with(measure: str, factor: fl
     assert found["mean"].mean == pytest.approx(factor * np.mean(by_seed)) and found["mean"].n == 2
     none = regimes.trend(shuffled, "norm_itpo", measure)
     assert all(isinstance(x, Interval) and abs(x.mean) < 1e-12 for x in none.values())
-    assert regimes.trend_text(shuffled).shape == (4, 5)
+    assert regimes.trend_text(regimes.trend_table(shuffled)).shape == (4, 5)
 
 
 def test_a_seed_missing_in_one_row_is_refused() -> None:

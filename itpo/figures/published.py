@@ -40,19 +40,22 @@ class PublishedError(Exception):
 
 
 @dataclass(frozen=True)
-class PublishedFigure:
-    """A drawing and its data: ``draw`` is "module.function" within itpo.figures, ``arguments`` are as they are encoded.
+class _Record:
+    """What figures and tables have in common; ``data`` are the CSV files beside it, the one with the numbers first."""
 
-    ``data`` are the CSV files beside it, the one with the numbers first.
-    """
-
-    kind: ClassVar[str] = "figure"
-    drawn: ClassVar[tuple[str, ...]] = (".png", ".pdf")
     name: str
     profile: str
     notebook: str
     caption: str
     data: Sequence[str]
+
+
+@dataclass(frozen=True)
+class PublishedFigure(_Record):
+    """A drawing and its data: ``draw`` is "module.function" within itpo.figures, ``arguments`` are as they are encoded."""
+
+    kind: ClassVar[str] = "figure"
+    drawn: ClassVar[tuple[str, ...]] = (".png", ".pdf")
     draw: str
     arguments: Mapping[str, Any]
 
@@ -76,16 +79,11 @@ class PublishedFigure:
 
 
 @dataclass(frozen=True)
-class PublishedTable:
+class PublishedTable(_Record):
     """A table of texts, what must be known before it (``scale``), and the note under it (``caption``)."""
 
     kind: ClassVar[str] = "table"
     drawn: ClassVar[tuple[str, ...]] = (".md", ".tex")
-    name: str
-    profile: str
-    notebook: str
-    caption: str
-    data: Sequence[str]
     scale: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
