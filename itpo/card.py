@@ -46,7 +46,20 @@ def write_card(
     license: str | None = None,
     name: str | None = None,
 ) -> ModelCard:
-    """The model card of a run's policy on this base; ``document`` is the run's ``config.json``."""
+    """The model card of a run's policy on this base; ``document`` is the run's ``config.json``.
+
+    >>> import json, tempfile
+    >>> from itpo.profiles import get_profile
+    >>> from itpo.runs import Store
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     run = Store(Path(place)).open(get_profile("smoke").config("itpo", seed=0))
+    ...     run.log(0, {"eval_success": 0.25})
+    ...     run.finish({"success": 0.5, "greedy_success": 0.5})
+    ...     document = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    ...     card = write_card(run, document, Base("me/base", "`me/base`"))
+    >>> card.data.base_model, "| after training | greedy | 0.5000" in card.text
+    ('me/base', True)
+    """
     config = document["config"]
     row, estimator, task = (
         get_row(config["method"]["row"]),

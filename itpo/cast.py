@@ -25,6 +25,26 @@ def cast(data: RealData, max_rows: int, backbone: Backbone, chat: ChatFormat) ->
 
     Users of plain problems, which hide nothing, first write an opening that does. At most ``max_rows`` users or judges speak
     at a time. Raises :class:`itpo.data.DataError` for data that cannot be read, and ``ValueError`` for fewer than two examples.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from itpo.backbone import Adapter
+    >>> from itpo.base import load_base
+    >>> from itpo.embedded import EmbeddedModel, warm_start
+    >>> from itpo.storage import json_lines
+    >>> from itpo.tasks import get_task
+    >>> goals = ["what is 1 plus 2 ?", "what is 2 plus 2 ?"]  # what users know beside their opening
+    >>> facts = {"single_turn_completion": "$\\\\boxed{4}$", "conv_id": 0}
+    >>> rows = [{"prompt": [{"role": "user", "content": f"how many pens in box {n} ?"}], "single_turn_prompt": goal} | facts
+    ...         for n, goal in enumerate(goals)]
+    >>> task = get_task("math")
+    >>> with tempfile.TemporaryDirectory() as place:  # a base that has learned nothing yet
+    ...     model, tokenizer = load_base(warm_start(task, task.novice, EmbeddedModel(16, 1, 2, steps=1), Path(place) / "base"))
+    ...     backbone, chat = Backbone(model, ["policy"], Adapter(4, 8)), ChatFormat(tokenizer)
+    ...     (Path(place) / "rows.jsonl").write_bytes(json_lines(rows)) and None
+    ...     parts = cast(RealData("collabllm-math", f"{place}/rows.jsonl", user_tokens=4), 8, backbone, chat)
+    >>> type(parts.task).__name__
+    'RealMath'
     """
     training, held_out = split(load_examples(data.source, data.format).examples[: data.count])
 

@@ -140,7 +140,13 @@ def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None
 
 
 def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Callable[[str], None]) -> Party:
-    """The person at the keyboard, who ends the conversation by an empty line and asks for a hint by a question mark."""
+    """The person at the keyboard, who ends the conversation by an empty line and asks for a hint by a question mark.
+
+    >>> lines = iter(["What is my name?", ""])
+    >>> me = person("user", None, lambda prompt: next(lines), print)
+    >>> me([]), me([])
+    ('What is my name?', None)
+    """
     hint = scene.parties.get(role) if scene else None
 
     def speak_up(messages: list[Message]) -> str | None:

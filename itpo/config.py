@@ -21,6 +21,13 @@ from itpo.turns import REDUCTIONS
 
 
 def check(name: str, right: bool, value: object, wanted: str) -> None:
+    """Raise a ``ValueError`` that names a setting, its value and what it must be, unless it is right.
+
+    >>> check("beta", -1.0 > 0, -1.0, "above 0")
+    Traceback (most recent call last):
+        ...
+    ValueError: beta is -1.0; it must be above 0
+    """
     if not right:
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 

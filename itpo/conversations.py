@@ -13,6 +13,7 @@ import pandas as pd
 
 from itpo import turns
 from itpo.analysis import t_interval
+from itpo.config import RunConfig
 from itpo.dialogue import Dialogue, Message, collate
 from itpo.embedded import scripted_dialogue
 from itpo.figures.conversations import Conversation
@@ -47,7 +48,14 @@ def word_score(wish: Wish, messages: Sequence[Message]) -> float:
 
 
 def is_accurate(patient: Patient, messages: Sequence[Message]) -> float:
-    """1 where a recommendation has 8 points or more, else 0."""
+    """1 where a recommendation has 8 points or more, else 0.
+
+    >>> import random
+    >>> task = get_task("medical")
+    >>> patient, messages, score = scripted_dialogue(task, task.ideal, random.Random(0))
+    >>> score, is_accurate(patient, messages), is_accurate(patient, messages[:1])
+    (1.0, 1.0, 0.0)
+    """
     return float(MedicalRecommendation.points(patient, messages) >= ACCURATE)
 
 
@@ -68,11 +76,16 @@ READINGS = {
 READINGS |= {f"{task}_prose": reading for task, reading in READINGS.items()}  # in whichever writing
 
 
-def reading_of(learner: Learner) -> Reading:
-    """How people read the learner's task: an embedded one, in whichever writing, or one on real data."""
-    if learner.config.data is not None:
+def reading_of(config: RunConfig) -> Reading:
+    """How people read the task of a run: an embedded one, in whichever writing, or one on real data.
+
+    >>> from itpo.profiles import get_profile
+    >>> reading_of(get_profile("laptop").on("documents").config("itpo", seed=0)).outcome
+    'character BLEU'
+    """
+    if config.data is not None:
         return Reading("outcome", lambda example: example.goal)
-    return READINGS[learner.config.task]
+    return READINGS[config.task]
 
 
 def hold(learner: Learner, adapter: str | None, count: int, stream: str) -> list[Conversation]:
@@ -99,7 +112,7 @@ def read(learner: Learner, dialogues: Sequence[Dialogue]) -> list[Conversation]:
 
     The settings of (2), (4) and (5) are those of the learner's method.
     """
-    task, reading = learner.task, reading_of(learner)
+    task, reading = learner.task, reading_of(learner.config)
     weights = _weights(learner, dialogues) if learner.row.needs_prm else [()] * len(dialogues)
     found = []
     for dialogue, shares in zip(dialogues, weights, strict=True):

@@ -46,7 +46,13 @@ class Scored:
 
 
 def true_advantage(truth: TurnValues) -> Float[np.ndarray, "P K"]:
-    """The advantage of each turn, in units of the outcome, without the rounding errors that would break ties."""
+    """The advantage of each turn, in units of the outcome, without the rounding errors that would break ties.
+
+    >>> zero, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    >>> values = torch.tensor([[0.1 + 0.2, 0.3]], dtype=torch.float64).float()
+    >>> true_advantage(TurnValues(zero, values, zero, zero, (values, values), mask)).tolist()
+    [[0.3, 0.3]]
+    """
     return truth.advantage.numpy().astype(np.float64).round(6)
 
 

@@ -193,7 +193,13 @@ def pooled(frame: pd.DataFrame, rng: np.random.Generator, tasks_too: bool, draws
 
 
 def cell_verdicts(frame: pd.DataFrame, claim: Claim) -> list[tuple[str, str, Verdict]]:
-    """(task, estimator, verdict) of each cell of one claim's effects, by its own t-interval."""
+    """(task, estimator, verdict) of each cell of one claim's effects, by its own t-interval.
+
+    >>> claim = next(claim for claim in CLAIMS if claim.name == "C1")
+    >>> (task, estimator, verdict), = cell_verdicts(effect_lines("C1", "", "math", "rloo", [0.11, 0.12, 0.13]), claim)
+    >>> task, estimator, verdict.ruling
+    ('math', 'rloo', 'replicated')
+    """
     return [
         (
             task,

@@ -153,7 +153,13 @@ def read_probes(run: Run) -> Probes:
 
 
 def tokenizer_of(run: Run) -> Any:
-    """The tokenizer of a run's base model: of an embedded one from the task's words, of others from their folder."""
+    """The tokenizer of a run's base model: of an embedded one from the task's words, of others from their folder.
+
+    >>> from pathlib import Path
+    >>> from itpo.profiles import get_profile
+    >>> tokenizer_of(Run(Path("runs"), get_profile("smoke").config("itpo", seed=0))).tokenize("are you sure ?")
+    ['are', 'you', 'sure', '?']
+    """
     if isinstance(run.config.model, EmbeddedModel):
         return build_tokenizer(get_task(run.config.task).words)
     return AutoTokenizer.from_pretrained(locate(base_model(run.config, Store(run.folder.parent))))

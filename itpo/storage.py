@@ -83,7 +83,11 @@ def _is_by_product(path: Path) -> bool:
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that the numbers depend on."""
+    """Installed versions of the libraries that the numbers depend on.
+
+    >>> sorted(library_versions())
+    ['peft', 'torch', 'transformers']
+    """
     return {name: metadata.version(name) for name in _LIBRARIES}
 
 
@@ -117,17 +121,34 @@ def _dump(node: object) -> str:
 
 
 def sha256(content: bytes | str) -> str:
-    """64 hex digits for bytes, or for text in UTF-8."""
+    """64 hex digits for bytes, or for text in UTF-8.
+
+    >>> sha256("abc")[:8]
+    'ba7816bf'
+    """
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value, whatever the order of its keys.
+
+    >>> hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
+    True
+    """
     return sha256(json.dumps(value, sort_keys=True, allow_nan=False))
 
 
 def plain(value: Any, where: str) -> Any:
-    """A config value as JSON; a dataclass keeps its class name, so that two classes with equal fields differ."""
+    """A config value as JSON; a dataclass keeps its class name, so that two classes with equal fields differ.
+
+    >>> from itpo.config import Method
+    >>> plain({"betas": (0.9, 0.99)}, "optimizer"), plain(Method("itpo"), "method")["class"]
+    ({'betas': [0.9, 0.99]}, 'Method')
+    >>> plain({"lr": float("nan")}, "optimizer")
+    Traceback (most recent call last):
+        ...
+    TypeError: optimizer.lr is nan: use finite numbers, strings, None, lists, dicts and dataclasses
+    """
     if is_dataclass(value) and not isinstance(value, type):
         inner = {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
         return {"class": type(value).__qualname__, **inner}
@@ -141,7 +162,11 @@ def plain(value: Any, where: str) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The same JSON value with None for each float that is not finite."""
+    """The same JSON value with None for each float that is not finite.
+
+    >>> finite({"auc": float("nan"), "success": [0.5]})
+    {'auc': None, 'success': [0.5]}
+    """
     if isinstance(value, Mapping):
         return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -151,7 +176,14 @@ def finite(value: Any) -> Any:
 
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Say in an ``OSError`` for lack of space which folder it was and what to do."""
+    """Say in an ``OSError`` for lack of space which folder it was and what to do.
+
+    >>> with explain_full_disk(Path("runs")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+        ...
+    OSError: [Errno 28] no space to write in runs (No space left on device); free some space and start again: the run then ...
+    """
     try:
         yield
     except OSError as error:
@@ -163,7 +195,10 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a loss of power."""
+    """Make a file's content, or a folder's list of names, survive a loss of power.
+
+    >>> sync(Path("."))
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -172,7 +207,14 @@ def sync(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file so that a crash at any moment leaves the old one or the new one."""
+    """Write a whole file so that a crash at any moment leaves the old one or the new one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(Path(place) / "done.json", json_bytes(steps=24))
+    ...     read_json(Path(place) / "done.json"), os.listdir(place)
+    ({'steps': 24}, ['done.json'])
+    """
     path.parent.mkdir(exist_ok=True)
     partial = path.parent / IN_WORK
     try:
@@ -186,18 +228,32 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def json_bytes(**content: Any) -> bytes:
-    """A JSON document that people can read. Raises ``TypeError`` or ``ValueError`` for what JSON cannot hold."""
+    """A JSON document that people can read. Raises ``TypeError`` or ``ValueError`` for what JSON cannot hold.
+
+    >>> json_bytes(steps=24)
+    b'{\\n  "steps": 24\\n}\\n'
+    """
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line; a float that is not finite becomes null."""
+    """One JSON object a line; a float that is not finite becomes null.
+
+    >>> json_lines([{"step": 0, "auc": float("nan")}])
+    b'{"step": 0, "auc": null}\\n'
+    """
     lines = [json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
     return "".join(lines).encode()
 
 
 def read_json(path: Path, remedy: str = _START_OVER) -> dict[str, Any]:
-    """A JSON object from a file. Raises :class:`RunFolderError` with the remedy if there is none."""
+    """A JSON object from a file. Raises :class:`RunFolderError` with the remedy if there is none.
+
+    >>> read_json(Path("nowhere") / "config.json")
+    Traceback (most recent call last):
+        ...
+    itpo.storage.RunFolderError: nowhere/config.json: the file is missing; nothing was changed there: move the folder away ...
+    """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -210,7 +266,14 @@ def read_json(path: Path, remedy: str = _START_OVER) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a log; a last line without its end is still being written."""
+    """The complete lines of a log; a last line without its end is still being written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(log := Path(place) / "metrics.jsonl", json_lines([{"step": 0}, {"step": 1}])[:-3])
+    ...     read_json_lines(log)
+    [{'step': 0}]
+    """
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
         return [json.loads(line) for line in lines]
@@ -219,7 +282,14 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Hash of every file of a run that must not depend on when and how often it was interrupted."""
+    """Hash of every file of a run that must not depend on when and how often it was interrupted.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(Path(place) / "metrics.jsonl", b"")
+    ...     digests(Path(place)) == {"metrics.jsonl": sha256(b"")}
+    True
+    """
     paths = [*folder.glob("metrics.jsonl"), *folder.glob("dialogues.jsonl"), *folder.rglob("*.safetensors")]
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     return {n: sha256(p.read_bytes()) for n, p in sorted(names.items()) if not n.startswith("checkpoint/")}
@@ -229,6 +299,14 @@ def check_run(folder: Path) -> dict[str, Any]:
     """What ``config.json`` says in a run's folder, whose content belongs to its name and, once finished, has not changed.
 
     Raises :class:`RunFolderError` otherwise.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(Path(place) / "config.json", json_bytes(format="notes"))
+    ...     check_run(Path(place))
+    Traceback (most recent call last):
+        ...
+    itpo.storage.RunFolderError: ...config.json: is not the config of a run of this library's format, version 1; nothing was ...
     """
     path = folder / "config.json"
     document = read_json(path)
@@ -255,7 +333,15 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def take_lock(path: Path, patience: float) -> IO[str]:
-    """Take an exclusive lock, held until the file is closed or the process ends, however it ends."""
+    """Take an exclusive lock, held until the file is closed or the process ends, however it ends.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place, take_lock(path := Path(place) / "0123.lock", patience=0.0):
+    ...     take_lock(path, patience=0.0)
+    Traceback (most recent call last):
+        ...
+    itpo.storage.RunBusyError: 0123 in ... is in use by process ...: wait for it, or stop it
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+")  # noqa: SIM115 - open as long as the lock is held
     deadline = time.monotonic() + patience

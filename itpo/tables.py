@@ -89,7 +89,11 @@ def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[
 
 
 def by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column of the runs of one row by their seeds, sorted. Errors: ValueError if a seed has several runs."""
+    """A column of the runs of one row by their seeds, sorted. Errors: ValueError if a seed has several runs.
+
+    >>> by_seed(pd.DataFrame({"seed": [1, 0], "success": [0.9, 0.8]}), "success").tolist()
+    [0.8, 0.9]
+    """
     values = frame.set_index("seed")[column].sort_index()
     if not values.index.is_unique:
         raise ValueError(
@@ -134,7 +138,11 @@ def interval_columns(name: str, interval: Interval) -> dict[str, float]:
 
 
 def interval_of(line: pd.Series, name: str) -> Interval:
-    """The interval that a line of :func:`main_table` holds under ``name`` (``n`` is 0 where it holds none)."""
+    """The interval that a line of :func:`main_table` holds under ``name`` (``n`` is 0 where it holds none).
+
+    >>> print(interval_of(pd.Series(interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))), "gain"))
+    0.020 [-0.010, 0.050]
+    """
     mean, low, high, n = (line.get(f"{name}{end}", float("nan")) for end in ("", "_low", "_high", "_n"))
     return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
 

@@ -2,6 +2,33 @@
 
 Departures from the paper [O]: LoRA adapters on a frozen base instead of full fine-tuning; PRM and critic are warmed up on
 rollouts of the reference before the first step; minibatches are drawn at random over dialogues, not over prompts.
+
+What :func:`train` does, by hand, with a base model too small to learn anything:
+
+>>> import tempfile
+>>> from dataclasses import replace
+>>> from itpo.profiles import get_profile
+>>> config = replace(get_profile("smoke").config("itpo", seed=0), model=EmbeddedModel(16, 1, 2, steps=1), probe_dialogues=2)
+>>> folder = tempfile.TemporaryDirectory()
+>>> store = Store(Path(folder.name))
+>>> base_model(config, store).parent.name  # made now, and found by the next line
+'models'
+>>> learner, run = build_learner(config, store), store.open(config)
+>>> warm_up(learner, run)
+>>> probe = collect_probe(learner)
+>>> observe(learner, run, 0, probe)
+>>> batch, metrics = training_step(learner, "0/0", Stopwatch())
+>>> round(metrics["ratio_error"], 3), len(batch.outcome) == config.prompts * config.rollouts
+(0.0, True)
+>>> stop_if_diverged(learner, run, 1)
+>>> learner.save(run)
+>>> run.finish(final_evaluation(learner))
+>>> sorted(run.summary())
+['greedy_success', 'success', 'tokens', 'turns']
+>>> (dialogue,), _ = trained(run).collect("a look at it", 1, 1, "policy", evaluate=True)
+>>> record(dialogue)["outcome"]
+0.0
+>>> folder.cleanup()
 """
 
 from __future__ import annotations

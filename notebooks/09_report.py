@@ -90,8 +90,7 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # **Effects.** C1 to C4: differences of two rows, paired by seed. C5: the mean rank correlation with the last step's rewards,
 # turns minus tokens (notebook 04). C6: tau-b between implicit return and outcome on fresh batches. C7: Spearman's
 # correlation of the turn rewards of ITPO and Norm-ITPO after the last step. C8: growth of the slope of notebook 06. C9: the
-# share of decision points at which a row's favourite turn is the oracle's, above chance (notebook 06, math only: one task, so that seeds
-# alone are resampled).
+# share of decision points at which a row's favourite turn is the oracle's, above chance (notebook 06 has the method and math in detail).
 #
 # **The rule.** The pooled effect is the mean over cells of their means over seeds. Its interval comes from a bootstrap over
 # seeds within cells, and from one over tasks and seeds, which asks what other tasks of this kind would say. The wider one
@@ -103,11 +102,11 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # %%
 found = [ledger.row_effects(frame)]
 found += [ledger.reward_effects(task, estimator, runs) for (task, estimator), runs in cells.items()]
-for estimator in ESTIMATORS:
-    judged = [run for run in cells["math", estimator] if run.config.method.row in ("itpo", "norm_itpo")]
+for (task, estimator), runs in cells.items():
+    judged = [run for run in runs if run.config.method.row in ("itpo", "norm_itpo")]
     truths = [OracleConfig(run.config, continuations=credit.CONTINUATIONS[profile][0]) for run in judged]
     agreement = credit.fidelity_table(judged, sweep(runs_root(), truths, oracle.measure))
-    found.append(ledger.agreement_effects("math", estimator, agreement))
+    found.append(ledger.agreement_effects(task, estimator, agreement))
 clear_output()
 effects = pd.concat(found, ignore_index=True)
 
@@ -115,7 +114,7 @@ effects = pd.concat(found, ignore_index=True)
 ruled = ledger.ledger(effects, np.random.default_rng(0))
 note = (
     f"Pooled over {len(cells)} cells and {len(scale.estimator_seeds)} seeds; 95 % bootstrap intervals. C5, C6, C8: mean over the rows with a "
-    "PRM. C2, most under PPO: a line a task. C9: math only."
+    "PRM. C2, most under PPO: a line a task."
 )
 Markdown(tables.write_table(ledger.ledger_text(ruled), ruled, "ledger", scale, note))
 

@@ -45,6 +45,12 @@ def read_rows(source: str | Path, split: str, config: str | None) -> Iterator[Ro
     where some are named after splits (``train-00000.parquet``), only those of ``split``. A hub name is
     ``owner/name``; ``split`` and ``config`` choose among its parts. Raises :class:`DataError` for a source that is
     neither or cannot be read; a broken line of JSON is a row that holds its error.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     (Path(place) / "rows.jsonl").write_text('{"question": "1 + 1?"}') and None
+    ...     [(row.number, row.value) for row in read_rows(place, "train", None)]
+    [(1, {'question': '1 + 1?'})]
     """
     path = Path(source).expanduser()
     if path.is_dir():

@@ -144,6 +144,13 @@ def read_table(path: Path, columns: Sequence[Mapping[str, Any]]) -> pd.DataFrame
     """The table that :func:`write_table` wrote, with its column labels and types.
 
     Errors: ValueError if the file has other columns or cells than ``columns`` says.
+
+    >>> import tempfile
+    >>> frame = pd.DataFrame({"step": [0, 1], "row": ["itpo", None]})
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     columns = write_table(frame, Path(place) / "F04.csv")
+    ...     read_table(Path(place) / "F04.csv", columns).equals(frame)
+    True
     """
     with path.open(encoding="utf-8", newline="") as file:
         head, *lines = list(csv.reader(file)) or [[]]

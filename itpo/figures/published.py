@@ -3,6 +3,26 @@
 :func:`publish` writes the arguments of a drawing as data, reads them back, and draws what it has read. So what stands beside an
 image is all that is in it, and :func:`redraw` makes the same image from it. One JSON file for each figure and table,
 ``<name>.json``, says what the other files ``<name>.*`` are made of.
+
+>>> import shutil
+>>> from itpo import gallery
+>>> from itpo.figures.results import credit_by_kind
+>>> style.use_style("00_tour")
+>>> band = pd.DataFrame({"kind": ["press", "check"], "success": True, "mean": [0.1, 0.2], "low": 0.0, "high": 0.3})
+>>> figure = style.shown_once(publish(credit_by_kind, "F01_credit", "example", "Credit of two turns.", band=band))
+>>> print(publish_table(band[["kind"]], band, "T_credit", "example", "Two turns.", "Their kinds."))
+| kind |
+|---|
+| press |
+| check |
+<BLANKLINE>
+Their kinds.
+>>> folder = style.output_folder("example")  # build/example/figures
+>>> [record.name for record in read_folder(folder)], [record.drawn for record in redraw(folder)]
+(['F01_credit', 'T_credit'], [('.png', '.pdf'), ('.md', '.tex')])
+>>> gallery.build(folder).name
+'index.html'
+>>> shutil.rmtree(folder.parent)
 """
 
 from __future__ import annotations

@@ -49,18 +49,32 @@ def use_style(notebook: str = "") -> None:
 
 
 def notebook() -> str:
-    """The notebook that :func:`use_style` was told of, or an empty text."""
+    """The notebook that :func:`use_style` was told of, or an empty text.
+
+    >>> use_style("02_main_results")
+    >>> notebook()
+    '02_main_results'
+    """
     return _notebook
 
 
 def shown_once(figure: Figure) -> Figure:
-    """The figure, taken out of pyplot's list: a notebook would show it at the end of the cell and as its value."""
+    """The figure, taken out of pyplot's list: a notebook would show it at the end of the cell and as its value.
+
+    >>> figure = shown_once(plt.figure())
+    >>> plt.fignum_exists(figure.number)
+    False
+    """
     plt.close(figure)
     return figure
 
 
 def output_folder(profile: str) -> Path:
-    """Where a profile's figures go: ``figures/`` for the committed profiles, else ``build/<profile>/figures``."""
+    """Where a profile's figures go: ``figures/`` for the committed profiles, else ``build/<profile>/figures``.
+
+    >>> output_folder("laptop") == project_root() / "figures"
+    True
+    """
     root = project_root()
     folder = root / "figures" if profile in COMMITTED else root / "build" / profile / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +82,12 @@ def output_folder(profile: str) -> Path:
 
 
 def add_caption(figure: Figure, caption: str) -> Figure:
-    """Write the caption under the axes, wrapped to the figure's width."""
+    """Write the caption under the axes, wrapped to the figure's width.
+
+    >>> figure = add_caption(shown_once(plt.figure(figsize=(COLUMN, 2))), "[smoke] Two words.")
+    >>> figure.texts[0].get_text()
+    '[smoke] Two words.'
+    """
     width = int(figure.get_figwidth() * 19)
     figure.text(0.01, -0.01, "\n".join(textwrap.wrap(caption, width)), ha="left", va="top", fontsize=7)
     return figure
