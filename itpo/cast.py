@@ -33,10 +33,15 @@ def cast(data: RealData, max_rows: int, backbone: Backbone, chat: ChatFormat) ->
     >>> from itpo.embedded import EmbeddedModel, warm_start
     >>> from itpo.storage import json_lines
     >>> from itpo.tasks import get_task
-    >>> goals = ["what is 1 plus 2 ?", "what is 2 plus 2 ?"]  # what users know beside their opening
-    >>> facts = {"single_turn_completion": "$\\\\boxed{4}$", "conv_id": 0}
-    >>> rows = [{"prompt": [{"role": "user", "content": f"how many pens in box {n} ?"}], "single_turn_prompt": goal} | facts
-    ...         for n, goal in enumerate(goals)]
+    >>> rows = [  # openings, and what users know beside them
+    ...     {
+    ...         "conv_id": n,
+    ...         "prompt": [{"role": "user", "content": f"how many pens in box {n} ?"}],
+    ...         "single_turn_prompt": f"what is {n} plus 2 ?",
+    ...         "single_turn_completion": f"it is $\\\\boxed{{{n + 2}}}$",
+    ...     }
+    ...     for n in range(2)
+    ... ]
     >>> task = get_task("math")
     >>> with tempfile.TemporaryDirectory() as place:  # a base that has learned nothing yet
     ...     model, tokenizer = load_base(warm_start(task, task.novice, EmbeddedModel(16, 1, 2, steps=1), Path(place) / "base"))
