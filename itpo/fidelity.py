@@ -48,10 +48,10 @@ class Scored:
 def true_advantage(truth: TurnValues) -> Float[np.ndarray, "P K"]:
     """The advantage of each turn, in units of the outcome, without the rounding errors that would break ties.
 
-    >>> zero, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
-    >>> values = torch.tensor([[0.1 + 0.2, 0.3]], dtype=torch.float64).float()
-    >>> true_advantage(TurnValues(zero, values, zero, zero, (values, values), mask)).tolist()
-    [[0.3, 0.3]]
+    >>> before, after, se = torch.tensor([[0.4, 0.0]]), torch.tensor([[0.7, 0.3]]), torch.zeros(1, 2)
+    >>> truth = TurnValues(before, after, se, se, (after - before, after - before), torch.ones(1, 2, dtype=torch.bool))
+    >>> truth.advantage.unique().numel(), true_advantage(truth).tolist()
+    (2, [[0.3, 0.3]])
     """
     return truth.advantage.numpy().astype(np.float64).round(6)
 
