@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-BASELINES = ("released", "trajectory")
+BASELINES = ("released", "trajectory", "to_go")
 # Added to a variance that is divided by. A batch whose rewards are all alike leaves rounding errors of about
 # 1e-7 after its baseline; this keeps them from being blown up to unit size.
 WHITEN_EPS = 1e-8
@@ -70,6 +70,8 @@ def rloo(
     reward positions, each reward becomes r * n/(n-1) - sum_j m_j / (n-1). `baseline="trajectory"` is RLOO
     on whole trajectories: the mean total reward of the other n-1 rollouts is subtracted once, at the row's
     last reward position, so that it reaches the return of every earlier token exactly once.
+    `baseline="to_go"` compares what is still to come [O]: the return from a row's k-th reward position on is reduced by the
+    mean of the same of those other rollouts that have a k-th position, and not at all where none has.
 
     Shapes: `rewards` (B, T), `reward_mask` (B, T) bool, where this source places rewards -> (B, T), 0 off
     the mask. Groups are consecutive rows. A row without reward positions, a dialogue that was dropped, is
@@ -78,18 +80,23 @@ def rloo(
     Errors: ValueError for an unknown baseline, a group size that does not divide B, or a mask that is not
     bool or not of the rewards' shape.
     Deviations from the paper: "released" subtracts its baseline at every reward position, so dialogues of
-    equal outcome and unequal turn counts get unequal returns; "trajectory" has no such bias.
+    equal outcome and unequal turn counts get unequal returns; "trajectory" and "to_go" have no such bias, as what they
+    subtract from a return does not depend on the row's own choices.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
     >>> rloo(one_turn_and_two, mask, group_size=2).sum(-1).tolist()
     [0.5, -1.0]
-    >>> rloo(one_turn_and_two, mask, group_size=2, baseline="trajectory").sum(-1).tolist()
-    [0.0, 0.0]
+    >>> rloo(one_turn_and_two, mask, group_size=2, baseline="trajectory").tolist()
+    [[0.0, 0.0], [0.5, -0.5]]
+    >>> rloo(one_turn_and_two, mask, group_size=2, baseline="to_go").tolist()
+    [[0.0, 0.0], [-0.5, 0.5]]
     """
     if baseline not in BASELINES:
         raise ValueError(f"unknown baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
     _check_groups(rewards, reward_mask, group_size)
+    if baseline == "to_go":
+        return _less_to_go_of_others(rewards, reward_mask, group_size)
 
     def group_sum(per_row: Tensor) -> Tensor:
         return per_row.view(-1, group_size).sum(-1).repeat_interleave(group_size)
@@ -106,6 +113,25 @@ def rloo(
     row_mean = total / reward_mask.sum(-1).clamp(min=1)
     baselined = (rewards * n - group_sum(row_mean)[:, None]) / others
     return torch.where(reward_mask & (n > 1), baselined, rewards)
+
+
+def _less_to_go_of_others(rewards: Tensor, reward_mask: Tensor, group_size: int) -> Tensor:
+    """Rewards whose sum from each reward position on is that of `rewards` less the mean of the same over other rollouts."""
+    rewards = torch.where(reward_mask, rewards, 0)
+    order = reward_mask.long().cumsum(-1) - 1
+    has = torch.arange(rewards.shape[1], device=rewards.device) < reward_mask.sum(
+        -1, keepdim=True
+    )  # a k-th one
+    packed = torch.zeros_like(rewards).masked_scatter(has, rewards[reward_mask])
+    to_go = packed.flip(-1).cumsum(-1).flip(-1)
+
+    def of_others(per_row: Tensor) -> Tensor:
+        grouped = per_row.unflatten(0, (-1, group_size))
+        return (grouped.sum(1, keepdim=True) - grouped).flatten(0, 1)
+
+    mean = torch.where(has, of_others(to_go) / of_others(has.long()).clamp(min=1), 0)
+    charge = mean - torch.nn.functional.pad(mean, (0, 1))[:, 1:]
+    return torch.where(reward_mask, rewards - charge.gather(-1, order.clamp(min=0)), 0)
 
 
 def grpo(

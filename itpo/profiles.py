@@ -72,18 +72,19 @@ class Profile:
         rows = [method.row for method in self.methods if allows(estimator, method.row)]
         return [self.config(row, seed, estimator) for row in rows for seed in seeds]
 
-    def unbiased(self) -> list[RunConfig]:
-        """RLOO with the baseline of whole trajectories, with ``estimator_seeds``, rows first.
+    def unbiased(self, baseline: str) -> list[RunConfig]:
+        """RLOO with another ``baseline`` than the released one, with ``estimator_seeds``, rows first.
 
-        For the paper's own split of the outcome over turns, and for one that knows nothing of them.
+        For the paper's own split of the outcome over turns, and for one that knows nothing of them: the baselines "trajectory"
+        and "to_go" of :func:`itpo.advantages.rloo` do not charge them for every turn. Raises ``ValueError`` for an unknown one.
 
-        >>> {config.baseline for config in get_profile("smoke").unbiased()}
+        >>> {config.baseline for config in get_profile("smoke").unbiased("trajectory")}
         {'trajectory'}
         """
         configs = [
             self.config(row, seed) for row in ("uniform", "norm_itpo") for seed in self.estimator_seeds
         ]
-        return [replace(config, baseline="trajectory") for config in configs]
+        return [replace(config, baseline=baseline) for config in configs]
 
     def sure_judge(self) -> list[RunConfig]:
         """The judge's row under RLOO with a judge that never errs, with ``estimator_seeds``: credit by the task's own rules.

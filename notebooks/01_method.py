@@ -206,9 +206,10 @@ draw.baseline_bias(pd.DataFrame({"turns": [1, 2, 4], **bias}))
 # %% [markdown]
 # *What to see:* before whitening the first tokens of these equally good dialogues get $+0.625$, $-0.25$ and $-2$: the
 # released baseline rewards brevity. `baseline="trajectory"` subtracts the others' mean *total* once, at the last reward
-# position: all get 0.
+# position: all get 0. So they do by `baseline="to_go"` [O], which compares at every turn what is still to come: a dialogue's k-th
+# turn with the k-th turns of the others, as far as they have one.
 #
-# Now the four rollouts, with both baselines, as returns: the sum of what is paid from a token on.
+# Now the four rollouts, with each baseline, as returns: the sum of what is paid from a token on.
 
 # %%
 mask = attribution.reward_mask("turn", turn_ids)
@@ -218,7 +219,7 @@ first = {kind: values[:, 1].tolist() for kind, values in to_go.items()}
 pd.DataFrame(first, index=names).rename(index=lambda name: name.replace("$", "")).round(3)
 
 # %% [markdown]
-# *What to see:* the return of the first token. With `trajectory` it is $R$ minus the mean of the other three outcomes; with
+# *What to see:* the return of the first token. With `trajectory` and `to_go` it is $R$ minus the mean of the other three outcomes; with
 # `released`, half a success in four turns (D) comes out worse than a failure in two (B).
 #
 # **Whitening** makes mean 0 and variance 1 over all assistant tokens of the batch, with Bessel's correction [C].
@@ -230,6 +231,16 @@ draw.token_grid(advantage, turn_ids, "advantage [s.d.]", names)
 # *What to see:* the advantage of each token under Norm-ITPO with the trajectory baseline. B is blamed by the comparison
 # alone, all its tokens alike. C succeeded, yet its last turn is blamed: its pay lies behind it, at the pivotal second turn,
 # and the baseline is still to come. The turns after the pivot are not merely spared, they are held against the average.
+#
+# The same with `to_go`:
+
+# %%
+advantage = advantages.whiten(to_go["to_go"], response_mask)
+draw.token_grid(advantage, turn_ids, "advantage [s.d.]", names)
+# %% [markdown]
+# *What to see:* every turn is compared with those of the same number. The late turns of D are no longer held against successes that were
+# over by then; its fourth, which no other dialogue reached, is compared with nothing. C's last turn is blamed still, because the only other
+# dialogue that got so far, D, had more to come: where few get far, few compare.
 #
 # ## The policy's loss
 #

@@ -246,7 +246,7 @@ for task, found in frames.items():
 
 # %%
 medical = others["medical"]
-once = sweep(runs_root(), medical.unbiased(), train)
+once = sweep(runs_root(), medical.unbiased("trajectory"), train)
 clear_output()
 rows = ["trajectory_share", "uniform", "norm_itpo"]
 charged = frames["medical"][frames["medical"]["row"].isin(rows)]

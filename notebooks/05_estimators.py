@@ -280,7 +280,7 @@ print(inspect.getdoc(merge_length).partition("\n\n>>>")[0])
 # %%
 grids = {name: sweep(runs_root(), scale.grid(name), train) for name in ESTIMATORS}
 variants = {
-    "trajectory baseline": sweep(runs_root(), scale.unbiased(), train),
+    "trajectory baseline": sweep(runs_root(), scale.unbiased("trajectory"), train),
     "released settings [C]": sweep(runs_root(), scale.released(), train),
 }
 clear_output()

@@ -333,7 +333,7 @@ Markdown(claims.verdict_text(growth, scale, scale=1.0, unit="logits"))
 
 # %%
 def first_returns(turn_counts: list[int], outcomes: list[float]) -> pd.DataFrame:
-    """Return of each dialogue's first token under four baselines; all dialogues form one group, a turn is one token."""
+    """Return of each dialogue's first token under each baseline; all dialogues form one group, a turn is one token."""
     count, paid = torch.tensor(turn_counts), torch.tensor(outcomes, dtype=torch.float64)
     mask = torch.arange(int(count.max())) < count[:, None]
     rewards, n = paid[:, None] / count[:, None] * mask, len(count)
@@ -349,8 +349,8 @@ Markdown(tables.markdown(first_returns([1, 2, 4], [1.0, 1.0, 1.0]).round(3)))
 # %% [markdown]
 # *What to see:* equal success, unequal returns. $+0.625$, $-0.25$ and $-2$ under the released RLOO, which makes short
 # dialogues look better than they are. GRPO normalises over all reward positions of the group and subtracts a mean at each of
-# them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once: all get 0. So does
-# PPO, here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
+# them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once, and `to_go` leaves the
+# first token just that: all get 0. So does PPO, here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
 #
 # **On data.** The probes as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
 # outcome (least squares, the outcome's effect taken out), and Spearman's correlation of the number of turns with the first

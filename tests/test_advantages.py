@@ -56,6 +56,19 @@ def brute_trajectory_returns(rewards, mask, n):
     return result
 
 
+def brute_to_go(rewards, mask, n):
+    """Reward-to-go of each masked token, less the mean of those of the prompt's other rollouts with as many before."""
+    kept = kept_of(rewards, mask)
+    result = []
+    for i, keep in enumerate(mask):
+        result.append([0.0] * len(keep))
+        for t in (t for t, k in enumerate(keep) if k):
+            k = sum(keep[:t])
+            others = [sum(other[k:]) for other in rest_of_group(kept, i, n) if len(other) > k]
+            result[i][t] = sum(kept[i][k:]) - (statistics.fmean(others) if others else 0.0)
+    return result
+
+
 def drop_rows(data, mask):
     """Take the reward positions of some rows away, as of dialogues that were dropped."""
     dropped = data.draw(st.lists(st.booleans(), min_size=len(mask), max_size=len(mask)))
@@ -72,6 +85,9 @@ def test_rloo_against_loops(batches, data):
     whole = advantages.returns(advantages.rloo(rewards, mask, n, baseline="trajectory"), mask)
     expected = torch.tensor(brute_trajectory_returns(rewards.tolist(), mask.tolist(), n), dtype=torch.float64)
     torch.testing.assert_close(whole, expected)
+    still = advantages.returns(advantages.rloo(rewards, mask, n, baseline="to_go"), mask)
+    expected = torch.tensor(brute_to_go(rewards.tolist(), mask.tolist(), n), dtype=torch.float64)
+    torch.testing.assert_close(still, expected)
 
 
 def test_released_baseline_is_biased_by_turn_counts():
@@ -82,14 +98,24 @@ def test_released_baseline_is_biased_by_turn_counts():
     )
 
 
-def test_trajectory_baseline_has_no_such_bias():
-    baselined = advantages.rloo(TURN_COUNTS, TURN_COUNTS > 0, 3, baseline="trajectory")
+@pytest.mark.parametrize("baseline", ["trajectory", "to_go"])
+def test_the_other_baselines_have_no_such_bias(baseline):
+    baselined = advantages.rloo(TURN_COUNTS, TURN_COUNTS > 0, 3, baseline)
     first = advantages.returns(baselined, TURN_COUNTS > 0)[:, 0]
     torch.testing.assert_close(first, torch.zeros(3, dtype=torch.float64))
 
 
+def test_to_go_compares_a_turn_with_those_that_got_as_far():
+    returns = advantages.returns(
+        advantages.rloo(TURN_COUNTS, TURN_COUNTS > 0, 3, baseline="to_go"), TURN_COUNTS > 0
+    )
+    # The second turn of the dialogue of two has 1/2 to come, that of the dialogue of four 3/4, which goes on alone after it.
+    expected = [[0, 0, 0, 0], [0, -0.25, 0, 0], [0, 0.25, 0.5, 0.25]]
+    torch.testing.assert_close(returns, torch.tensor(expected, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("baseline", advantages.BASELINES)
-def test_both_baselines_are_leave_one_out_for_one_reward_a_row(baseline):
+def test_all_baselines_are_leave_one_out_for_one_reward_a_row(baseline):
     rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.5]])
     mask = torch.tensor([[False, True]] * 3)
     expected = torch.tensor([[0.0, 0.75], [0.0, -0.75], [0.0, 0.0]])
@@ -372,7 +398,7 @@ ALL = ONES > 0
         (lambda: advantages.rloo(ONES, ALL, 3), "group_size 3 does not divide the 4 rows"),
         (lambda: advantages.rloo(ONES, ALL, 0), "group_size 0 does not divide"),
         (lambda: advantages.rloo(ONES, ALL, -2), "group_size -2 does not divide"),
-        (lambda: advantages.rloo(ONES, ALL, 2, "mean"), "choose one of released, trajectory"),
+        (lambda: advantages.rloo(ONES, ALL, 2, "mean"), "choose one of released, trajectory, to_go"),
         (lambda: advantages.returns(ONES, ALL.float()), "response_mask must be bool"),
         (lambda: advantages.returns(ONES[0], ALL[0]), "response_mask must be bool"),
         (lambda: advantages.whiten(ONES, ALL[:, :1]), "mask must be bool"),

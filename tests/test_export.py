@@ -153,7 +153,7 @@ def test_equal_runs_give_equal_folders(run, exported, tmp_path):
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
 def test_a_card_knows_its_profile(name):
     profile = get_profile(name)
-    for config in (*profile.on("medical").grid("ppo")[-1:], *profile.unbiased()[:1]):
+    for config in (*profile.on("medical").grid("ppo")[-1:], *profile.unbiased("trajectory")[:1]):
         assert _scale(plain(config, "config")) == name
         assert _scale(plain(replace(config, steps=3), "config")) is None
 

@@ -39,7 +39,9 @@ MAKERS: dict[str, Callable[[], Figure]] = {
     "token_grid": lambda: draw.token_grid(VALUES, IDS, "reward [logits]", ["A", "B"]),
     "weight_curves": lambda: draw.weight_curves([0.1, 1.0], [[[1.0, 0.0]], [[0.7, 0.3]]], ["A"]),
     "baseline_bias": lambda: draw.baseline_bias(
-        pd.DataFrame({"turns": [1, 2], "released": [0.5, -1.0], "trajectory": [0.0, 0.0]})
+        pd.DataFrame(
+            {"turns": [1, 2], "released": [0.5, -1.0], "trajectory": [0.0, 0.0], "to_go": [0.0, -0.5]}
+        )
     ),
     "loss_curves": lambda: draw.loss_curves(CURVE, CURVE, CURVE[["ratio", "gain"]]),
 }

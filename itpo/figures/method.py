@@ -37,6 +37,7 @@ NORM, RAW = ROW_COLORS["norm_itpo"], ROW_COLORS["itpo"]
 # One pale colour a turn, told apart by colour-blind readers too (Okabe and Ito's, lightened).
 TURN_COLORS = ("#b3d9f2", "#fbe3b0", "#b3e2d5", "#f0cfe0", "#f5d0b8", "#dddddd")
 SIGNED = colormaps["RdBu"]  # red below zero, blue above; colour-blind safe
+BARS = (ACCENT, NORM, POSITIVE)
 LINES, DASHES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"), ("-", "--", "-.", ":", "-")
 
 
@@ -256,9 +257,12 @@ def weight_curves(temperatures: ArrayLike, weights: ArrayLike, titles: Sequence[
 def baseline_bias(table: pd.DataFrame) -> Figure:
     """Return of equally good dialogues by their number of turns (column ``turns``), one bar colour for each other column."""
     figure, ax = plt.subplots(figsize=(COLUMN, 1.9), layout="constrained")
-    at = np.arange(len(table))
-    for offset, color, name in zip((-0.2, 0.2), (ACCENT, NORM), table.columns.drop("turns"), strict=True):
-        bars = ax.bar(at + offset, table[name], width=0.36, color=color, label=name)
+    at, names = np.arange(len(table)), table.columns.drop("turns")
+    width = 0.8 / len(names)
+    for number, (color, name) in enumerate(zip(BARS[: len(names)], names, strict=True)):
+        bars = ax.bar(
+            at + width * (number - (len(names) - 1) / 2), table[name], 0.9 * width, color=color, label=name
+        )
         ax.bar_label(bars, fmt="%+g", fontsize=SMALL, padding=1)
     ax.axhline(0, color=INK, lw=0.8)
     ax.margins(y=0.18)
