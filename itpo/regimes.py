@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from itpo.advantages import BASELINES
 from itpo.analysis import Interval, t_interval
 from itpo.attribution import ROWS
 from itpo.config import Method, RunConfig
@@ -38,7 +39,8 @@ class Atlas:
     """The runs of a map: ``run`` is the cell in the middle, whose neighbours differ from it in one setting of the slices.
 
     ``turns`` by ``pivots`` is the map, with pivots at first; ``positions`` and ``rollouts`` (a prompt, as many dialogues a
-    step in all) are slices through its middle. Every cell has all ``seeds``.
+    step in all) are slices through its middle. Every cell has all ``seeds``. Other baselines are compared with ``fresh_seeds``,
+    which nothing else has.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Atlas:
     positions: tuple[str, ...]
     rollouts: tuple[int, ...]
     seeds: tuple[int, ...]
+    fresh_seeds: tuple[int, ...]
 
     @property
     def middle(self) -> Corridor:
@@ -82,6 +85,19 @@ class Atlas:
         dialogues = self.run.prompts * self.run.rollouts
         return self._rows(replace(self.run, rollouts=n, prompts=dialogues // n) for n in self.rollouts)
 
+    def baselines(self) -> list[RunConfig]:
+        """The slice over rollouts with ``fresh_seeds`` under every baseline of RLOO.
+
+        Trajectory-share, which pays once a dialogue, has the same advantages under all of them and is there once.
+
+        >>> len(get_atlas("laptop").baselines())
+        140
+        """
+        runs = replace(self, seeds=self.fresh_seeds).rollouts_slice()
+        split = [config for config in runs if config.method.row != BASELINE]
+        others = [name for name in BASELINES if name != self.run.baseline]
+        return runs + [replace(config, baseline=name) for name in others for config in split]
+
     def _rows(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
         """Each of the runs by every row with every seed."""
         return [replace(run, method=m, seed=seed) for run in runs for m in METHODS for seed in self.seeds]
@@ -114,6 +130,7 @@ LAPTOP = Atlas(
     positions=POSITIONS,
     rollouts=(2, 4, 8, 16),
     seeds=(0, 1, 2, 3, 4),
+    fresh_seeds=(5, 6, 7, 8, 9),
 )
 SMOKE = replace(
     LAPTOP,
@@ -134,6 +151,7 @@ SMOKE = replace(
     positions=("early", "late"),
     rollouts=(2, 4),
     seeds=(0, 1),
+    fresh_seeds=(2, 3),
 )
 ATLASES = {atlas.name: atlas for atlas in (SMOKE, LAPTOP)}
 
@@ -181,6 +199,31 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
                     dict(zip(SETTINGS, key, strict=True)) | {"row": row, "measure": measure} | gain | known
                 )
     return pd.DataFrame(lines)
+
+
+def baseline_gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`gains` under every baseline of RLOO, which a first column, ``charge``, names.
+
+    ``frame`` is :func:`regime_results` of :meth:`Atlas.baselines`: all are compared with the same runs of trajectory-share.
+    """
+    usual, split = (frame[(frame["row"] == BASELINE) == same] for same in (True, False))
+    parts = {name: gains(pd.concat([usual, part])) for name, part in split.groupby("baseline", sort=False)}
+    return pd.concat(parts, names=["charge"]).reset_index("charge").reset_index(drop=True)
+
+
+def pooled_gains(frame: pd.DataFrame, row: str, baseline: str, measure: str) -> pd.Series:
+    """A row's gain on trajectory-share under one baseline of RLOO, its mean over all cells, for each seed.
+
+    ``frame`` as for :func:`baseline_gains`.
+
+    >>> lines = [(BASELINE, "released", 0, 0.5), ("judge", "released", 0, 0.25), ("judge", "to_go", 0, 0.75)]
+    >>> frame = pd.DataFrame(lines, columns=["row", "baseline", "seed", "success"])
+    >>> pooled_gains(frame, "judge", "to_go", "success").tolist()
+    [0.25]
+    """
+    usual = frame[frame["row"] == BASELINE]
+    part = frame[(frame["row"] == row) & (frame["baseline"] == baseline)]
+    return part.groupby("seed")[measure].mean() - usual.groupby("seed")[measure].mean()
 
 
 def trend(frame: pd.DataFrame, row: str, measure: str) -> dict[str, Interval]:

@@ -10,14 +10,15 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ from tqdm import tqdm
 from itpo.runs import Run, Store
 
 Train = Callable[[Any, Run], None]
+Name = TypeVar("Name", bound=Hashable)
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _POLL_SECONDS = 2.0
+MOST_WORKERS = 8  # unless asked for: each takes about 0.7 GB of memory [O]
 
 
 class SweepError(RuntimeError):
@@ -50,8 +53,22 @@ class _Worker:
     connection: Connection
 
 
+def default_workers() -> int:
+    """How many processes train if nobody says: one for each core that this process may use, ``MOST_WORKERS`` at most.
+
+    >>> 1 <= default_workers() <= MOST_WORKERS
+    True
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
+
+
 def sweep(
-    store_root: Path | str, configs: Sequence[Any], train: Train, workers: int = 2, progress: bool = True
+    store_root: Path | str,
+    configs: Sequence[Any],
+    train: Train,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> list[Run]:
     """Load or train the run of each config and return them in the order of ``configs``.
 
@@ -59,16 +76,18 @@ def sweep(
     the same under ``if __name__ == "__main__":``, because each process imports the script.
 
     ``train(config, run)`` must be a function of a module (or a ``functools.partial`` of one): each of
-    ``workers`` fresh processes, with one torch thread, imports it by name. It resumes by ``run.restore()``
-    and ends with ``run.finish(...)``. A config has ``steps``, which the progress bar counts against the
-    steps in ``metrics.jsonl``. Global random generators are seeded before every run, so that none depends
-    on the runs its process trained before.
+    ``workers`` fresh processes (if not given, :func:`default_workers`), with one torch thread, imports it
+    by name. It resumes by ``run.restore()`` and ends with ``run.finish(...)``. A config has ``steps``, which
+    the progress bar counts against the steps in ``metrics.jsonl``. Global random generators are seeded
+    before every run, so that none depends on the runs its process trained before.
 
     When a run fails the others still finish; then :class:`SweepError` is raised. Raises ``ValueError``,
     before anything is trained, if ``train`` or a config's class cannot be imported or ``workers`` is not
     positive, and :class:`itpo.runs.RunFolderError` for a damaged folder. An interrupt ends the processes;
     their runs resume next time.
     """
+    if workers is None:
+        workers = default_workers()
     if workers < 1:
         raise ValueError(f"workers is {workers}: at least one process must train")
     for thing in (train, *{type(config) for config in configs}):
@@ -86,6 +105,26 @@ def sweep(
     took = _duration(time.monotonic() - start)
     bar.conclude(f"{len(runs)} runs: {len(runs) - len(todo)} loaded, {len(todo)} trained in {took}")
     return [store.open(config) for config in configs]
+
+
+def sweep_groups(
+    store_root: Path | str, groups: Mapping[Name, Sequence[Any]], train: Train, **options: Any
+) -> dict[Name, list[Run]]:
+    """:func:`sweep` over the configs of all groups at once; returns the runs of each group under its name.
+
+    Processes start once and none waits at the end of a group. The groups take turns, so that what the runs of
+    one start from, such as a task's base model, is made for several groups at a time.
+
+    >>> sweep_groups("runs", {"nothing": []}, train=print, progress=False)
+    {'nothing': []}
+    """
+    turns = zip_longest(*([(name, config) for config in configs] for name, configs in groups.items()))
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
+    found: dict[Name, list[Run]] = {name: [] for name in groups}
+    runs = sweep(store_root, [config for _, config in pairs], train, **options)
+    for (name, _), run in zip(pairs, runs, strict=True):
+        found[name].append(run)
+    return found
 
 
 def _require_importable(thing: Any) -> None:

@@ -40,7 +40,7 @@ from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import allows, get_profile
 from itpo.reported import MEASURES, TITLES
-from itpo.sweep import sweep
+from itpo.sweep import sweep, sweep_groups
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
@@ -180,7 +180,7 @@ Markdown(claims.verdict_text(claims.row_verdicts(frame, "mean_success"), scale))
 
 # %%
 others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
-grids = {task: sweep(runs_root(), there.grid(), train) for task, there in others.items()}
+grids = sweep_groups(runs_root(), {task: there.grid() for task, there in others.items()}, train)
 clear_output()
 frames = {task: tables.results(found) for task, found in grids.items()}
 for task, there in others.items():
@@ -240,27 +240,30 @@ for task, found in frames.items():
 # outcome over turns may end with fewer turns than trajectory-share: without the question about allergies, which decides 4 of
 # 10 points for half of the patients. The released baseline [C] is charged at every reward, once a dialogue for
 # trajectory-share but once a turn for a split (01_method), so that a question more has to earn its charge. **Method.** Uniform
-# decomposition and Norm-ITPO again with a baseline that is charged once a dialogue. **How to read it.** If the charge is the
-# cause, turns rise with the other baseline. Whether that helps is another matter: without a charge nothing holds
+# decomposition and Norm-ITPO again with a baseline that is charged once a dialogue, and with one that compares every turn with
+# the others' turns of the same number (01_method). **How to read it.** If the charge is the cause, turns rise with the other baselines. Whether that helps is another matter: without a charge nothing holds
 # dialogues short, and a further turn dilutes the shares of those before it (notebook 05).
 
 # %%
 medical = others["medical"]
-once = sweep(runs_root(), medical.unbiased("trajectory"), train)
+configs = {baseline: medical.unbiased(baseline) for baseline in ("trajectory", "to_go")}
+fair = {name: tables.results(runs) for name, runs in sweep_groups(runs_root(), configs, train).items()}
 clear_output()
 rows = ["trajectory_share", "uniform", "norm_itpo"]
 charged = frames["medical"][frames["medical"]["row"].isin(rows)]
-variants = tables.variant_table({"released": charged, "once a dialogue": tables.results(once)})
-note = "RLOO on medical recommendation, the baseline charged at every reward (released) or once a dialogue. Paired by seed."
+names = {"once a dialogue": fair["trajectory"], "turn by turn": fair["to_go"]}
+variants = tables.variant_table({"released": charged} | names)
+note = (
+    "RLOO on medical recommendation, the baseline charged at every reward (released), once a dialogue (trajectory), or so that each turn "
+    "is compared with the others' turns of its number (to_go). Paired by seed."
+)
 Markdown(tables.write_table(tables.variant_text(variants), variants, "T1_medical_variants", medical, note))
 
 # %% [markdown]
 # Each run by itself, since one that collapses says more than a mean:
 
 # %%
-each = pd.concat([charged, tables.results(once)])[
-    ["row", "baseline", "seed", "success", "greedy_success", "turns"]
-]
+each = pd.concat([charged, *fair.values()])[["row", "baseline", "seed", "success", "greedy_success", "turns"]]
 Markdown(tables.markdown(each.round(3)))
 
 # %% [markdown]

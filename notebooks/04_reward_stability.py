@@ -22,7 +22,7 @@ from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import REPORTED_TAU, TITLES
-from itpo.sweep import sweep
+from itpo.sweep import sweep, sweep_groups
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
@@ -107,7 +107,7 @@ for rival, title in probes.RIVALS.items():
 
 # %%
 others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
-grids = {task: sweep(runs_root(), there.grid(), train) for task, there in others.items()}
+grids = sweep_groups(runs_root(), {task: there.grid() for task, there in others.items()}, train)
 clear_output()
 for name, (task, found) in zip(
     ("F12_spearman_documents", "F13_spearman_medical"), grids.items(), strict=True

@@ -32,7 +32,7 @@ from itpo.learner import Learner
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import REPORTED_TAU
-from itpo.sweep import sweep
+from itpo.sweep import sweep_groups
 from itpo.trainer import train
 
 use_style("05_estimators")
@@ -77,11 +77,13 @@ by_turn(turns.aggregate(pay, ids))
 #
 # ### RLOO: the others' mean
 #
-# RLOO compares a rollout with the $n-1$ others of its group. There are two ways to charge the comparison to a dialogue:
+# RLOO compares a rollout with the $n-1$ others of its group. There are three ways to charge the comparison to a dialogue:
 #
 # - **released** [C]: at *every* reward, $\tilde r=\frac n{n-1}r-\frac1{n-1}\sum_jm_j$ with $m_j$ the mean reward of rollout
 #   j;
-# - **trajectory**: once, at the last reward, the mean *total* of the others. This is leave-one-out on whole dialogues.
+# - **trajectory**: once, at the last reward, the mean *total* of the others. This is leave-one-out on whole dialogues;
+# - **to_go** [O]: so that the sum from the k-th reward on is charged what the others have still to come from their k-th reward on, as
+#   far as they have one.
 
 # %%
 released = advantages.rloo(pay, ends, 4, "released")
@@ -91,10 +93,15 @@ by_turn(turns.aggregate(released, ids)).set_caption("RLOO, released: charged at 
 charged_once = advantages.rloo(pay, ends, 4, "trajectory")
 by_turn(turns.aggregate(charged_once, ids)).set_caption("RLOO, trajectory: charged at the last turn")
 
+# %%
+turn_by_turn = advantages.rloo(pay, ends, 4, "to_go")
+by_turn(turns.aggregate(turn_by_turn, ids)).set_caption("RLOO, to_go: each turn against those of its number")
+
 # %% [markdown]
 # *What to see:* in the first table every turn bears the same charge, in the second only the last turn of each rollout does.
 # What a turn's tokens are told is the sum from there on (`advantages.returns`), so a charge at the end reaches every turn
-# once, and a charge at every turn reaches the first turn as often as there are turns.
+# once, and a charge at every turn reaches the first turn as often as there are turns. In the third the charges up to the end add up to
+# what the others had still to come at that turn: the first turn is told the same as in the second table, later ones are not.
 #
 # ### GRPO: mean and spread of the group
 #
@@ -148,6 +155,7 @@ source = [Source("row", pay, ends)]
 credit = {
     "RLOO\nreleased": estimate("rloo", source, batch),
     "RLOO\ntrajectory": estimate("rloo", source, batch, baseline="trajectory"),
+    "RLOO\nto_go": estimate("rloo", source, batch, baseline="to_go"),
     "GRPO": estimate("grpo", source, batch),
     "PPO\n$\\lambda$ = 1": estimate("ppo", source, batch, values=values, lam=1.0),
     "PPO\n$\\lambda$ = 0": estimate("ppo", source, batch, values=values, lam=0.0),
@@ -198,6 +206,7 @@ by_number = (to_come.sum(0) / at_turns.sum(0).clamp(min=1)) * at_turns
 options = {
     "RLOO, released": ("rloo", {"baseline": "released"}),
     "RLOO, trajectory": ("rloo", {"baseline": "trajectory"}),
+    "RLOO, to_go": ("rloo", {"baseline": "to_go"}),
     "GRPO": ("grpo", {}),
     "PPO": ("ppo", {"values": by_number[None]}),
 }
@@ -273,16 +282,15 @@ print(inspect.getdoc(merge_length).partition("\n\n>>>")[0])
 # ## 4. The runs
 #
 # Every row that the estimator can train. *Value model* pays the TD errors of a critic and so exists under PPO only. Beside
-# them two variants of RLOO: with the trajectory baseline, for uniform decomposition and Norm-ITPO; and with the settings of
+# them three variants of RLOO: with the baselines `trajectory` and `to_go`, for uniform decomposition and Norm-ITPO; and with the settings of
 # the released code for ITPO and Norm-ITPO [C], but for the learning rates. Runs that the store holds are loaded, those of
 # notebook 02 among them.
 
 # %%
-grids = {name: sweep(runs_root(), scale.grid(name), train) for name in ESTIMATORS}
-variants = {
-    "trajectory baseline": sweep(runs_root(), scale.unbiased("trajectory"), train),
-    "released settings [C]": sweep(runs_root(), scale.released(), train),
-}
+others = {f"{baseline} baseline": scale.unbiased(baseline) for baseline in ("trajectory", "to_go")}
+others["released settings [C]"] = scale.released()
+found = sweep_groups(runs_root(), {name: scale.grid(name) for name in ESTIMATORS} | others, train)
+grids, variants = ({name: found[name] for name in names} for names in (ESTIMATORS, others))
 clear_output()
 few = len(scale.estimator_seeds)
 Markdown(f"{tables.scale_note(scale)} GRPO, PPO and the variants of RLOO: {few} seeds.")
@@ -402,8 +410,8 @@ Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), s
 # %% [markdown]
 # ## 6. Variants of RLOO, and the length of dialogues
 #
-# For trajectory-share both baselines of RLOO are one and the same, as it pays a dialogue once. So its runs may be compared
-# with those of uniform decomposition and Norm-ITPO under the trajectory baseline, which takes away the charge for every turn
+# For trajectory-share all baselines of RLOO are one and the same, as it pays a dialogue once. So its runs may be compared
+# with those of uniform decomposition and Norm-ITPO under the baselines `trajectory` and `to_go`, which take away the charge for every turn
 # and nothing else. The released settings [C] differ from ours in more: beta, the reduction in (4), the scale of the token
 # rewards, and no outcome beside ITPO's. *Change* is the difference to the same row with our usual settings, paired by the
 # seeds that both have.
@@ -431,6 +439,7 @@ baseline_rows = [run for run in baseline_rows if run.config.seed in scale.estima
 settings = {
     "RLOO, charged per turn": grids["rloo"],
     "RLOO, charged once": baseline_rows + variants["trajectory baseline"],
+    "RLOO, turn by turn": baseline_rows + variants["to_go baseline"],
     "GRPO": grids["grpo"],
     "PPO": grids["ppo"],
 }

@@ -31,7 +31,7 @@ from itpo.figures.style import use_style
 from itpo.oracle import OracleConfig
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
-from itpo.sweep import sweep
+from itpo.sweep import sweep, sweep_groups
 from itpo.trainer import train
 
 use_style("06_credit")
@@ -67,9 +67,9 @@ Markdown(tables.scale_note(scale))
 # start, whose values are the same for all of them.
 
 # %%
-own = sweep(runs_root(), [OracleConfig(c, continuations=OWN) for c in configs], oracle.measure)
 settings = OracleConfig(configs[0], policy="reference", continuations=REFERENCE)
-(reference,) = sweep(runs_root(), [settings], oracle.measure)
+truths = {"own": [OracleConfig(c, continuations=OWN) for c in configs], "reference": [settings]}
+own, (reference,) = sweep_groups(runs_root(), truths, oracle.measure).values()
 clear_output()
 Markdown(f"{len(own)} policies with {OWN} continuations of each history, the reference with {REFERENCE}.")
 

@@ -87,6 +87,28 @@ def test_the_map_has_few_pivots_at_the_bottom_and_white_at_no_gain(check_apart):
     check_apart(figure)
 
 
+def test_gains_by_baseline_stand_at_their_rollouts_around_no_gain(check_apart):
+    lines = [
+        (charge, row, measure, n, 0.01 * n + 0.1 * k)
+        for k, charge in enumerate(draw.CHARGES)
+        for row in ("norm_itpo", "judge")
+        for measure in draw.MEASURES
+        for n in (2, 4, 8, 16)
+    ]
+    table = pd.DataFrame(lines, columns=["charge", "row", "measure", "rollouts", "gain"])
+    figure = draw.baseline_gains(table.assign(gain_low=table["gain"] - 0.05, gain_high=table["gain"] + 0.1))
+    assert len(figure.axes) == 4
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
+    for ax in figure.axes:
+        assert ax.lines[0].get_ydata()[0] == 0
+        assert [bars.get_label() for bars in ax.containers] == list(draw.CHARGES)
+        for k, bars in enumerate(ax.containers):
+            assert list(bars.lines[0].get_ydata()) == pytest.approx([n + 10 * k for n in (2, 4, 8, 16)])
+            ends = bars.lines[2][0].get_segments()[0][:, 1]
+            assert list(ends) == pytest.approx([2 + 10 * k - 5, 2 + 10 * k + 10])
+    check_apart(figure)
+
+
 @pytest.fixture(autouse=True)
 def close():
     yield

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from itpo import regimes
+from itpo.advantages import BASELINES
 from itpo.analysis import Interval
 from itpo.regimes import Atlas, get_atlas
 from itpo.sweep import sweep
@@ -47,6 +48,22 @@ def test_runs_differ_in_nothing_but_what_the_map_says(atlas: Atlas) -> None:
     }
 
 
+@every_atlas
+def test_every_baseline_is_compared_with_the_same_runs_on_fresh_seeds(atlas: Atlas) -> None:
+    configs = atlas.baselines()
+    assert len(set(configs)) == len(configs) and {c.seed for c in configs} == set(atlas.fresh_seeds)
+    assert not set(atlas.fresh_seeds) & set(atlas.seeds)
+    kinds = {(c.method.row, c.baseline, c.rollouts) for c in configs}
+    assert kinds == {("trajectory_share", "released", n) for n in atlas.rollouts} | {
+        (row, baseline, n)
+        for row in ROWS - {"trajectory_share"}
+        for baseline in BASELINES
+        for n in atlas.rollouts
+    }
+    old = {dataclasses.replace(c, seed=atlas.seeds[0], baseline="released") for c in configs}
+    assert old == {dataclasses.replace(c, seed=atlas.seeds[0]) for c in atlas.rollouts_slice()}
+
+
 def test_a_profile_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'smol' has no map of regimes.*smoke, laptop"):
         get_atlas("smol")
@@ -80,6 +97,27 @@ def test_gains_are_paired_and_carry_intervals() -> None:
     assert table.loc[table["row"] == "norm_itpo", "gain"].abs().max() == 0.0
     text = regimes.gains_text(table)
     assert len(text) == len(table) and text["gain (points)"].str.contains(r"^\+36\.0 \[").any()
+
+
+def test_gains_under_each_baseline_are_those_of_its_own_runs() -> None:
+    whole = frame().assign(baseline="released")
+    split = whole[whole["row"] != "trajectory_share"]
+    other = split.assign(baseline="to_go", success=split["success"] + 0.5)
+    both = pd.concat([whole, other]).sample(frac=1.0, random_state=2)
+    table = regimes.baseline_gains(both)
+    for charge, part in table.groupby("charge"):
+        expected = regimes.gains(
+            whole if charge == "released" else pd.concat([whole[whole["row"] == "trajectory_share"], other])
+        )
+        keys = [*regimes.SETTINGS, "row", "measure"]
+        pd.testing.assert_series_equal(
+            part.set_index(keys)["gain"].sort_index(), expected.set_index(keys)["gain"].sort_index()
+        )
+    assert set(table["charge"]) == {"released", "to_go"}
+    mean = np.mean([0.1 * np.log2(length) + 0.02 * pivots for length in (2, 8) for pivots in (1, 2)])
+    pooled = regimes.pooled_gains(both, "judge", "to_go", "success")
+    assert pooled.to_dict() == pytest.approx({0: mean + 0.5, 1: mean + 0.54})
+    assert regimes.pooled_gains(both, "norm_itpo", "released", "success").abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(("measure", "factor"), [("success", 1.0), ("mean_success", 0.5)])

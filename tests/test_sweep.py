@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 
 import itpo
 from itpo.runs import Run, Store, fingerprint
-from itpo.sweep import SweepError, _duration, sweep
+from itpo.sweep import MOST_WORKERS, SweepError, _duration, default_workers, sweep, sweep_groups
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))  # child processes import the toy by its name
@@ -37,7 +37,7 @@ def test_two_processes_train_what_is_missing_and_the_order_is_kept(
     environment = dict(os.environ)
     loaded = _train(tmp_path / "sweep", toy.Toy(seed=1))
     configs = [toy.Toy(seed=2), toy.Toy(seed=1), toy.Toy(seed=3), toy.Toy(seed=4), toy.Toy(seed=2)]
-    results = sweep(tmp_path / "sweep", configs, toy.walk)
+    results = sweep(tmp_path / "sweep", configs, toy.walk, workers=2)
     assert [run.config for run in results] == configs and all(run.done for run in results)
     assert results[1].folder == loaded.folder and results[0].folder == results[4].folder
     trained = [results[i].timing() for i in (0, 2, 3)]
@@ -50,6 +50,20 @@ def test_two_processes_train_what_is_missing_and_the_order_is_kept(
     assert captured.out.startswith("5 runs: 2 loaded, 3 trained in ") and captured.out.count("\n") == 1
     assert "training" in captured.err and "/30" in captured.err and len(captured.err) < 2000
     assert dict(os.environ) == environment
+
+
+def test_groups_are_trained_in_one_sweep_and_take_turns(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    groups = {"few": [toy.Toy(seed=0)], "none": [], "many": [toy.Toy(seed=s) for s in (1, 2, 0)]}
+    found = sweep_groups(tmp_path, groups, toy.walk, workers=1)
+    assert {name: [run.config for run in runs] for name, runs in found.items()} == groups
+    assert list(found) == list(groups) and all(run.done for runs in found.values() for run in runs)
+    assert capfd.readouterr().out.startswith("4 runs: 0 loaded, 3 trained in ")
+    ended = sorted(found["many"], key=lambda run: (run.folder / "done.json").stat().st_mtime_ns)
+    assert [run.config.seed for run in ended] == [0, 1, 2], (
+        "one process: the first of each group, then the rest"
+    )
 
 
 def test_finished_runs_need_no_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +146,16 @@ def test_what_another_process_cannot_import_is_refused_at_once(tmp_path: Path) -
     with pytest.raises(ValueError, match="at least one process"):
         sweep(tmp_path, [toy.Toy()], toy.walk, workers=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, expected in ((1, 1), (4, 4), (64, MOST_WORKERS)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False)
+        assert default_workers() == expected
+    monkeypatch.delattr(os, "sched_getaffinity")
+    for cores, expected in ((3, 3), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda n=cores: n)
+        assert default_workers() == expected
 
 
 def test_durations_are_readable() -> None:

@@ -29,7 +29,13 @@ from itpo.figures.style import (
 )
 
 SIGNED = colormaps["RdBu"]  # red below zero, blue above; colour-blind safe
-LINES = ((INK, "-", "o"), (ACCENT, "--", "s"), (POSITIVE, "-.", "^"), (NEGATIVE, ":", "D"))
+LINES = (
+    (INK, "-", "o"),
+    (ACCENT, "--", "s"),
+    (POSITIVE, "-.", "^"),
+    (NEGATIVE, ":", "D"),
+    ("#0072B2", (0, (5, 1)), "v"),
+)
 WORST = (
     -1.0
 )  # explained variance below this is cut off: the critic misleads, and by how much is of no interest

@@ -83,6 +83,41 @@ def regimes(table: pd.DataFrame) -> Figure:
     return shown_once(figure)
 
 
+CHARGES = {"released": (":", "s"), "trajectory": ("--", "D"), "to_go": ("-", "o")}  # line and marker
+
+
+def baseline_gains(table: pd.DataFrame) -> Figure:
+    """Gains on trajectory-share against the rollouts a prompt, a line for each baseline, a panel for each row and measure.
+
+    ``table`` is :func:`itpo.regimes.baseline_gains`.
+    """
+    rows, values = (list(dict.fromkeys(table[name])) for name in ("row", "rollouts"))
+    size = {"figsize": (TEXT, 3.9), "sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(len(MEASURES), len(rows), layout="constrained", **size)
+    for (measure, title), line in zip(MEASURES.items(), axes, strict=True):
+        for row, ax in zip(rows, line, strict=True):
+            shown = table[(table["measure"] == measure) & (table["row"] == row)]
+            ax.axhline(0, color=ROW_COLORS["trajectory_share"], linewidth=1.0)
+            for number, (charge, part) in enumerate(shown.groupby("charge", sort=False)):
+                places = [values.index(value) + 0.12 * (number - 1) for value in part["rollouts"]]
+                gain, low, high = (100 * part[name] for name in ("gain", "gain_low", "gain_high"))
+                dash, marker = CHARGES[str(charge)]
+                style = {"color": ROW_COLORS[row], "ls": dash, "marker": marker, "markersize": 4}
+                bars = ax.errorbar(places, gain, [gain - low, high - gain], capsize=2, lw=1.3, **style)
+                bars.set_label(str(charge))
+            ax.set_title(f"{ROWS[row].label}, {title}", fontsize=BODY, color=INK)
+            ax.set_xticks(range(len(values)), [str(value) for value in values])
+            ax.tick_params(labelsize=SMALL)
+            ax.grid(visible=False, axis="x")
+        line[0].set_ylabel("gain (points)", fontsize=BODY)
+    for ax in axes[-1]:
+        ax.set_xlabel("rollouts a prompt", fontsize=BODY)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    names = {"title": "baseline of RLOO", "title_fontsize": SMALL, "handlelength": 3}
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=SMALL, **names)
+    return shown_once(figure)
+
+
 def _heat(ax: Axes, frame: pd.DataFrame, palette: str, low: float, high: float) -> None:
     """``value`` and ``text`` by length and pivots, few pivots at the bottom."""
     values = frame.pivot(index="pivots", columns="length", values="value").sort_index(ascending=False)
