@@ -30,6 +30,7 @@ Train = Callable[[Any, Run], None]
 Name = TypeVar("Name", bound=Hashable)
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _POLL_SECONDS = 2.0
+PROGRESS = "ITPO_PROGRESS"
 MOST_WORKERS = 8  # unless asked for: each takes about 0.7 GB of memory [O]
 
 
@@ -251,7 +252,10 @@ def _train_one(train: Train, config: Any, folder: Path, store: Store) -> str:
 
 
 class _Cell:
-    """A line in a notebook's output that each write replaces, so that a saved notebook holds only the last."""
+    """A line in a notebook's output that each write replaces, so that a saved notebook holds only the last.
+
+    Whoever runs the notebook sees the line in the file that the environment variable ``PROGRESS`` names, if there is one.
+    """
 
     def __init__(self) -> None:
         from IPython.display import display  # here: no child process needs it, and it takes long to import
@@ -261,6 +265,8 @@ class _Cell:
     def write(self, text: str) -> None:
         if text.strip():
             self.handle.update({"text/plain": text.strip()}, raw=True)
+            if path := os.environ.get(PROGRESS):
+                Path(path).write_text(text.strip(), encoding="utf-8")
 
     def flush(self) -> None:
         """Nothing is held back; tqdm asks for the method."""

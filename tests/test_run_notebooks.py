@@ -1,13 +1,16 @@
 """The notebook runner, held to what it promises with a real kernel and throw-away notebooks."""
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pytest
 import run_notebooks
 
+TESTS = Path(__file__).parent
 SOURCE = """\
 # %% [markdown]
 # # A title
@@ -67,6 +70,34 @@ def test_other_profiles_run_beside_the_committed_outputs_in_this_environment(roo
     assert profile == "smoke"
     assert Path(executable).parent == Path(sys.executable).parent
     assert Path(folder) == (root / "notebooks").resolve()
+
+
+def test_a_terminal_shows_how_far_training_is(root: Path) -> None:
+    (root / "notebooks" / "00_first.py").write_text(
+        "# %%\nimport toy_training as toy\nfrom itpo.sweep import sweep\n"
+        f"sweep({str(root / 'runs')!r}, [toy.Toy()], toy.walk)\n"
+    )
+    paths = [TESTS, Path(run_notebooks.__file__).parents[1]]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "TOY_PAUSE": "1",
+        "COLUMNS": "70",
+    }
+    ours, theirs = os.openpty()
+    command = [sys.executable, run_notebooks.__file__, "--root", str(root)]
+    process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how the end of the other side is told
+        while part := os.read(ours, 4096):
+            shown += part
+    assert process.wait(60) == 0, shown.decode()
+    states = shown.decode().partition("\n")[0].split("\r")
+    assert states[0] == "00_first ... " and any("00_first ... training: " in state for state in states)
+    assert all(len(state.removesuffix(run_notebooks.ERASE)) < 70 for state in states[:-2])
+    assert (
+        f"00_first ... {run_notebooks.ERASE}" in states[-2] and "s -> notebooks/00_first.ipynb" in states[-2]
+    )
 
 
 def test_a_failure_names_the_cell_and_keeps_the_old_outputs(root: Path) -> None:

@@ -14,12 +14,17 @@ figures that they publish.
 
 import os
 import re
+import shutil
 import sys
+import threading
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jupytext
@@ -31,10 +36,12 @@ from papermill.exceptions import PapermillExecutionError
 
 from itpo import gallery
 from itpo.figures.published import PublishedError
+from itpo.sweep import PROGRESS
 
 DEFAULT = "laptop"
 # The profiles that a notebook knows, by its own one, whose outputs are kept in the repository.
 KNOWS = {"laptop": ("laptop", "smoke"), "smol": ("smol", "smoke", "consumer")}
+ERASE = "\x1b[K"  # from here to the end of a terminal's line
 QUIET = ["--log-level=CRITICAL"]  # of the kernel itself; what cells print and raise is not affected
 METADATA = {
     "jupytext": {"formats": "ipynb,py:percent"},
@@ -120,6 +127,35 @@ def knows(source: Path, profile: str) -> bool:
     return profile in KNOWS[own_profile(source) or DEFAULT]
 
 
+@contextmanager
+def announced(name: str) -> Iterator[None]:
+    """Print a notebook's name; on a terminal also how far its training is, renewed until the block ends."""
+    print(f"{name} ... ", end="", flush=True)
+    if not sys.stdout.isatty():
+        yield
+        return
+    over = threading.Event()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "progress"
+        path.touch()
+
+        def show() -> None:
+            while not over.wait(2.0):
+                line = f"{name} ... {path.read_text(encoding='utf-8')}"
+                print(f"\r{line[: shutil.get_terminal_size().columns - 1]}{ERASE}", end="", flush=True)
+
+        os.environ[PROGRESS] = str(path)  # the kernel has it too
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            del os.environ[PROGRESS]
+            print(f"\r{name} ... {ERASE}", end="", flush=True)
+
+
 def run(source: Path, profile: str, root: Path) -> None:
     """Execute one notebook in build/<profile>/; if it succeeds at its own profile, write its .ipynb."""
     target = root / "build" / profile / f"{source.stem}.ipynb"
@@ -127,11 +163,11 @@ def run(source: Path, profile: str, root: Path) -> None:
     nbformat.write(read_source(source), target)
     own = own_profile(source)
     parameters = {} if own in (None, profile) else {"profile": profile}
-    print(f"{source.stem} ... ", end="", flush=True)
     start = time.monotonic()
     settings = {"progress_bar": False, "extra_arguments": QUIET, "cwd": source.parent}
     try:
-        executed = papermill.execute_notebook(target, target, parameters, **settings)
+        with announced(source.stem):
+            executed = papermill.execute_notebook(target, target, parameters, **settings)
     except (PapermillExecutionError, DeadKernelError) as error:
         print(f"FAILED after {time.monotonic() - start:.0f} s", flush=True)
         message = f"{error}\n{source.name} failed; partial result: {target.relative_to(root)}"
