@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from itpo.advantages import BASELINES
 from itpo.analysis import Interval, t_interval
 from itpo.attribution import ROWS
 from itpo.config import Method, RunConfig
@@ -86,17 +85,16 @@ class Atlas:
         return self._rows(replace(self.run, rollouts=n, prompts=dialogues // n) for n in self.rollouts)
 
     def baselines(self) -> list[RunConfig]:
-        """The slice over rollouts with ``fresh_seeds`` under every baseline of RLOO.
+        """The slice over rollouts with ``fresh_seeds``, under the run's own baseline of RLOO and under "to_go".
 
-        Trajectory-share, which pays once a dialogue, has the same advantages under all of them and is there once.
+        Trajectory-share, which pays once a dialogue, has the same advantages under both and is there once.
 
         >>> len(get_atlas("laptop").baselines())
-        140
+        100
         """
         runs = replace(self, seeds=self.fresh_seeds).rollouts_slice()
         split = [config for config in runs if config.method.row != BASELINE]
-        others = [name for name in BASELINES if name != self.run.baseline]
-        return runs + [replace(config, baseline=name) for name in others for config in split]
+        return runs + [replace(config, baseline="to_go") for config in split]
 
     def _rows(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
         """Each of the runs by every row with every seed."""
@@ -202,7 +200,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def baseline_gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`gains` under every baseline of RLOO, which a first column, ``charge``, names.
+    """:func:`gains` under each baseline of RLOO, which a first column, ``charge``, names.
 
     ``frame`` is :func:`regime_results` of :meth:`Atlas.baselines`: all are compared with the same runs of trajectory-share.
     """

@@ -8,11 +8,10 @@
 # | baseline of RLOO | what is taken off the return of turn $k$ |
 # |---|---|
 # | `released` [C] | the mean reward of the group, once for each paid turn from $k$ on (and rewards are scaled by $n/(n-1)$) |
-# | `trajectory` | the others' mean *total*, whatever the turn |
 # | `to_go` [O] | the others' mean return *from their own k-th paid turn on* |
 #
-# The last two make no gradient biased: what they take off does not depend on what the rollout itself did. Only the last one expects less
-# where less is still to come. For trajectory-share, which pays once a dialogue, all three are one and the same.
+# What `to_go` takes off does not depend on what the rollout itself did, which leaves the gradient unbiased, and it expects less where less is
+# still to come. For trajectory-share, which pays once a dialogue, both are one and the same.
 #
 # **The task** is the middle of notebook 11's map: a corridor of a fixed number of turns, in which a few doors, at the beginning, decide. Rows: Norm-ITPO
 # and a judge that never errs, both compared with trajectory-share. Rollouts a prompt: few make a baseline noisy.

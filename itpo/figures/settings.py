@@ -83,7 +83,7 @@ def regimes(table: pd.DataFrame) -> Figure:
     return shown_once(figure)
 
 
-CHARGES = {"released": (":", "s"), "trajectory": ("--", "D"), "to_go": ("-", "o")}  # line and marker
+CHARGES = {"released": (":", "s"), "to_go": ("-", "o")}  # baselines of RLOO: line and marker
 
 
 def baseline_gains(table: pd.DataFrame) -> Figure:
@@ -99,7 +99,7 @@ def baseline_gains(table: pd.DataFrame) -> Figure:
             shown = table[(table["measure"] == measure) & (table["row"] == row)]
             ax.axhline(0, color=ROW_COLORS["trajectory_share"], linewidth=1.0)
             for number, (charge, part) in enumerate(shown.groupby("charge", sort=False)):
-                places = [values.index(value) + 0.12 * (number - 1) for value in part["rollouts"]]
+                places = [values.index(value) + 0.12 * number for value in part["rollouts"]]
                 gain, low, high = (100 * part[name] for name in ("gain", "gain_low", "gain_high"))
                 dash, marker = CHARGES[str(charge)]
                 style = {"color": ROW_COLORS[row], "ls": dash, "marker": marker, "markersize": 4}
