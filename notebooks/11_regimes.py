@@ -172,14 +172,14 @@ Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_succ
 # 0 out, but three of its ten runs in the latter two end far below the others. Of all 56 intervals in `figures/regimes.md` two do, both losses of the judge: a small one (9 turns, 4
 # pivots, -2.3 [-4.4, -0.3] after training), as chance would give, and a large one with two rollouts a prompt (-28.0 [-35.8, -20.3] over training).
 #
-# **Why?** Not tested. The released baseline is the first suspect: it takes the group's mean pay off at every turn and scales what is left by n / (n - 1) for n
+# **Why?** Not tested here. The released baseline is the first suspect, and notebook 12 looks into it: it takes the group's mean pay off at every turn and scales what is left by n / (n - 1) for n
 # rollouts. Where both of two dialogues succeed, the three doors of the map's middle get the returns 0, -0.44 and -0.89, right actions all, before
 # whitening; trajectory-share gets 0 there. Besides, a split pays nothing in a failed dialogue, which is where most opened doors are when success is rare;
 # and the PRM ranks dialogues little better than chance (AUC of 0.50 to 0.63).
 #
 # ## What not to conclude
 #
-# - **Not that there is no such regime.** Dialogues of hundreds of tokens a turn, users who react, and other baselines were not tried, and five seeds leave room
+# - **Not that there is no such regime.** Dialogues of hundreds of tokens a turn, users who react, and other baselines were not tried on this map, and five seeds leave room
 #   for gains of the size that the paper reports in single cells.
 # - **Not from one cell.** There are 36 intervals on the map; one or two would leave 0 out by chance.
 # - **Nor from the order of cells.** Each has one base model, shared by its seeds, and the bases start at other places than sparsity alone would

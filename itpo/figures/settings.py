@@ -14,6 +14,7 @@ from itpo.figures.style import BODY, INK, QUIET, ROW_COLORS, SMALL, TEXT, shown_
 # What is shown of runs: a column of `itpo.tables.results`, and what it is called.
 MEASURES = {"success": "after training", "mean_success": "mean over training"}
 MARKERS = {"trajectory_share": "s", "norm_itpo": "o", "judge": "^"}
+CHARGES = {"released": (":", "s"), "to_go": ("-", "o")}  # baselines of RLOO: line and marker
 
 
 def settings(
@@ -83,17 +84,21 @@ def regimes(table: pd.DataFrame) -> Figure:
     return shown_once(figure)
 
 
-CHARGES = {"released": (":", "s"), "to_go": ("-", "o")}  # baselines of RLOO: line and marker
-
-
 def baseline_gains(table: pd.DataFrame) -> Figure:
     """Gains on trajectory-share against the rollouts a prompt, a line for each baseline, a panel for each row and measure.
 
     ``table`` is :func:`itpo.regimes.baseline_gains`.
     """
     rows, values = (list(dict.fromkeys(table[name])) for name in ("row", "rollouts"))
-    size = {"figsize": (TEXT, 3.9), "sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(len(MEASURES), len(rows), layout="constrained", **size)
+    figure, axes = plt.subplots(
+        len(MEASURES),
+        len(rows),
+        figsize=(TEXT, 3.9),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
     for (measure, title), line in zip(MEASURES.items(), axes, strict=True):
         for row, ax in zip(rows, line, strict=True):
             shown = table[(table["measure"] == measure) & (table["row"] == row)]
