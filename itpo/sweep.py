@@ -128,9 +128,15 @@ def sweep_groups(
     return found
 
 
-def _require_importable(thing: Any) -> None:
+def _function(thing: Any) -> Any:
+    """What a partial application calls in the end."""
     while isinstance(thing, partial):
         thing = thing.func
+    return thing
+
+
+def _require_importable(thing: Any) -> None:
+    thing = _function(thing)
     in_notebook = thing.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
     if in_notebook or "<" in thing.__qualname__:
         name = f"{thing.__module__}.{thing.__qualname__}"
@@ -153,7 +159,7 @@ def _train_all(
     try:
         while pending or busy:
             while pending and len(busy) < workers:
-                worker, run = idle.pop() if idle else _start(root), pending.popleft()
+                worker, run = idle.pop() if idle else _start(root, train), pending.popleft()
                 busy[worker] = run
                 with suppress(BrokenPipeError):  # it died: the wait below sees that
                     worker.connection.send((train, run.config, run.folder))
@@ -178,11 +184,14 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.process.kill()
 
 
-def _start(root: Path) -> _Worker:
-    context = get_context("spawn")
+def _start(root: Path, train: Train) -> _Worker:
+    # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would take
+    # seconds to import them.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([_function(train).__module__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, root), daemon=True)
-    with _environment(_ONE_THREAD):  # read when the child imports torch, before any code of ours runs there
+    with _environment(_ONE_THREAD):  # read when the server imports torch, before any code of ours runs there
+        process = context.Process(target=_work, args=(theirs, root, dict(os.environ)), daemon=True)
         process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -212,8 +221,9 @@ def _result(worker: _Worker) -> str:
         return f"the process ended with exit code {code} (-9: killed, perhaps for lack of memory)"
 
 
-def _work(connection: Connection, root: Path) -> None:
+def _work(connection: Connection, root: Path, environment: dict[str, str]) -> None:
     """What a child does: train the runs it is sent until it is terminated or its parent is gone."""
+    os.environ.update(environment)  # the server's is that of the first sweep
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the interrupt too, and ends its children
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ from itpo.oracle import OracleConfig
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import MEASURES, TITLES
-from itpo.sweep import sweep_groups
+from itpo.sweep import sweep
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
@@ -42,8 +42,8 @@ scale = get_profile(profile)
 # %%
 there = {task: scale.on(task) for task in TASKS}
 pairs = [(t, e) for t in TASKS for e in ESTIMATORS if profile != "smoke" or t == "math" or e == "rloo"]
-cells = sweep_groups(runs_root(), {(t, e): there[t].grid(e) for t, e in pairs}, train)
-sure = sweep_groups(runs_root(), {task: there[task].sure_judge() for task in TASKS}, train)
+cells = {(t, e): sweep(runs_root(), there[t].grid(e), train) for t, e in pairs}
+sure = {task: sweep(runs_root(), there[task].sure_judge(), train) for task in TASKS}
 clear_output()
 Markdown(f"{tables.scale_note(scale)} {len(cells)} cells, {sum(map(len, cells.values()))} runs.")
 
@@ -100,24 +100,14 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # for there being many.
 
 # %%
-judged = {
-    cell: [run for run in runs if run.config.method.row in ("itpo", "norm_itpo")]
-    for cell, runs in cells.items()
-}
-own = credit.CONTINUATIONS[profile][0]
-truths = {
-    cell: [OracleConfig(run.config, continuations=own) for run in runs] for cell, runs in judged.items()
-}
-measured = sweep_groups(runs_root(), truths, oracle.measure)
-clear_output()
-
-# %%
 found = [ledger.row_effects(frame)]
-found += [ledger.reward_effects(*cell, runs) for cell, runs in cells.items()]
-found += [
-    ledger.agreement_effects(*cell, credit.fidelity_table(runs, measured[cell]))
-    for cell, runs in judged.items()
-]
+found += [ledger.reward_effects(task, estimator, runs) for (task, estimator), runs in cells.items()]
+for (task, estimator), runs in cells.items():
+    judged = [run for run in runs if run.config.method.row in ("itpo", "norm_itpo")]
+    truths = [OracleConfig(run.config, continuations=credit.CONTINUATIONS[profile][0]) for run in judged]
+    agreement = credit.fidelity_table(judged, sweep(runs_root(), truths, oracle.measure))
+    found.append(ledger.agreement_effects(task, estimator, agreement))
+clear_output()
 effects = pd.concat(found, ignore_index=True)
 
 # %%
