@@ -38,8 +38,8 @@ class Atlas:
     """The runs of a map: ``run`` is the cell in the middle, whose neighbours differ from it in one setting of the slices.
 
     ``turns`` by ``pivots`` is the map, with pivots at first; ``positions`` and ``rollouts`` (a prompt, as many dialogues a
-    step in all) are slices through its middle. Every cell has all ``seeds``. Other baselines are compared with ``fresh_seeds``,
-    which nothing else has.
+    step in all) are slices through its middle. Every cell has all ``seeds``. Baselines are compared with ``fresh_seeds``, and what is
+    seen there is looked at again with ``more_seeds``; nothing else has these.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Atlas:
     rollouts: tuple[int, ...]
     seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...]
+    more_seeds: tuple[int, ...]
 
     @property
     def middle(self) -> Corridor:
@@ -96,6 +97,15 @@ class Atlas:
         split = [config for config in runs if config.method.row != BASELINE]
         return runs + [replace(config, baseline="to_go") for config in split]
 
+    def fewest_rollouts(self) -> list[RunConfig]:
+        """The cell with the fewest rollouts a prompt, with ``more_seeds``, under the baseline "to_go" of RLOO.
+
+        >>> len(get_atlas("laptop").fewest_rollouts())
+        48
+        """
+        cell = replace(self, seeds=self.more_seeds, rollouts=(min(self.rollouts),))
+        return [replace(config, baseline="to_go") for config in cell.rollouts_slice()]
+
     def _rows(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
         """Each of the runs by every row with every seed."""
         return [replace(run, method=m, seed=seed) for run in runs for m in METHODS for seed in self.seeds]
@@ -129,6 +139,7 @@ LAPTOP = Atlas(
     rollouts=(2, 4, 8, 16),
     seeds=(0, 1, 2, 3, 4),
     fresh_seeds=(5, 6, 7, 8, 9),
+    more_seeds=tuple(range(10, 26)),
 )
 SMOKE = replace(
     LAPTOP,
@@ -150,6 +161,7 @@ SMOKE = replace(
     rollouts=(2, 4),
     seeds=(0, 1),
     fresh_seeds=(2, 3),
+    more_seeds=(4, 5),
 )
 ATLASES = {atlas.name: atlas for atlas in (SMOKE, LAPTOP)}
 

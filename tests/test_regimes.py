@@ -63,6 +63,20 @@ def test_both_baselines_are_compared_with_the_same_runs_on_fresh_seeds(atlas: At
     assert old == {dataclasses.replace(c, seed=atlas.seeds[0]) for c in atlas.rollouts_slice()}
 
 
+@every_atlas
+def test_the_cell_with_the_fewest_rollouts_is_looked_at_with_seeds_of_its_own(atlas: Atlas) -> None:
+    configs = atlas.fewest_rollouts()
+    assert {(c.method.row, c.seed) for c in configs} == {
+        (row, seed) for row in ROWS for seed in atlas.more_seeds
+    }
+    assert {c.baseline for c in configs} == {"to_go"} and {c.rollouts for c in configs} == {
+        min(atlas.rollouts)
+    }
+    assert not set(atlas.more_seeds) & {*atlas.seeds, *atlas.fresh_seeds}
+    usual = {dataclasses.replace(c, seed=atlas.seeds[0], baseline="released") for c in configs}
+    assert usual < {dataclasses.replace(c, seed=atlas.seeds[0]) for c in atlas.rollouts_slice()}
+
+
 def test_a_profile_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'smol' has no map of regimes.*smoke, laptop"):
         get_atlas("smol")
