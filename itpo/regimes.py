@@ -38,8 +38,8 @@ class Atlas:
     """The runs of a map: ``run`` is the cell in the middle, whose neighbours differ from it in one setting of the slices.
 
     ``turns`` by ``pivots`` is the map, with pivots at first; ``positions`` and ``rollouts`` (a prompt, as many dialogues a
-    step in all) are slices through its middle. Every cell has all ``seeds``. Baselines are compared with ``fresh_seeds``, and what is
-    seen there is looked at again with ``more_seeds``; nothing else has these.
+    step in all) are slices through its middle. Every cell has all ``seeds``. Baselines are compared with ``fresh_seeds``, and
+    what is seen there is looked at again with ``more_seeds``; nothing else has these.
     """
 
     name: str

@@ -3,8 +3,8 @@
 #
 # Does the paper's claim hold, and can we see why? This notebook brings the whole grid together: three estimators, every row
 # of Table 1, three embedded tasks, and rules on the claims C1 to C9 over all of it. It trains nothing that the notebooks before it have
-# not trained, but for GRPO and PPO on documents and medical, and a judge that never errs. Two appendices follow: one setting at
-# a time (notebook 10), and a map of the regimes in which turn-wise credit has something to gain (notebook 11).
+# not trained, but for GRPO and PPO on documents and medical, and a judge that never errs. Three appendices follow: one setting at
+# a time (notebook 10), a map of the regimes in which turn-wise credit has something to gain (notebook 11), and another baseline (notebook 12).
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -156,7 +156,9 @@ Markdown(claims.verdict_text(lines, scale))
 #
 # **Is there a regime in which it helps?** Notebook 11 looks for one with longer dialogues, sparser success, other places of the pivotal turns and
 # fewer rollouts, on a task made for it, where dialogues have a fixed length. None was found, and after training there was hardly room for one: over that map neither Norm-ITPO nor a judge that never errs is
-# told apart from trajectory-share. One setting at a time, eta, beta and the base's size, is in notebook 10.
+# told apart from trajectory-share. One loss there, the judge's with two rollouts a prompt, is the released baseline's doing: it is gone when a turn is compared with what
+# the other rollouts still have to come at theirs (notebook 12, on fresh seeds). Norm-ITPO is not told apart from trajectory-share under that baseline either. One setting at
+# a time, eta, beta and the base's size, is in notebook 10.
 #
 # ## 5. Length during training (F16, F17)
 #

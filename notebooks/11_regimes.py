@@ -172,7 +172,7 @@ Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_succ
 # 0 out, but three of its ten runs in the latter two end far below the others. Of all 56 intervals in `figures/regimes.md` two do, both losses of the judge: a small one (9 turns, 4
 # pivots, -2.3 [-4.4, -0.3] after training), as chance would give, and a large one with two rollouts a prompt (-28.0 [-35.8, -20.3] over training).
 #
-# **Why?** Not tested here. The released baseline is the first suspect, and notebook 12 looks into it: it takes the group's mean pay off at every turn and scales what is left by n / (n - 1) for n
+# **Why?** Not tested here. The released baseline is the first suspect, and for the judge's loss with two rollouts notebook 12 convicts it: it takes the group's mean pay off at every turn and scales what is left by n / (n - 1) for n
 # rollouts. Where both of two dialogues succeed, the three doors of the map's middle get the returns 0, -0.44 and -0.89, right actions all, before
 # whitening; trajectory-share gets 0 there. Besides, a split pays nothing in a failed dialogue, which is where most opened doors are when success is rare;
 # and the PRM ranks dialogues little better than chance (AUC of 0.50 to 0.63).

@@ -149,6 +149,15 @@ wide = replace(scale, seeds=atlas.more_seeds)
 Markdown(tables.write_table(regimes.gains_text(cell), cell, "baselines_again", wide, note))
 
 # %% [markdown]
+# **What the committed run says.** H1 holds, on seeds that it was not made up on. With two rollouts a prompt the judge is 14.5 [6.5, 22.4] points behind
+# trajectory-share over training under `released`, and 3.3 [1.6, 4.9] ahead under `to_go`. So that loss is the released baseline's doing, not that of
+# sharing an outcome out. With four rollouts or more the choice makes no difference that five seeds could show, and for Norm-ITPO none with two either: H2 and H3
+# are open.
+#
+# Nor is there a regime to report. On 16 further seeds both rows learn faster than trajectory-share on average, by 4.1 and 3.4 points, but both intervals
+# hold 0 (they begin at -0.7 and -1.2): single runs that leave a door shut for good make them wide. These are the largest mean gains over training that were
+# seen in a corridor, and no more than a hint where to look: few rollouts, and a baseline that expects what is still to come.
+#
 # ## What not to conclude
 #
 # - **Not from one task.** One corridor with one base model; the seeds vary training alone.

@@ -96,7 +96,7 @@ def baseline_gains(table: pd.DataFrame) -> Figure:
         figsize=(TEXT, 3.9),
         layout="constrained",
         sharex=True,
-        sharey=True,
+        sharey="row",
         squeeze=False,
     )
     for (measure, title), line in zip(MEASURES.items(), axes, strict=True):
