@@ -167,7 +167,7 @@ Markdown(tables.write_table(regimes.gains_text(cell), cell, "baselines_again", w
 #
 # ## Exercises
 #
-# 1. Two rollouts of three paid turns are paid (1/3, 1/3, 1/3) and (0, 0, 0). Which returns do the three turns of the first get under each baseline? Check
-#    with `itpo.advantages.rloo` and `itpo.advantages.returns`.
+# 1. Both of two rollouts succeed, and a judge pays each 1/3 at its first three turns and 0 at the other six. Which returns do the nine turns get under
+#    each baseline? Check with `itpo.advantages.rloo` and `itpo.advantages.returns`.
 # 2. Under `to_go` a turn that only one rollout reached is compared with nothing. Write a fourth baseline that falls back on the other prompts' rollouts there
 #    (a branch of `itpo.advantages.rloo`). What would it do for groups of two?

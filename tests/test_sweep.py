@@ -52,6 +52,19 @@ def test_two_processes_train_what_is_missing_and_the_order_is_kept(
     assert dict(os.environ) == environment
 
 
+def test_the_children_of_all_sweeps_have_one_parent_and_todays_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = sweep(tmp_path, [toy.Toy(seed=0)], toy.walk, progress=False)
+    monkeypatch.setenv("TOY_PAUSE", "0.001")
+    (second,) = sweep(tmp_path, [toy.Toy(seed=1)], toy.walk, progress=False)
+    before, after = first.timing(), second.timing()
+    assert set(before["parent"]) == set(after["parent"]) != {os.getpid()}
+    assert set(before["pid"]).isdisjoint(after["pid"])
+    assert set(before["pause"]) == {0.0} and set(after["pause"]) == {0.001}
+    assert set(after["threads"]) == {1}
+
+
 def test_groups_are_trained_in_one_sweep_and_take_turns(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +72,7 @@ def test_groups_are_trained_in_one_sweep_and_take_turns(
     found = sweep_groups(tmp_path, groups, toy.walk, workers=1)
     assert {name: [run.config for run in runs] for name, runs in found.items()} == groups
     assert list(found) == list(groups) and all(run.done for runs in found.values() for run in runs)
-    assert capfd.readouterr().out.startswith("4 runs: 0 loaded, 3 trained in ")
+    assert capfd.readouterr().out.startswith("4 runs: 1 loaded, 3 trained in ")
     ended = sorted(found["many"], key=lambda run: (run.folder / "done.json").stat().st_mtime_ns)
     assert [run.config.seed for run in ended] == [0, 1, 2], (
         "one process: the first of each group, then the rest"

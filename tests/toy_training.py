@@ -97,12 +97,16 @@ def walk(config: Toy, run: Run) -> None:
 
 def _record(config: Toy, run: Run, step: int, loss: torch.Tensor, weight: torch.Tensor) -> None:
     run.log(step, {"loss": loss, "ratio": float("inf") if step == 2 else 1.0, "count": step})
-    run.log_time(step, {"pid": os.getpid(), "threads": torch.get_num_threads()})
+    pause = float(os.environ.get("TOY_PAUSE", "0"))
+    run.log_time(
+        step,
+        {"pid": os.getpid(), "parent": os.getppid(), "threads": torch.get_num_threads(), "pause": pause},
+    )
     if step % 2 == 0:
         run.save_probe(step, {"weight": weight})
     if step % 4 == 0:
         run.save_dialogues(step, [{"messages": [["user", "¿qué?"]], "outcome": loss.item()}] * 2)
-    time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+    time.sleep(pause)
 
 
 def _end(run: Run, weight: torch.Tensor, best: float) -> None:
