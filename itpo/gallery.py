@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, str] = {
     "F23": "Credit fidelity",
     "T2": "Agreement on the best and the worst turn",
     "regimes": "A map of regimes",
+    "baselines": "What a turn is compared with",
 }
 FURTHER = "Further figures and tables"
 FORMATS = {".csv": "numbers", ".pdf": "PDF", ".tex": "LaTeX", ".md": "Markdown", ".json": "record"}
