@@ -154,7 +154,7 @@ method.token_grid(gae[0.0], ids, r"advantage, $\lambda=0$ [outcome]", names)
 source = [Source("row", pay, ends)]
 credit = {
     "RLOO\nreleased": estimate("rloo", source, batch),
-    "RLOO\ntrajectory": estimate("rloo", source, batch, baseline="trajectory"),
+    "RLOO\ntraject.": estimate("rloo", source, batch, baseline="trajectory"),
     "RLOO\nto_go": estimate("rloo", source, batch, baseline="to_go"),
     "GRPO": estimate("grpo", source, batch),
     "PPO\n$\\lambda$ = 1": estimate("ppo", source, batch, values=values, lam=1.0),
@@ -179,7 +179,7 @@ publish(
 )
 
 # %% [markdown]
-# *What to see:* A and C both succeed, and the trajectory baseline and PPO at $\lambda=1$ tell their first turns the same. The
+# *What to see:* A and C both succeed, and the baselines `trajectory` and `to_go` and PPO at $\lambda=1$ tell their first turns the same. The
 # estimators that charge every turn tell the one-turn dialogue A something much better than the three-turn dialogue C; and D,
 # a half success in four turns, begins no better than the failure B (GRPO), or worse (released RLOO).
 #
@@ -228,8 +228,8 @@ publish(
 
 # %% [markdown]
 # *What to see:* the outcome is the same along every line. Where a line rises, a turn is praised for making the dialogue
-# longer; where it falls, for keeping it short; neither is what the outcome asked for. With a critic or a charge once a
-# dialogue it rises all the way. With a charge for every turn it hardly rises and then falls. This is arithmetic on a made-up
+# longer; where it falls, for keeping it short; neither is what the outcome asked for. With a critic, or with a charge once a
+# dialogue or turn by turn, it rises all the way. With a charge for every turn it hardly rises and then falls. This is arithmetic on a made-up
 # group: whether it matters in training is a question for the data (section 6).
 #
 # ## 3. What else differs in training

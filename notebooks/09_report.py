@@ -152,7 +152,7 @@ Markdown(claims.verdict_text(lines, scale))
 #
 # **Written after seeing the results, and so an observation, not a test.** Where Norm-ITPO is furthest behind, its dialogues stay short (on documents
 # those of one seed of three), as those of the uniform decomposition do (F17). That fits a baseline that charges every paid turn, but it does not explain the loss: charged once a
-# dialogue, both ask again on medical, and no gain is established (notebook 02). What does explain it is open.
+# dialogue, or compared turn by turn, both ask again on medical, and no gain is established (notebook 02). What does explain it is open.
 #
 # **Is there a regime in which it helps?** Notebook 11 looks for one with longer dialogues, sparser success, other places of the pivotal turns and
 # fewer rollouts, on a task made for it, where dialogues have a fixed length. None was found, and after training there was hardly room for one: over that map neither Norm-ITPO nor a judge that never errs is

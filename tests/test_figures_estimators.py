@@ -22,10 +22,17 @@ CREDIT = pd.DataFrame(
         "turn": [1, 1, 2],
         "paid": [9.0, 0.0, 0.5],
         "RLOO\nreleased": [1.0, -1.0, 0.25],
+        "RLOO\ntraject.": [0.5, -1.0, 0.25],
+        "RLOO\nto_go": [0.5, -1.0, 0.5],
+        "GRPO": [0.75, -1.0, 0.25],
         "PPO\n$\\lambda$ = 1": [0.5, -0.5, 0.0],
+        "PPO\n$\\lambda$ = 0": [0.25, -0.5, 0.0],
     }
 )
-LENGTHS = pd.DataFrame({"turns": [2, 3, 4], "RLOO, released": [0.5, 0.4, 0.1], "PPO": [0.1, 0.2, 0.3]})
+LINES = ("RLOO, released", "RLOO, trajectory", "RLOO, to_go", "GRPO", "PPO")
+LENGTHS = pd.DataFrame(
+    {"turns": [2, 3, 4]} | {name: [0.5, 0.4 - 0.1 * k, 0.1] for k, name in enumerate(LINES)}
+)
 
 
 def band(rows: tuple[str, ...], mean: float = 0.4, first: int = -3) -> pd.DataFrame:
@@ -39,7 +46,7 @@ def seeds(rows: tuple[str, ...]) -> pd.DataFrame:
 
 
 ALL = tuple(ROWS)
-SETTINGS = ("RLOO, charged per turn", "RLOO, charged once", "GRPO", "PPO")
+SETTINGS = ("RLOO, charged per turn", "RLOO, charged once", "RLOO, turn by turn", "GRPO", "PPO")
 TURNS = pd.concat(
     [band(("trajectory_share", "uniform", "norm_itpo"), 3.5, 0).assign(setting=name) for name in SETTINGS]
 )
