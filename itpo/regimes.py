@@ -221,6 +221,20 @@ def baseline_gains(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, names=["charge"]).reset_index("charge").reset_index(drop=True)
 
 
+def baseline_changes(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each row that splits the outcome gains in each cell by the baseline "to_go" over "released", paired by seed.
+
+    ``frame`` as for :func:`baseline_gains`. Columns: ``SETTINGS``, row, measure, ``change`` with its t-interval.
+    """
+    lines = []
+    for key, cell in frame[frame["row"] != BASELINE].groupby([*SETTINGS, "row"], sort=False):
+        for measure in MEASURES:
+            pair = cell.pivot(index="seed", columns="baseline", values=measure)
+            change = interval_columns("change", t_interval(pair["to_go"] - pair["released"]))
+            lines.append(dict(zip([*SETTINGS, "row"], key, strict=True)) | {"measure": measure} | change)
+    return pd.DataFrame(lines)
+
+
 def pooled_gains(frame: pd.DataFrame, row: str, baseline: str, measure: str) -> pd.Series:
     """A row's gain on trajectory-share under one baseline of RLOO, its mean over all cells, for each seed.
 

@@ -127,6 +127,10 @@ def test_gains_under_each_baseline_are_those_of_its_own_runs() -> None:
             part.set_index(keys)["gain"].sort_index(), expected.set_index(keys)["gain"].sort_index()
         )
     assert set(table["charge"]) == {"released", "to_go"}
+    changes = regimes.baseline_changes(both)
+    assert len(changes) == 4 * 2 * 2 and set(changes["change_n"]) == {2}
+    wanted = changes["measure"].map({"success": 0.5, "mean_success": 0.0})
+    np.testing.assert_allclose(changes["change"], wanted, atol=1e-12)
     mean = np.mean([0.1 * np.log2(length) + 0.02 * pivots for length in (2, 8) for pivots in (1, 2)])
     pooled = regimes.pooled_gains(both, "judge", "to_go", "success")
     assert pooled.to_dict() == pytest.approx({0: mean + 0.5, 1: mean + 0.54})
