@@ -119,9 +119,8 @@ def _less_to_go_of_others(rewards: Tensor, reward_mask: Tensor, group_size: int)
     """Rewards whose sum from each reward position on is that of `rewards` less the mean of the same over other rollouts."""
     rewards = torch.where(reward_mask, rewards, 0)
     order = reward_mask.long().cumsum(-1) - 1
-    has = torch.arange(rewards.shape[1], device=rewards.device) < reward_mask.sum(
-        -1, keepdim=True
-    )  # a k-th one
+    # Column k of what follows is about a row's k-th reward position; whether it has one.
+    has = torch.arange(rewards.shape[1], device=rewards.device) < reward_mask.sum(-1, keepdim=True)
     packed = torch.zeros_like(rewards).masked_scatter(has, rewards[reward_mask])
     to_go = packed.flip(-1).cumsum(-1).flip(-1)
 

@@ -185,10 +185,15 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 def _start(root: Path, train: Train) -> _Worker:
-    # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would take
-    # seconds to import them.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([_function(train).__module__])
+    if (
+        torch.cuda.is_available()
+    ):  # which a fork does not survive once a library has used it while it was imported
+        context: Any = get_context("spawn")
+    else:
+        # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would
+        # take seconds to import them.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([_function(train).__module__])
     ours, theirs = context.Pipe()
     with _environment(_ONE_THREAD):  # read when the server imports torch, before any code of ours runs there
         process = context.Process(target=_work, args=(theirs, root, dict(os.environ)), daemon=True)

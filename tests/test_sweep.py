@@ -13,6 +13,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 import itpo
@@ -63,6 +64,14 @@ def test_the_children_of_all_sweeps_have_one_parent_and_todays_environment(
     assert set(before["pid"]).isdisjoint(after["pid"])
     assert set(before["pause"]) == {0.0} and set(after["pause"]) == {0.001}
     assert set(after["threads"]) == {1}
+
+
+def test_where_there_is_a_gpu_nothing_is_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (run,) = sweep(tmp_path / "spawned", [toy.Toy()], toy.walk, progress=False)
+    timing = run.timing()
+    assert set(timing["parent"]) == {os.getpid()} != set(timing["pid"]) and set(timing["threads"]) == {1}
+    assert fingerprint(run) == fingerprint(_train(tmp_path / "alone", toy.Toy()))
 
 
 def test_groups_are_trained_in_one_sweep_and_take_turns(
