@@ -78,7 +78,7 @@ def test_a_finished_run_reads_back_what_was_saved(finished: Run) -> None:
     assert finished.probes()[0][1]["weight"].shape == (1, 3)
     assert [d["step"] for d in finished.dialogues()] == [4, 4, 8, 8]
     assert finished.dialogues()[0]["messages"] == [["user", "¿qué?"]]
-    assert set(finished.timing()) == {"step", "pid", "threads"}
+    assert set(finished.timing()) == {"step", "pid", "parent", "threads", "pause"}
     assert not (finished.folder / "checkpoint").exists()
 
 
