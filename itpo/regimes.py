@@ -229,8 +229,8 @@ def baseline_changes(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for key, cell in frame[frame["row"] != BASELINE].groupby([*SETTINGS, "row"], sort=False):
         for measure in MEASURES:
-            pair = cell.pivot(index="seed", columns="baseline", values=measure)
-            change = interval_columns("change", t_interval(pair["to_go"] - pair["released"]))
+            difference = effects(cell.assign(row=cell["baseline"]), "to_go", "released", measure)
+            change = interval_columns("change", t_interval(difference))
             lines.append(dict(zip([*SETTINGS, "row"], key, strict=True)) | {"measure": measure} | change)
     return pd.DataFrame(lines)
 

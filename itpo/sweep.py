@@ -279,6 +279,7 @@ class _Cell:
         self.handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
+        """Show this text in place of the one before; empty ones, with which tqdm clears its bar, are left out."""
         if text.strip():
             self.handle.update({"text/plain": text.strip()}, raw=True)
             if path := os.environ.get(PROGRESS):

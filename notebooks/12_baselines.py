@@ -16,8 +16,8 @@
 # **The task** is the middle of notebook 11's map: a corridor of a fixed number of turns, in which a few doors, at the beginning, decide. Rows: Norm-ITPO
 # and a judge that never errs, both compared with trajectory-share. Rollouts a prompt: few make a baseline noisy.
 #
-# **What is expected**, written down before these runs. A trial with `to_go` on some of these cells and other seeds went like this, and is why the
-# notebook exists; so the seeds here are fresh ones, which no setting and no expectation was chosen on.
+# **What is expected**, written down before these runs. A trial with `to_go` on some of these cells, which is not in the repository, went like this and is
+# why the notebook exists; so the seeds here are fresh ones, which nothing else in the repository has.
 #
 # - H1: with two rollouts a prompt, where the judge loses most in notebook 11, it learns faster under `to_go` than under `released`.
 # - H2: over all cells Norm-ITPO learns faster under `to_go` than under `released`.
@@ -169,8 +169,8 @@ Markdown(tables.write_table(regimes.gains_text(cell), cell, "baselines_again", w
 # judge's with eight rollouts (+2.8 [+0.5, +5.0]). For Norm-ITPO nothing is told apart, H2 and H3 are open.
 #
 # Nor is there a regime to report. On 16 further seeds both rows learn faster than trajectory-share on average, by 4.1 and 3.4 points, but both intervals
-# hold 0 (they begin at -0.7 and -1.2): single runs that leave a door shut for good make them wide. These are the largest mean gains over training that were
-# seen in a corridor, and no more than a hint where to look: few rollouts, and a baseline that expects what is still to come.
+# hold 0 (they begin at -0.7 and -1.2): single runs, one of trajectory-share and one of Norm-ITPO among them, end near one half and make them wide. That is no
+# more than a hint where to look: few rollouts, and a baseline that expects what is still to come.
 #
 # ## What not to conclude
 #
