@@ -26,7 +26,7 @@ from itpo.oracle import OracleConfig
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
 from itpo.reported import MEASURES, TITLES
-from itpo.sweep import sweep
+from itpo.sweep import sweep_groups
 from itpo.tasks import TASKS
 from itpo.trainer import train
 
@@ -42,8 +42,11 @@ scale = get_profile(profile)
 # %%
 there = {task: scale.on(task) for task in TASKS}
 pairs = [(t, e) for t in TASKS for e in ESTIMATORS if profile != "smoke" or t == "math" or e == "rloo"]
-cells = {(t, e): sweep(runs_root(), there[t].grid(e), train) for t, e in pairs}
-sure = {task: sweep(runs_root(), there[task].sure_judge(), train) for task in TASKS}
+grids = {(t, e): there[t].grid(e) for t, e in pairs}
+judges = {("a faultless judge", task): there[task].sure_judge() for task in TASKS}
+trained = sweep_groups(runs_root(), grids | judges, train)
+cells = {cell: trained[cell] for cell in grids}
+sure = {task: trained[who, task] for who, task in judges}
 clear_output()
 Markdown(f"{tables.scale_note(scale)} {len(cells)} cells, {sum(map(len, cells.values()))} runs.")
 
@@ -100,14 +103,17 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # for there being many.
 
 # %%
-found = [ledger.row_effects(frame)]
-found += [ledger.reward_effects(task, estimator, runs) for (task, estimator), runs in cells.items()]
-for (task, estimator), runs in cells.items():
-    judged = [run for run in runs if run.config.method.row in ("itpo", "norm_itpo")]
-    truths = [OracleConfig(run.config, continuations=credit.CONTINUATIONS[profile][0]) for run in judged]
-    agreement = credit.fidelity_table(judged, sweep(runs_root(), truths, oracle.measure))
-    found.append(ledger.agreement_effects(task, estimator, agreement))
+many = credit.CONTINUATIONS[profile][0]
+turnwise = {c: [run for run in cells[c] if run.config.method.row in ("itpo", "norm_itpo")] for c in cells}
+truths = {c: [OracleConfig(run.config, continuations=many) for run in turnwise[c]] for c in cells}
+measured = sweep_groups(runs_root(), truths, oracle.measure)
 clear_output()
+
+# %%
+found = [ledger.row_effects(frame)]
+for cell in cells:
+    agreement = credit.fidelity_table(turnwise[cell], measured[cell])
+    found += [ledger.reward_effects(*cell, cells[cell]), ledger.agreement_effects(*cell, agreement)]
 effects = pd.concat(found, ignore_index=True)
 
 # %%

@@ -20,7 +20,7 @@ from itpo.figures.published import publish
 from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
-from itpo.sweep import sweep
+from itpo.sweep import sweep_groups
 from itpo.trainer import train
 
 use_style("10_ablations")
@@ -29,10 +29,13 @@ own = scale.config("norm_itpo", 0)
 
 # %%
 some = slice(2) if profile == "smoke" else slice(None)  # of the values, which are in itpo/ablations.py
-etas = sweep(runs_root(), ablations.eta_sweep(scale, ablations.ETAS[some]), train)
-betas = sweep(runs_root(), ablations.beta_sweep(scale, ablations.BETAS[some]), train)
-widths = sweep(runs_root(), ablations.width_sweep(scale, ablations.WIDTHS[some]), train)
-usual = sweep(runs_root(), [scale.config(tables.BASELINE, seed) for seed in scale.estimator_seeds], train)
+groups = {
+    "eta": ablations.eta_sweep(scale, ablations.ETAS[some]),
+    "beta": ablations.beta_sweep(scale, ablations.BETAS[some]),
+    "width": ablations.width_sweep(scale, ablations.WIDTHS[some]),
+    "usual": [scale.config(tables.BASELINE, seed) for seed in scale.estimator_seeds],
+}
+etas, betas, widths, usual = sweep_groups(runs_root(), groups, train).values()
 clear_output()
 Markdown(f"{tables.scale_note(scale)} {len({run.folder for run in [*etas, *betas, *widths, *usual]})} runs.")
 

@@ -36,7 +36,7 @@ from itpo.figures.published import publish
 from itpo.figures.style import use_style
 from itpo.paths import runs_root
 from itpo.profiles import get_profile
-from itpo.sweep import sweep
+from itpo.sweep import sweep, sweep_groups
 from itpo.trainer import train
 
 use_style("11_regimes")
@@ -123,8 +123,8 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # come last. **Rollouts a prompt.** The number of dialogues a step stays the same: few rollouts mean many prompts, and a noisier baseline.
 
 # %%
-by_place = sweep(runs_root(), atlas.positions_slice(), train)
-by_rollouts = sweep(runs_root(), atlas.rollouts_slice(), train)
+slices = {"place": atlas.positions_slice(), "rollouts": atlas.rollouts_slice()}
+by_place, by_rollouts = sweep_groups(runs_root(), slices, train).values()
 clear_output()
 bars = f"{task.max_turns} turns, {task.pivots} pivots; mean and 95 % t-interval over {where}, RLOO."
 
