@@ -63,6 +63,17 @@ def test_laptop_rewrites_the_pair_and_leaves_no_trace_of_the_machine(root: Path,
     call(root, "--check")
 
 
+def test_two_runs_write_the_same_bytes(root: Path) -> None:
+    tables = "import pandas as pd\ntable = pd.DataFrame({'turn': [1, 2]})\ndisplay(table.style, table.style.hide())\n"
+    (root / "notebooks" / "00_first.py").write_text(f"{SOURCE}\n# %%\n{tables}\n# %%\ntable.style\n")
+    pair, written = root / "notebooks" / "00_first.ipynb", []
+    for _ in range(2):
+        call(root)
+        written.append(pair.read_text())
+    assert written[0] == written[1]
+    assert [f"T_{n:05d}_row1_col0" in written[0] for n in range(4)] == [True, True, True, False]
+
+
 def test_other_profiles_run_beside_the_committed_outputs_in_this_environment(root: Path) -> None:
     call(root, "--profile", "smoke", "00")
     assert not (root / "notebooks" / "00_first.ipynb").exists()

@@ -73,14 +73,22 @@ def cell_key(cell: NotebookNode) -> tuple[str, str, tuple[str, ...]]:
     return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ()))
 
 
-def without_paths(value: Any, root: Path) -> Any:
-    """`value`, an output or a part of one, with this machine's folders replaced in all its text."""
+def reproducible(value: Any, root: Path, tables: dict[str, str]) -> Any:
+    """`value`, an output or a part of one, without what differs between equal runs, in all its text.
+
+    That is: this machine's folders, addresses of objects, and the random ids of styled tables. `tables` has those met so
+    far and what stands for them.
+    """
     if isinstance(value, dict):
-        return {k: v if k.startswith("image/") else without_paths(v, root) for k, v in value.items()}
+        return {k: v if k.startswith("image/") else reproducible(v, root, tables) for k, v in value.items()}
     if isinstance(value, list):
-        return [without_paths(item, root) for item in value]
+        return [reproducible(item, root, tables) for item in value]
     if isinstance(value, str):
         value = re.sub(r"[^\s\"'(]*/ipykernel_\d+/\d+\.py", "<cell>", value)
+        value = re.sub(r" at 0x[0-9a-f]{6,}>", ">", value)
+        value = re.sub(
+            r"\bT_[0-9a-f]{5}(?![0-9a-z])", lambda m: tables.setdefault(m[0], f"T_{len(tables):05d}"), value
+        )
         for folder, name in ((root, "."), (Path(sys.prefix), "<environment>"), (Path.home(), "~")):
             value = value.replace(str(folder), name) if len(folder.parts) > 1 else value
     return value
@@ -92,11 +100,14 @@ def write_pair(source: Path, executed: NotebookNode, root: Path) -> None:
     for cell in executed.cells:
         found[cell_key(cell)].append(cell)
     notebook = read_source(source)
+    tables: dict[str, str] = {}
     for cell in notebook.cells:
         if cell.cell_type == "code" and (same := found[cell_key(cell)]):
             match = same.pop(0)
             cell.execution_count = match.execution_count
-            cell.outputs = [nbformat.from_dict(without_paths(output, root)) for output in match.outputs]
+            cell.outputs = [
+                nbformat.from_dict(reproducible(output, root, tables)) for output in match.outputs
+            ]
     nbformat.write(notebook, source.with_suffix(".ipynb"))
 
 
