@@ -93,7 +93,8 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # **Effects.** C1 to C4: differences of two rows, paired by seed. C5: the mean rank correlation with the last step's rewards,
 # turns minus tokens (notebook 04). C6: tau-b between implicit return and outcome on fresh batches. C7: Spearman's
 # correlation of the turn rewards of ITPO and Norm-ITPO after the last step. C8: growth of the slope of notebook 06. C9: the
-# share of decision points at which a row's favourite turn is the oracle's, above chance (notebook 06 has the method and math in detail).
+# share of decision points, a dialogue's best and its worst turn, at which a row names the oracle's, above chance (notebook 06 has the method
+# and math in detail).
 #
 # **The rule.** The pooled effect is the mean over cells of their means over seeds. Its interval comes from a bootstrap over
 # seeds within cells, and from one over tasks and seeds, which asks what other tasks of this kind would say. The wider one
