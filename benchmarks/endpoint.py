@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from itpo.backbone import Backbone
 from itpo.data import generate_gsm
 from itpo.dialogue import ChatFormat, Dialogue
-from itpo.embedded import load
-from itpo.endpoint import Endpoint
-from itpo.learner import seeded
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.runs import Store
-from itpo.sampler import Sampling, rollout
-from itpo.tasks.real import RealMath
-from itpo.trainer import base_model
-from itpo.users import EndpointUser
+from itpo.models.backbone import Backbone
+from itpo.models.tiny import load
+from itpo.rollout.endpoint import Endpoint
+from itpo.rollout.real_tasks import RealMath
+from itpo.rollout.sampler import Sampling, rollout
+from itpo.rollout.seeding import seeded
+from itpo.rollout.users import EndpointUser
+from itpo.runs.paths import runs_root
+from itpo.runs.store import Store
+from itpo.study.profiles import get_profile
+from itpo.training.build import base_model
 
 
 class Instant(RealMath):

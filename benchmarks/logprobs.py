@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.shapes import VOCABULARY, seconds, smollm2_shape
-from itpo import head
-from itpo.backbone import Adapter, Backbone
-from itpo.footprint import peak_bytes
+from itpo.models import token_stats
+from itpo.models.backbone import Backbone
+from itpo.specs import Adapter
+from itpo.training.profiling import peak_bytes
 
 
 def full_logits(backbone: Backbone, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,7 @@ def main() -> None:
     vocabulary = backbone.model.get_output_embeddings()
 
     def stats(chunk: int) -> tuple[Tensor, Tensor]:
-        return head.token_stats(vocabulary, backbone.states(ids, mask), ids[mask], chunk)
+        return token_stats.token_stats(vocabulary, backbone.states(ids, mask), ids[mask], chunk)
 
     ways = {
         "body alone": lambda: (backbone.states(ids, mask),),

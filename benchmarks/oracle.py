@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 
 from itpo.dialogue import Dialogue
-from itpo.learner import Learner, seeded
-from itpo.oracle import make_plan
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.runs import Store
-from itpo.sampler import Sampling, rollout
-from itpo.trainer import build_learner
+from itpo.rollout.sampler import Sampling, rollout
+from itpo.rollout.seeding import seeded
+from itpo.runs.paths import runs_root
+from itpo.runs.store import Store
+from itpo.study.oracle import make_plan
+from itpo.study.profiles import get_profile
+from itpo.training.build import build_learner
+from itpo.training.learner import Learner
 
 ORACLE = "oracle, one call"
 
@@ -49,7 +50,7 @@ def hold_plain(learner: Learner, count: int, rows: int) -> list[Dialogue]:
 
 def measure(learner: Learner, continuations: int, repeats: int) -> pd.DataFrame:
     """Median processor seconds and rates of the oracle and of the plain sampler at both batch sizes."""
-    probes, _ = learner.collect("probe", learner.config.probe_dialogues, 1, None)
+    probes, _ = learner.collect("probe", learner.config.monitor_dialogues, 1, None)
     count = len(make_plan(learner.task, probes, continuations, "benchmark").places)
     rows = learner.config.prompts * learner.config.rollouts
     kinds = {

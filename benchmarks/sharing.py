@@ -16,9 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.shapes import VOCABULARY, smollm2_shape
-from itpo.backbone import Adapter, Backbone
-from itpo.base import nf4_config, tame
-from itpo.footprint import model_bytes
+from itpo.models.backbone import Backbone
+from itpo.models.loading import nf4_config, tame
+from itpo.specs import Adapter
+from itpo.training.profiling import model_bytes
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 30) -> float:

@@ -12,11 +12,14 @@ import argparse
 import pandas as pd
 import torch
 
-from itpo.learner import Learner
-from itpo.paths import runs_root
-from itpo.profiles import RunConfig, get_profile
-from itpo.runs import Store
-from itpo.trainer import Stopwatch, build_learner, training_step
+from itpo.config import RunConfig
+from itpo.runs.paths import runs_root
+from itpo.runs.store import Store
+from itpo.study.profiles import get_profile
+from itpo.trainer import training_step
+from itpo.training.build import build_learner
+from itpo.training.learner import Learner
+from itpo.training.profiling import Stopwatch
 
 PARTS = ["generation", "reference", "prm", "critic", "policy"]
 

@@ -42,12 +42,14 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
 from itpo import advantages, attribution
+from itpo.config import RunConfig
 from itpo.dialogue import Dialogue, TokenBatch, collate
-from itpo.embedded import EmbeddedModel, load, warm_start
-from itpo.footprint import peak_bytes
-from itpo.learner import Learner
-from itpo.profiles import RunConfig, get_profile
-from itpo.tasks import get_task
+from itpo.models.tiny import load, pretrain_by_imitation
+from itpo.specs import TinyLM
+from itpo.study.profiles import get_profile
+from itpo.tasks.registry import get_task
+from itpo.training.learner import Learner
+from itpo.training.profiling import peak_bytes
 
 PROMPTS, ROLLOUTS, PASS = 16, 8, 32
 PROMPT = (8, 32)  # tokens of a prompt
@@ -307,7 +309,7 @@ def main() -> None:
     base = get_profile("laptop").config("trajectory_share", seed=0)
     task = get_task("math")
     with tempfile.TemporaryDirectory() as parent:
-        folder = warm_start(task, task.novice, EmbeddedModel(steps=1), Path(parent) / "model")
+        folder = pretrain_by_imitation(task, task.noisy_expert, TinyLM(steps=1), Path(parent) / "model")
         rollouts = make_rollouts(load(folder)[1], options.shortest, options.longest)
         # As many rows in a pass of ours as in the others'.
         budget = PASS * (PROMPT[1] + options.longest)

@@ -10,30 +10,33 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itpo.attribution import ROWS, Row
-from itpo.base import PRECISIONS
+from itpo.attribution import METHODS, Row
+from itpo.config import allows
 from itpo.data import FORMATS, DataError, Loaded, load_examples
 from itpo.estimators import ESTIMATORS
-from itpo.gates import report
-from itpo.paths import project_root, runs_root
-from itpo.plan import Settings, Work, check, choose, find_shape
-from itpo.plan import report as plan_report
-from itpo.profiles import PROFILES, allows, get_profile
-from itpo.runs import RunFolderError, Store
-from itpo.tasks import TASKS, get_task
-from itpo.trainer import base_model
+from itpo.models.memory import Settings, Work, check, choose, find_shape
+from itpo.models.memory import report as plan_report
+from itpo.runs.paths import project_root, runs_root
+from itpo.runs.store import RunFolderError, Store
+from itpo.specs import PRECISIONS
+from itpo.study.profiles import PROFILES, get_profile
+from itpo.study.testbed import report
+from itpo.tasks.registry import TASKS, get_task
+from itpo.training.build import base_model
 
 if TYPE_CHECKING:  # only `chat` needs a client of servers, and imports it
-    from itpo.chat import Party, Scene
+    from itpo.apps.chat import Party, Scene
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status (1: a gate failed, 2: what was asked for cannot be done)."""
     parser = argparse.ArgumentParser(prog="python -m itpo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    gates = commands.add_parser("gates", help="measure whether a task is fit to compare methods on")
-    gates.add_argument("task", choices=sorted(TASKS))
-    gates.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
+    testbed_checks = commands.add_parser(
+        "testbed_checks", help="measure whether a task is fit to compare methods on"
+    )
+    testbed_checks.add_argument("task", choices=sorted(TASKS))
+    testbed_checks.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
     add_chat(commands.add_parser("chat", help="talk to a policy, or take its place"))
     add_data(commands.add_parser("data", help="read real data: counts, the first example, bad rows"))
     commands.add_parser("estimators", help="list the estimators and the rows of Table 1 that each can train")
@@ -91,7 +94,7 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
 
 def chat(options: argparse.Namespace) -> int:
     """Hold one conversation in the terminal; returns the exit status (2: the options do not go together)."""
-    from itpo.chat import converse
+    from itpo.apps.chat import converse
 
     assistant, real = options.role == "assistant", options.data is not None
     policy = options.model or options.run
@@ -117,8 +120,8 @@ def chat(options: argparse.Namespace) -> int:
 
 def find_scene(options: argparse.Namespace) -> Scene:
     """The example that the options of ``chat`` ask for."""
-    from itpo.chat import embedded_scene, real_scene
-    from itpo.endpoint import Endpoint
+    from itpo.apps.chat import embedded_scene, real_scene
+    from itpo.rollout.endpoint import Endpoint
 
     if not options.data:
         return embedded_scene(get_task(options.task), options.seed)
@@ -131,7 +134,7 @@ def find_scene(options: argparse.Namespace) -> Scene:
 
 def find_policy(options: argparse.Namespace) -> Party:
     """The policy that the options of ``chat`` ask for; the task's embedded model is made where it is missing."""
-    from itpo.chat import Talker, base_of
+    from itpo.apps.chat import Talker, base_of
 
     if options.model or options.run:
         base = options.model or base_of(options.run)
@@ -242,7 +245,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export_policy(options: argparse.Namespace) -> int:
     """Export the policy of a run; returns the exit status (2: it cannot be exported or sent, with the reason)."""
-    from itpo.export import ExportError, export, push
+    from itpo.apps.export import ExportError, export, push
 
     name = options.push_to_hub
     try:
@@ -266,8 +269,8 @@ def export_policy(options: argparse.Namespace) -> int:
 
 def draw_figures(folder: Path) -> int:
     """Draw a folder's figures and text tables again, and its gallery; returns the exit status (2: one cannot be drawn)."""
-    from itpo import gallery
-    from itpo.figures.published import PublishedError, redraw
+    from itpo.figures.publishing import gallery
+    from itpo.figures.publishing.registry import PublishedError, redraw
 
     start, count = time.monotonic(), 0
     try:
@@ -291,7 +294,7 @@ def list_estimators() -> str:
     lines = ["estimators"]
     lines += [f"  {name:<17} {_first_line(e.function)}" for name, e in ESTIMATORS.items()]
     lines += ["", "rows of Table 1"]
-    for name, row in ROWS.items():
+    for name, row in METHODS.items():
         lines.append(f"  {name:<17} {_first_line(row.function)}")
         trains = [e for e in ESTIMATORS if allows(e, name)]
         lines.append(f"{'':<20}per {row.granularity}; needs {_needs(row)}; trained by {', '.join(trains)}")

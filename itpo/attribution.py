@@ -2,16 +2,17 @@
 
 A row turns signals about a batch of dialogues into rewards (B, T), zero wherever the row places none. To
 add a row, write one function whose parameters are named after the signals it needs, and add one line to
-`ROWS`.
+`METHODS`.
 
 Shapes: B dialogues, T tokens, K turns. Equation numbers are those of the ITPO paper.
 """
 
+import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -196,7 +197,7 @@ def norm_itpo(
     token_rewards: Float[Tensor, "B T"],
     outcome: Float[Tensor, " B"],
     turn_ids: Int64[Tensor, "B T"],
-    temperature: float,
+    temperature: float = 0.4,
     reduction: str = "sum",
 ) -> Float[Tensor, "B T"]:
     """Split the outcome over turns by the posterior of eq. (5), placing w_k * R at each turn's last token.
@@ -244,14 +245,28 @@ def reward_mask(granularity: str, turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor
     return _REWARD_POSITIONS[granularity](turn_ids)
 
 
+class Claim(NamedTuple):
+    """What the replication asks of a method: does it beat ``rival`` ("gain"), or gain nothing reliable on it ("no gain")?"""
+
+    name: str
+    rival: str
+    expected: str = "gain"
+
+
+# What a method's function may read of a batch; its other parameters are the method's options.
+SIGNALS = ("outcome", "turn_ids", "response_mask", "token_rewards", "values", "judge_scores", "generator")
+
+
 @dataclass(frozen=True)
-class Row:
-    """One row of Table 1: a way to turn signals about a batch into rewards.
+class MethodEntry:
+    """A method of Table 1: how signals about a batch become rewards, and how tables and figures show it.
 
-    `name` is the key in `ROWS`, `label` what tables and figures print, `function` the attribution, and
-    `granularity` one of "trajectory", "turn" and "token" (ValueError otherwise).
+    ``name`` is the key in `METHODS`, ``function`` the attribution, whose parameters are named after the signals it reads
+    (`SIGNALS`) and, with defaults, after its options; ``granularity`` is one of "trajectory", "turn" and "token" (ValueError
+    otherwise). ``label``, ``color`` and ``dash`` are those of every table and figure, ``claims`` what the report asks of the
+    method. An entry from outside the library states a ``version``, to be raised with every change of what the method does.
 
-    >>> ROWS["norm_itpo"].granularity, ROWS["norm_itpo"].needs_prm, ROWS["uniform"].needs_prm
+    >>> METHODS["norm_itpo"].granularity, METHODS["norm_itpo"].needs_prm, METHODS["uniform"].needs_prm
     ('turn', True, False)
     """
 
@@ -259,81 +274,180 @@ class Row:
     label: str
     function: Callable[..., Tensor]
     granularity: str
+    color: str = "#8c564b"
+    dash: str = "-"
+    claims: tuple[Claim, ...] = ()
+    version: int = 0
 
     def __post_init__(self) -> None:
         if self.granularity not in _REWARD_POSITIONS:
             raise ValueError(
-                f"row {self.name!r} has unknown granularity {self.granularity!r}; "
+                f"method {self.name!r} has unknown granularity {self.granularity!r}; "
                 f"choose one of {', '.join(_REWARD_POSITIONS)}"
             )
 
     @property
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(self.function).parameters)
+
+    @property
     def needs_prm(self) -> bool:
-        """Whether the row reads token rewards, so that a process reward model has to be trained for it."""
-        return "token_rewards" in inspect.signature(self.function).parameters
+        """Whether the method reads token rewards, so that a process reward model has to be trained for it."""
+        return "token_rewards" in self._parameters
 
     @property
     def needs_values(self) -> bool:
-        """Whether the row reads a learned value, so that it takes an estimator with a critic, that is PPO."""
-        return "values" in inspect.signature(self.function).parameters
+        """Whether the method reads a learned value, so that it takes an estimator with a critic, that is PPO."""
+        return "values" in self._parameters
 
     @property
     def needs_judge(self) -> bool:
-        """Whether the row reads scores of turns, so that a judge has to be asked for them."""
-        return "judge_scores" in inspect.signature(self.function).parameters
+        """Whether the method reads scores of turns, so that a judge has to be asked for them."""
+        return "judge_scores" in self._parameters
 
     @property
     def carries_outcome(self) -> bool:
-        """Whether the row's rewards are shares of the outcome itself."""
-        return "outcome" in inspect.signature(self.function).parameters
+        """Whether the method's rewards are shares of the outcome itself."""
+        return "outcome" in self._parameters
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings and their defaults.
+
+        >>> get_method("uniform").options
+        {'concentration': 1.0}
+        """
+        return {key: p.default for key, p in self._parameters.items() if key not in SIGNALS}
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options with these in the place of their defaults, tried on a small batch.
+
+        Raises ValueError for an option that the method does not have, of another type than its default, or that its
+        function refuses.
+
+        >>> get_method("norm_itpo").check_options({"temperature": -1.0})
+        Traceback (most recent call last):
+            ...
+        ValueError: options of method 'norm_itpo': temperature must be a positive finite number, got -1.0
+        """
+        merged = merge_options(f"method {self.name!r}", self.options, options)
+        ids = torch.tensor([[-1, 0, -1, 1]])
+        signals: dict[str, Any] = {
+            "outcome": torch.ones(1),
+            "turn_ids": ids,
+            "response_mask": ids >= 0,
+            "token_rewards": torch.zeros(1, 4),
+            "values": torch.zeros(1, 4),
+            "judge_scores": torch.ones(1, 2),
+            "generator": torch.Generator().manual_seed(0),
+        }
+        try:
+            self.function(**{key: signals[key] for key in self._parameters if key in signals}, **merged)
+        except ValueError as error:
+            raise ValueError(f"options of method {self.name!r}: {error}") from None
+        return merged
 
 
-ROWS: dict[str, Row] = {
-    row.name: row
-    for row in (
-        Row("trajectory_share", "Trajectory-share", trajectory_share, "trajectory"),
-        Row("uniform", "Uniform decomposition", uniform, "turn"),
-        Row("value_model", "Value model", value_model, "token"),
-        Row("judge", "LLM-as-a-judge", judge, "turn"),
-        Row("prime", "PRIME", prime, "token"),
-        Row("itpo", "ITPO", itpo, "turn"),
-        Row("norm_itpo", "Norm-ITPO", norm_itpo, "turn"),
+def merge_options(what: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with the given ones in their place; a whole number may stand for a real one.
+
+    Raises ValueError for an unknown option, and for one that is not finite or of another type than its default.
+
+    >>> merge_options("estimator 'ppo'", {"gamma": 1.0}, {"gama": 0.9})
+    Traceback (most recent call last):
+        ...
+    ValueError: estimator 'ppo' has no option 'gama'; it has: gamma
+    """
+    for key, value in given.items():
+        if key not in defaults:
+            raise ValueError(f"{what} has no option {key!r}; it has: {', '.join(defaults) or 'none'}")
+        wanted = type(defaults[key])
+        right = type(value) is wanted or (wanted is float and type(value) is int)
+        if not right or (wanted is float and not math.isfinite(value)):
+            raise ValueError(f"option {key} of {what} is {value!r}; it must be a finite {wanted.__name__}")
+    return {
+        key: float(given.get(key, d)) if type(d) is float else given.get(key, d)
+        for key, d in defaults.items()
+    }
+
+
+_BASELINE = "trajectory_share"
+# Okabe and Ito's colour-blind-safe palette.
+METHODS: dict[str, MethodEntry] = {
+    entry.name: entry
+    for entry in (
+        MethodEntry("trajectory_share", "Trajectory-share", trajectory_share, "trajectory", "#000000"),
+        MethodEntry(
+            "uniform",
+            "Uniform decomposition",
+            uniform,
+            "turn",
+            "#999999",
+            ":",
+            (Claim("C4, uniform", _BASELINE, "no gain"),),
+        ),
+        MethodEntry("value_model", "Value model", value_model, "token", "#CC79A7", "--"),
+        MethodEntry(
+            "judge",
+            "LLM-as-a-judge",
+            judge,
+            "turn",
+            "#009E73",
+            "-.",
+            (Claim("C4, judge", _BASELINE, "no gain"),),
+        ),
+        MethodEntry("prime", "PRIME", prime, "token", "#E69F00", "-."),
+        MethodEntry("itpo", "ITPO", itpo, "turn", "#56B4E9", "--", (Claim("C3", "prime"),)),
+        MethodEntry(
+            "norm_itpo",
+            "Norm-ITPO",
+            norm_itpo,
+            "turn",
+            "#0072B2",
+            "-",
+            (Claim("C1", _BASELINE), Claim("C2", "itpo"), Claim("C3, normalised", "prime")),
+        ),
     )
 }
 
 
-def get_row(name: str) -> Row:
-    """Look a row up by name.
+def get_method(name: str) -> MethodEntry:
+    """Look a method up by name; a reader's own, ``module:name``, is imported.
 
-    Errors: ValueError for an unknown name, listing the known ones.
+    Raises ValueError for an unknown name, listing the known ones.
 
-    >>> get_row("itpo").label
+    >>> get_method("itpo").label
     'ITPO'
     """
-    if name not in ROWS:
-        raise ValueError(f"unknown attribution {name!r}; choose one of {', '.join(ROWS)}")
-    return ROWS[name]
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        entry = getattr(importlib.import_module(module), attribute)
+        if not isinstance(entry, MethodEntry):
+            raise ValueError(f"{name} is a {type(entry).__name__}: name a MethodEntry")
+        return entry
+    if name not in METHODS:
+        raise ValueError(
+            f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or module:name of your own"
+        )
+    return METHODS[name]
 
 
 def attribute(name: str, **signals: Any) -> Float[Tensor, "B T"]:
-    """Compute the rewards of the row called `name` from whatever signals it declares.
+    """Compute the rewards of the method called `name` from whatever signals and options it declares.
 
-    A row's function is called with those of `signals` that are among its parameters. Others are left aside,
-    so that a training loop can offer every signal it has to any row.
-
-    Shapes: those of the row's function -> (B, T).
-    Errors: ValueError for an unknown name, or for a signal that the row needs and that was not passed.
+    A method's function is called with those of `signals` that are among its parameters. Others are left aside,
+    so that a training loop can offer every signal it has to any method. Raises ValueError for an unknown name, or for a
+    signal that the method needs and that was not passed.
 
     >>> rewards, ids = torch.ones(1, 3), torch.tensor([[0, 0, -1]])
     >>> attribute("itpo", token_rewards=rewards, turn_ids=ids, outcome=torch.ones(1)).tolist()
     [[0.0, 2.0, 0.0]]
     """
-    row = get_row(name)
-    parameters = inspect.signature(row.function).parameters
+    parameters = inspect.signature(get_method(name).function).parameters
     missing = [key for key, p in parameters.items() if p.default is p.empty and key not in signals]
     if missing:
         raise ValueError(
-            f"attribution {name!r} needs {', '.join(missing)}, got only {', '.join(signals) or 'nothing'}; "
+            f"method {name!r} needs {', '.join(missing)}, got only {', '.join(signals) or 'nothing'}; "
             "pass what is missing by keyword"
         )
-    return row.function(**{key: signals[key] for key in parameters if key in signals})
+    return get_method(name).function(**{key: signals[key] for key in parameters if key in signals})

@@ -1,177 +1,289 @@
-"""Frozen configurations: one method of Table 1, one run. Every value says where it comes from.
+"""What a run is: a frozen configuration that decides every number the run can produce. Every value says where it comes from.
 
 Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our own choice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from itpo.advantages import BASELINES
-from itpo.attribution import get_row
-from itpo.backbone import Adapter
-from itpo.data import FORMATS
-from itpo.embedded import EmbeddedModel
-from itpo.estimators import ESTIMATORS, get_estimator
-from itpo.judges import FAILURES
-from itpo.pretrained import PretrainedModel
-from itpo.prm import SCALES
-from itpo.tasks import PROSE, REGIMES, TASKS, get_task
-from itpo.turns import REDUCTIONS
+from itpo import attribution, estimators, prm, specs
+from itpo.specs import (
+    Adapter,
+    Custom,
+    Endpoint,
+    FrozenBase,
+    Options,
+    PretrainedModel,
+    RealData,
+    RuleJudge,
+    ScriptedUser,
+    TinyLM,
+    check,
+    check_fields,
+    setting,
+)
+from itpo.tasks import registry
 
-
-def check(name: str, right: bool, value: object, wanted: str) -> None:
-    """Raise a ``ValueError`` that names a setting, its value and what it must be, unless it is right.
-
-    >>> check("beta", -1.0 > 0, -1.0, "above 0")
-    Traceback (most recent call last):
-        ...
-    ValueError: beta is -1.0; it must be above 0
-    """
-    if not right:
-        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+JUDGE_FAILURES = ("drop", "uniform")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of Table 1 with the settings that belong to it."""
+    """A row of Table 1 with the settings that belong to it.
 
-    row: str
-    coef: float = 5.0  # weight of the row's own rewards; 5 in the released math runs [C]
-    outcome_coef: float = 0.0  # weight of the outcome as a second source; 5 with ITPO on the medical task [C]
-    beta: float = 0.2  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
-    eta: float = 0.4  # eq. (5) [C], there on rescaled rewards with the reduction "length_normalized"
-    policy_lr: float = 1e-3  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B parameters used 1e-6 [C]
-    reduction: str = "sum"  # eq. (4); the released softmax takes "length_normalized" [C]
-    scale: str = "paper"  # token rewards of (2) as they are, or "released": the last one dropped, then batch-rescaled [C]
+    ``options`` are the keyword arguments of the method's function (:mod:`itpo.attribution`) beside its signals, such as
+    ``{"temperature": 0.4}`` of Norm-ITPO; those left out take the function's defaults. ``name`` may be a reader's own,
+    ``module:name``, with the ``version`` that it states.
+
+    >>> Method("norm_itpo").options
+    {'temperature': 0.4, 'reduction': 'sum'}
+    """
+
+    name: str
+    options: Options = field(default_factory=Options)
+    coef: float = setting(5.0, above=0)  # weight of the method's own rewards; 5 in the released math runs [C]
+    # Weight of the outcome as a second source; 5 with ITPO on the medical task [C].
+    outcome_coef: float = setting(0.0, low=0)
+    beta: float = setting(
+        0.2, above=0
+    )  # eq. (2)-(3) [O]; 0.05 ITPO, 0.01 Norm-ITPO in the released math runs [C]
+    policy_lr: float = setting(
+        1e-3, above=0
+    )  # LoRA at 170 k parameters [O]; full fine-tuning of 3 B used 1e-6 [C]
+    # Token rewards of (2) as they are, or "released": the last one dropped, then batch-rescaled [C].
+    scale: str = setting("paper", among=prm.SCALES)
+    version: int = 0
 
     def __post_init__(self) -> None:
-        row = get_row(self.row)
-        check("reduction", self.reduction in REDUCTIONS, self.reduction, f"one of {', '.join(REDUCTIONS)}")
-        check("scale", self.scale in SCALES, self.scale, f"one of {', '.join(SCALES)}")
-        for name in ("coef", "beta", "eta", "policy_lr"):
-            check(name, getattr(self, name) > 0, getattr(self, name), "above 0")
-        if self.outcome_coef and row.carries_outcome:
+        check_fields(self)
+        specs.check_named(self.name, self.version, tuple(attribution.METHODS), "method")
+        entry = attribution.get_method(self.name)
+        object.__setattr__(self, "options", Options(entry.check_options(self.options)))
+        if self.outcome_coef and entry.carries_outcome:
             raise ValueError(
-                f"row {row.name!r} pays the outcome itself: outcome_coef must be 0, not {self.outcome_coef}"
+                f"outcome_coef is {self.outcome_coef}; it must be 0: the rewards of {self.name!r} are shares of the outcome"
             )
+
+    def with_settings(self, **settings: Any) -> Method:
+        """The method with other settings, fields and options alike.
+
+        >>> Method("norm_itpo").with_settings(beta=0.05, temperature=0.1).options["temperature"]
+        0.1
+        """
+        own = {key: value for key, value in settings.items() if key in self.options}
+        others = {key: value for key, value in settings.items() if key not in own}
+        return replace(self, options=Options(self.options | own), **others)
+
+    @property
+    def entry(self) -> attribution.MethodEntry:
+        """What the registry knows of the method: its function, label and needs."""
+        return attribution.get_method(self.name)
 
 
 @dataclass(frozen=True)
-class RealData:
-    """Real examples, and how long users and judges may speak, both played by the policy's own base (see :mod:`itpo.cast`).
+class Estimator:
+    """A column of Table 1; ``options`` are the keyword arguments of its function in :mod:`itpo.estimators`.
 
-    ``source`` is what :func:`itpo.data.load_examples` takes. Raises ``ValueError`` for an unknown format or numbers below 1.
+    >>> Estimator("rloo").options, Estimator("ppo").options
+    ({'baseline': 'released'}, {'gamma': 1.0, 'lam': 1.0})
     """
 
-    format: str
-    source: str | None = None
-    count: int = 500  # examples, the first ones of the source [S]
-    user_tokens: int = 256  # of a user's reply, its thought included [O]
-    judge_tokens: int = 2048  # a judge of documents copies one [O]
+    name: str = "rloo"  # the only one of the released code [C]
+    options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
-        check("format", self.format in FORMATS, self.format, f"one of {', '.join(sorted(FORMATS))}")
-        for name in ("count", "user_tokens", "judge_tokens"):
-            check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        check_fields(self)
+        check(
+            "estimator",
+            self.name in estimators.ESTIMATORS,
+            self.name,
+            f"one of {', '.join(estimators.ESTIMATORS)}",
+        )
+        object.__setattr__(self, "options", Options(self.entry.check_options(self.options)))
+
+    @property
+    def entry(self) -> estimators.EstimatorEntry:
+        """What the registry knows of the estimator."""
+        return estimators.get_estimator(self.name)
+
+    @property
+    def baseline(self) -> str:
+        """The baseline of RLOO; "own" for an estimator without that choice."""
+        return str(self.options.get("baseline", "own"))
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A scripted task: what the user wants, how it answers, how a conversation is scored, with the task's ``options``.
+
+    ``name`` is one of :data:`itpo.tasks.registry.NAMES`, or a reader's own, ``module:name``, with the ``version`` that it states.
+
+    >>> TaskSpec("corridor", {"turns": 6, "pivots": 2}).build().max_turns
+    6
+    """
+
+    name: str = "math"
+    options: Options = field(default_factory=Options)
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        specs.check_named(self.name, self.version, registry.NAMES, "task")
+        object.__setattr__(self, "options", Options(registry.default_options(self.name) | self.options))
+        check_fields(self)  # the defaults of a reader's own task too
+        self.build()
+
+    def build(self) -> Any:
+        """The task itself."""
+        return registry.get_task(self.name, self.options)
+
+    @property
+    def entry(self) -> registry.TaskEntry:
+        """How people read the task."""
+        return registry.get_entry(self.name)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that determines a run, and nothing else: equal configurations give equal numbers on a CPU."""
+    """Everything that determines a run, and nothing else: equal configurations give equal numbers on one platform."""
 
     method: Method
-    seed: int
-    steps: int
-    task: str = "math"
-    data: RealData | None = None  # examples of the real task; without, the embedded one
-    model: EmbeddedModel | PretrainedModel = field(default_factory=EmbeddedModel)
+    seed: int = setting(low=0)
+    steps: int = setting(low=1)
+    task: TaskSpec | RealData = field(default_factory=TaskSpec)
+    user: ScriptedUser | FrozenBase | Endpoint | Custom = field(default_factory=ScriptedUser)
+    judge: RuleJudge | FrozenBase | Endpoint | Custom = field(default_factory=RuleJudge)
+    model: TinyLM | PretrainedModel = field(default_factory=TinyLM)
     adapter: Adapter = field(default_factory=Adapter)
-    max_turn_tokens: int = 24  # of one assistant turn [O]
-    prompts: int = 16  # per step [C]
-    rollouts: int = 8  # per prompt [C]
-    estimator: str = "rloo"  # the only one of the released code [C]
-    baseline: str = "released"  # of RLOO [C]
-    gamma: float = 1.0  # of GAE (PPO), over assistant tokens [S]
-    lam: float = 1.0  # of GAE [S]
-    length_penalty: float = 5e-6  # lambda, per token after the prompt [S]
-    policy_minibatches: int = 4  # per step [C]
-    policy_clip_norm: float = 1.0  # gradient norm [O]
-    clip: float = 0.2  # of the surrogate [C]
-    kl_coef: float = 1e-3  # k3 [C]
-    entropy_coef: float = 1e-3  # [C]
-    prm_lr: float = 1e-3  # [O]; 1e-6 [C]
-    prm_minibatches: int = 8  # "many small" [C]; the number is ours [O]
-    prm_clip_norm: float = 10.0  # [C]
-    critic_lr: float = 2e-3  # PPO [O]
-    critic_minibatches: int = 16  # more learn faster, fewer hardly learn within a run [O]
-    critic_clip_norm: float = 10.0  # as the PRM's [O]
-    value_clip: float = 0.2  # largest step of a value, in units of the outcome [O]
-    warmup: int = 10  # batches of reference rollouts to teach PRM and critic before the first step [O]
-    judge_error: float = 0.2  # share of the scripted judge's scores that are wrong [O]
-    judge_retries: int = 2  # further attempts where a judge fails or answers nonsense [O]
-    judge_failure: str = "drop"  # then: leave the dialogue out, or share its outcome equally ("uniform") [O]
-    max_failed: float = 0.5  # share of a batch that may fail before the run stops [O]
-    max_skipped: int = (
-        10  # optimizer steps with a loss or gradient that is not finite before the run stops [O]
-    )
+    estimator: Estimator = field(default_factory=Estimator)
+    max_turn_tokens: int = setting(24, low=1)  # of one assistant turn [O]
+    prompts: int = setting(16, low=1)  # per step [C]
+    rollouts: int = setting(8, low=1)  # per prompt [C]
+    length_penalty: float = setting(5e-6, low=0)  # lambda, per token after the prompt [S]
+    policy_minibatches: int = setting(4, low=1)  # per step [C]
+    policy_clip_norm: float = setting(1.0, above=0)  # gradient norm [O]
+    clip: float = setting(0.2, above=0)  # of the surrogate [C]
+    kl_coef: float = setting(1e-3, low=0)  # k3 [C]
+    entropy_coef: float = setting(1e-3, low=0)  # [C]
+    prm_lr: float = setting(1e-3, above=0)  # [O]; 1e-6 [C]
+    prm_minibatches: int = setting(8, low=1)  # "many small" [C]; the number is ours [O]
+    prm_clip_norm: float = setting(10.0, above=0)  # [C]
+    critic_lr: float = setting(2e-3, above=0)  # PPO [O]
+    critic_minibatches: int = setting(16, low=1)  # more learn faster, fewer hardly learn within a run [O]
+    critic_clip_norm: float = setting(10.0, above=0)  # as the PRM's [O]
+    value_clip: float = setting(0.2, above=0)  # largest step of a value, in units of the outcome [O]
+    warmup: int = setting(
+        10, low=0
+    )  # batches of reference rollouts to teach PRM and critic before the first step [O]
+    judge_retries: int = setting(2, low=0)  # further attempts where a judge fails or answers nonsense [O]
+    # Then: leave the dialogue out, or share its outcome equally [O].
+    judge_failure: str = setting("drop", among=JUDGE_FAILURES)
+    max_failed: float = setting(0.5, low=0, high=1)  # share of a batch that may fail before the run stops [O]
+    # Optimizer steps with a loss or gradient that is not finite before the run stops [O].
+    max_skipped: int = setting(10, low=0)
     # What must fit into memory [O]; `python -m itpo plan` says what does. Changes no result beyond rounding, but for max_rows,
     # which changes the order of the sampler's draws.
-    token_budget: int = 2048  # padded tokens of one forward pass
-    head_chunk: int = 2048  # positions that have logits at a time
-    max_rows: int = 512  # dialogues held at a time
+    token_budget: int = setting(2048, low=1)  # padded tokens of one forward pass
+    head_chunk: int = setting(2048, low=1)  # positions that have logits at a time
+    max_rows: int = setting(512, low=1)  # dialogues held at a time
     checkpointing: bool = False  # keep only the inputs of decoder layers for the backward pass
-    eval_every: int = 10  # steps [O]
-    eval_dialogues: int = 256  # fresh problems, the same for all runs [O]
-    probe_dialogues: int = 64  # fixed reference rollouts whose rewards are kept over training [O]
-    probe_every: int = 5  # steps [O]
-    checkpoint_every: int = 10  # steps; 50 [C]
+    eval_every: int = setting(10, low=1)  # steps [O]
+    eval_dialogues: int = setting(256, low=1)  # fresh problems, the same for all runs [O]
+    monitor_dialogues: int = setting(
+        64, low=1
+    )  # fixed reference rollouts whose rewards are kept over training [O]
+    monitor_every: int = setting(5, low=1)  # steps [O]
+    checkpoint_every: int = setting(10, low=1)  # steps; 50 [C]
 
     def __post_init__(self) -> None:
-        for name, known in (("estimator", ESTIMATORS), ("baseline", BASELINES), ("judge_failure", FAILURES)):
-            check(name, getattr(self, name) in known, getattr(self, name), f"one of {', '.join(known)}")
-        embedded = isinstance(self.model, EmbeddedModel)
+        check_fields(self)
+        real, tiny = isinstance(self.task, RealData), isinstance(self.model, TinyLM)
         check(
-            "data",
-            self.data is None or not embedded,
-            self.data,
-            "None: an embedded model knows its task's words only",
+            "task", not (real and tiny), self.task, "a TaskSpec: a tiny model knows its own task's words only"
         )
-        if embedded and self.task.partition("_")[0] in REGIMES:
-            get_task(self.task)  # says what is wrong with the settings in its name
-        else:
-            tasks = TASKS if embedded or self.data is not None else PROSE
-            check("task", self.task in tasks, self.task, f"one of {', '.join(tasks)}")
-        sizes = ["steps", "max_turn_tokens", "prompts", "rollouts"]
-        sizes += ["token_budget", "head_chunk", "max_rows"]
-        sizes += ["policy_minibatches", "prm_minibatches", "critic_minibatches"]
-        sizes += ["eval_every", "eval_dialogues", "probe_dialogues", "probe_every", "checkpoint_every"]
-        for name in sizes:
-            check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
-        check("max_skipped", self.max_skipped >= 0, self.max_skipped, "at least 0")
-        for name in ("gamma", "lam", "judge_error", "max_failed"):
-            check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "between 0 and 1")
-        if not allows(self.estimator, self.method.row):
+        scripted = isinstance(self.user, ScriptedUser)
+        wanted = (
+            "FrozenBase, Endpoint or Custom: real data has no scripted user"
+            if real
+            else "ScriptedUser: the task has its own"
+        )
+        check("user", real != scripted, self.user, wanted)
+        if real and isinstance(self.judge, RuleJudge):
+            wanted = "FrozenBase, Endpoint or Custom: real data has no rules"
+            check("judge", self.task.name == "math" and not self.method.entry.needs_judge, self.judge, wanted)
+        if not real and isinstance(self.judge, FrozenBase | Endpoint):
+            check(
+                "judge", False, self.judge, "RuleJudge or Custom: a scripted task is judged by its own rules"
+            )
+        if isinstance(self.judge, Endpoint):
+            check(
+                "judge",
+                self.judge.temperature == 0,
+                self.judge,
+                "an Endpoint of temperature 0: a judge is not to be random",
+            )
+        if real and isinstance(self.model, PretrainedModel) and self.model.imitation is not None:
+            check(
+                "imitation", False, self.model.imitation, "None: real data has no scripted policy to imitate"
+            )
+        if not tiny and isinstance(self.task, TaskSpec) and self.task.name in (*registry.TASKS, "corridor"):
+            check(
+                "task",
+                False,
+                self.task.name,
+                f"one of {', '.join(registry.PROSE)}, which pretrained models can read",
+            )
+        if not allows(self.estimator.name, self.method.name):
             raise ValueError(
-                f"row {self.method.row!r} needs the values of a critic, which {self.estimator!r} does not have: use ppo"
+                f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} does not have: use ppo"
+            )
+        self._check_coefficients()
+
+    def _check_coefficients(self) -> None:
+        """Refuse weights of rewards that an estimator cancels."""
+        method = self.method
+        if self.estimator.entry.scale_free and method.outcome_coef not in (0, method.coef):
+            raise ValueError(
+                f"outcome_coef is {method.outcome_coef} and coef is {method.coef}: {self.estimator.name} scales each source of "
+                "reward to unit variance, so that their weights cancel; make the two equal, or outcome_coef 0"
             )
 
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The modules that decide this run's numbers beside those of every run."""
-        if self.data is not None:
-            return ("base", "cast", "data", "endpoint_judge", "prompts", "replies", "tasks/real", "users")
-        name, _, rest = self.task.partition("_")
-        return (
-            f"tasks/{name}",
-            *(("base", "models", "pretrained", "tasks/prose") if rest == "prose" else ()),
-        )
 
-
-def allows(estimator: str, row: str) -> bool:
-    """Whether an estimator can train a row: one that pays TD errors needs a critic.
+def allows(estimator: str, method: str) -> bool:
+    """Whether an estimator can train a method: one whose rewards are TD errors needs a critic.
 
     >>> allows("ppo", "value_model"), allows("rloo", "value_model"), allows("rloo", "itpo")
     (True, False, True)
     """
-    return get_estimator(estimator).has_critic or not get_row(row).needs_values
+    return estimators.get_estimator(estimator).has_critic or not attribution.get_method(method).needs_values
+
+
+_SPECS = {spec.__qualname__: spec for spec in (RunConfig, Method, Estimator, TaskSpec, Adapter, *specs.ALL)}
+
+
+def from_json(value: Any) -> Any:
+    """The specification that :func:`itpo.runs.files.plain` wrote, such as the config of a run's ``config.json``.
+
+    Raises ``ValueError`` for one that this version of the library does not have, or that is out of range.
+
+    >>> from itpo.runs.files import plain
+    >>> method = Method("itpo", beta=0.05)
+    >>> from_json(plain(method, "method")) == method
+    True
+    """
+    if isinstance(value, Mapping) and "class" in value:
+        if value["class"] not in _SPECS:
+            raise ValueError(
+                f"unknown specification {value['class']!r}: it was written by another version of the library"
+            )
+        given = {key: from_json(item) for key, item in value.items() if key != "class"}
+        try:
+            return _SPECS[value["class"]](**given)
+        except TypeError as error:
+            raise ValueError(
+                f"{value['class']}: {error}: it was written by another version of the library"
+            ) from error
+    return value

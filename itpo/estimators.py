@@ -1,14 +1,14 @@
 """The three estimators: sources of reward in, advantages of the batch's tokens out.
 
-A method pays a dialogue from one or several sources (its own rewards, the length penalty, the outcome beside an implicit
+A dialogue is rewarded by one or several sources (the method's own rewards, the length penalty, the outcome beside an implicit
 reward). Every estimator baselines each source separately and adds up what is left; they differ in the baseline. To add one,
-write one function whose parameters are named after what it needs, and add one line to ``ESTIMATORS``.
+write one function whose parameters are named after what it needs, and add its entry to ``ESTIMATORS``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from itpo import advantages
-from itpo.dialogue import TokenBatch
+from itpo.attribution import merge_options
 
 
 class Source(NamedTuple):
     """Rewards of one kind and the positions at which they are placed.
 
-    ``name`` is "row" (what the method pays), "td_error" (the same where it pays TD errors of the critic), "length" (the
-    length penalty as a source of its own) or "outcome" (the outcome beside an implicit reward).
+    ``name`` is "method" (the method's own rewards), "td_error" (the same where they are TD errors of the critic), "length"
+    (the length penalty as a source of its own) or "outcome" (the outcome beside an implicit reward).
     """
 
     name: str
@@ -46,9 +46,9 @@ def merge_length(sources: Sequence[Source]) -> list[Source]:
     values of it.
 
     >>> one = torch.ones(1, 2)
-    >>> merged = merge_length([Source("row", one, one > 0), Source("length", -0.25 * one, one > 0)])
+    >>> merged = merge_length([Source("method", one, one > 0), Source("length", -0.25 * one, one > 0)])
     >>> [(source.name, source.rewards.tolist()) for source in merged]
-    [('row', [[0.75, 0.75]])]
+    [('method', [[0.75, 0.75]])]
     """
     own, *others = sources
     for penalty in (source for source in others if source.name == "length"):
@@ -56,66 +56,61 @@ def merge_length(sources: Sequence[Source]) -> list[Source]:
     return [own, *(source for source in others if source.name != "length")]
 
 
-def rloo(sources: Sequence[Source], batch: TokenBatch, baseline: str = "released") -> Credit:
+def rloo(
+    sources: Sequence[Source], response_mask: Bool[Tensor, "B T"], group_size: int, baseline: str = "released"
+) -> Credit:
     """RLOO: leave-one-out baselines, undiscounted returns, whitened over the batch's assistant tokens.
 
     Source: the released code; see :func:`itpo.advantages.rloo` for ``baseline``.
 
-    >>> from itpo.dialogue import Dialogue, collate
-    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
-    >>> batch = collate(rows, group_size=2, pad_id=0)
-    >>> mask = batch.response_mask
-    >>> rloo([Source("row", torch.tensor([[0.0, 1.0], [0.0, 0.0]]), mask)], batch).advantages
+    >>> mask = torch.tensor([[False, True], [False, True]])
+    >>> rloo([Source("method", torch.tensor([[0.0, 1.0], [0.0, 0.0]]), mask)], mask, group_size=2).advantages
     tensor([[ 0.0000,  0.7071],
             [ 0.0000, -0.7071]])
     """
-    baselined = [advantages.rloo(s.rewards, s.positions, batch.group_size, baseline) for s in sources]
-    returns = advantages.returns(torch.stack(baselined).sum(0), batch.response_mask)
-    return Credit(advantages.whiten(returns, batch.response_mask))
+    baselined = [advantages.rloo(s.rewards, s.positions, group_size, baseline) for s in sources]
+    returns = advantages.returns(torch.stack(baselined).sum(0), response_mask)
+    return Credit(advantages.whiten(returns, response_mask))
 
 
-def grpo(sources: Sequence[Source], batch: TokenBatch) -> Credit:
+def grpo(sources: Sequence[Source], response_mask: Bool[Tensor, "B T"], group_size: int) -> Credit:
     """GRPO: each source normalised within the group, then summed from every token on.
 
     Source: paper.md section 5 [O], after the process supervision of DeepSeekMath. As every source is scaled to unit variance,
-    their coefficients cancel. The length penalty joins the row's own rewards (:func:`merge_length`).
+    their coefficients cancel. The length penalty joins the method's own rewards (:func:`merge_length`).
 
-    >>> from itpo.dialogue import Dialogue, collate
-    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
-    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> mask = torch.tensor([[False, True], [False, True]])
     >>> rewards = torch.tensor([[0.0, 5.0], [0.0, 1.0]])
-    >>> grpo([Source("row", rewards, batch.response_mask)], batch).advantages
+    >>> grpo([Source("method", rewards, mask)], mask, group_size=2).advantages
     tensor([[ 0.0000,  0.7071],
             [ 0.0000, -0.7071]])
     """
-    normalised = [advantages.grpo(s.rewards, s.positions, batch.group_size) for s in merge_length(sources)]
-    return Credit(advantages.returns(torch.stack(normalised).sum(0), batch.response_mask))
+    normalised = [advantages.grpo(s.rewards, s.positions, group_size) for s in merge_length(sources)]
+    return Credit(advantages.returns(torch.stack(normalised).sum(0), response_mask))
 
 
 def ppo(
     sources: Sequence[Source],
-    batch: TokenBatch,
+    response_mask: Bool[Tensor, "B T"],
     values: Float[Tensor, "S B T"],
     gamma: float = 1.0,
     lam: float = 1.0,
 ) -> Credit:
     """PPO: a critic's value of each source as its baseline, GAE over assistant tokens, summed and whitened.
 
-    Source: paper.md section 5; Schulman et al., 2016; whitening as in the released RLOO [O]. The TD errors of the row "Value
+    Source: paper.md section 5; Schulman et al., 2016; whitening as in the released RLOO [O]. The TD errors of the method "Value
     model" are advantages as they are: from a token on they add up to R - V, which would be trajectory-share's credit again.
-    The length penalty joins the row's own rewards (:func:`merge_length`).
+    The length penalty joins the method's own rewards (:func:`merge_length`).
 
     Raises ``ValueError`` unless there is one value function for each source.
 
-    >>> from itpo.dialogue import Dialogue, collate
-    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
-    >>> batch = collate(rows, group_size=2, pad_id=0)
+    >>> mask = torch.tensor([[False, True], [False, True]])
     >>> rewards, values = torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([[[0.0, 0.5], [0.0, 0.5]]])
-    >>> credit = ppo([Source("row", rewards, batch.response_mask)], batch, values)
+    >>> credit = ppo([Source("method", rewards, mask)], mask, values)
     >>> credit.advantages[:, 1].tolist(), credit.value_targets[0, :, 1].tolist()
     ([0.7071067690849304, -0.7071067690849304], [1.0, 0.0])
     """
-    sources, mask = merge_length(sources), batch.response_mask
+    sources, mask = merge_length(sources), response_mask
     if len(values) != len(sources):
         raise ValueError(
             f"{len(sources)} sources of reward and {len(values)} value functions: give each its own"
@@ -131,35 +126,71 @@ def ppo(
     return Credit(advantages.whiten(total, mask), torch.stack([target for _, target in estimates]))
 
 
+# What an estimator's function may read; its other parameters are the estimator's options.
+_GIVEN = ("sources", "response_mask", "group_size", "values")
+
+
 @dataclass(frozen=True)
-class Estimator:
+class EstimatorEntry:
     """One column of Table 1: ``name`` is its key in ``ESTIMATORS``, ``label`` what tables print.
 
-    >>> [estimator.label for estimator in ESTIMATORS.values() if estimator.has_critic]
+    ``scale_free`` says that it scales every source of reward to unit variance, so that their weights cancel.
+
+    >>> [entry.label for entry in ESTIMATORS.values() if entry.has_critic]
     ['PPO']
     """
 
     name: str
     label: str
     function: Callable[..., Credit]
+    scale_free: bool = False
 
     @property
     def has_critic(self) -> bool:
         """Whether the estimator reads values, so that a critic has to be trained for it."""
         return "values" in inspect.signature(self.function).parameters
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The estimator's own settings and their defaults.
 
-ESTIMATORS: dict[str, Estimator] = {
-    estimator.name: estimator
-    for estimator in (
-        Estimator("rloo", "RLOO", rloo),
-        Estimator("grpo", "GRPO", grpo),
-        Estimator("ppo", "PPO", ppo),
+        >>> ESTIMATORS["rloo"].options
+        {'baseline': 'released'}
+        """
+        parameters = inspect.signature(self.function).parameters
+        return {key: p.default for key, p in parameters.items() if key not in _GIVEN}
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options with these in the place of their defaults, tried on a small batch.
+
+        Raises ``ValueError`` for an option that the estimator does not have or refuses.
+
+        >>> ESTIMATORS["rloo"].check_options({"baseline": "none"})
+        Traceback (most recent call last):
+            ...
+        ValueError: options of estimator 'rloo': unknown baseline 'none'; choose one of released, trajectory, to_go
+        """
+        merged = merge_options(f"estimator {self.name!r}", self.options, options)
+        mask = torch.ones(2, 2, dtype=torch.bool)
+        given = {"response_mask": mask, "group_size": 2, "values": torch.zeros(1, 2, 2)}
+        try:
+            estimate(self.name, [Source("method", torch.eye(2), mask)], **given, **merged)
+        except ValueError as error:
+            raise ValueError(f"options of estimator {self.name!r}: {error}") from None
+        return merged
+
+
+ESTIMATORS: dict[str, EstimatorEntry] = {
+    entry.name: entry
+    for entry in (
+        EstimatorEntry("rloo", "RLOO", rloo),
+        EstimatorEntry("grpo", "GRPO", grpo, scale_free=True),
+        EstimatorEntry("ppo", "PPO", ppo),
     )
 }
 
 
-def get_estimator(name: str) -> Estimator:
+def get_estimator(name: str) -> EstimatorEntry:
     """The estimator called ``name``; raises ``ValueError`` listing the known ones otherwise.
 
     >>> get_estimator("grpo").label
@@ -170,22 +201,20 @@ def get_estimator(name: str) -> Estimator:
     return ESTIMATORS[name]
 
 
-def estimate(name: str, sources: Sequence[Source], batch: TokenBatch, **options: Any) -> Credit:
-    """Call the estimator ``name`` with those of ``options`` that it declares; others are left aside.
+def estimate(name: str, sources: Sequence[Source], **signals: Any) -> Credit:
+    """Call the estimator ``name`` with those of ``signals`` and options that it declares; others are left aside.
 
-    Raises ``ValueError`` for an unknown name, or an option that the estimator needs and that is missing or ``None``.
+    Raises ``ValueError`` for an unknown name, or for what the estimator needs and that is missing or ``None``.
 
-    >>> from itpo.dialogue import Dialogue, collate
-    >>> rows = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
-    >>> batch = collate(rows, group_size=2, pad_id=0)
-    >>> sources = [Source("row", torch.eye(2), batch.response_mask)]
-    >>> estimate("rloo", sources, batch, baseline="trajectory", gamma=1.0).value_targets is None
+    >>> mask = torch.tensor([[False, True], [False, True]])
+    >>> sources = [Source("method", torch.eye(2), mask)]
+    >>> estimate("rloo", sources, response_mask=mask, group_size=2, values=None).value_targets is None
     True
     """
-    estimator = get_estimator(name)
-    parameters = inspect.signature(estimator.function).parameters
-    given = {key: value for key, value in options.items() if key in parameters and value is not None}
-    missing = [key for key, p in list(parameters.items())[2:] if p.default is p.empty and key not in given]
+    function = get_estimator(name).function
+    parameters = inspect.signature(function).parameters
+    given = {key: value for key, value in signals.items() if key in parameters and value is not None}
+    missing = [key for key, p in list(parameters.items())[1:] if p.default is p.empty and key not in given]
     if missing:
         raise ValueError(f"estimator {name!r} needs {', '.join(missing)}; pass it by keyword")
-    return estimator.function(sources, batch, **given)
+    return function(sources, **given)

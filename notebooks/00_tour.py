@@ -20,17 +20,18 @@ import torch
 
 from itpo import attribution, turns
 from itpo.advantages import returns
-from itpo.embedded import load, warm_start
 from itpo.figures import method as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.judges import ScriptedJudge, judge_dialogues
-from itpo.learner import Learner, seeded
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.runs import Store
-from itpo.tasks import get_task
-from itpo.tasks.math import Habits
+from itpo.models.tiny import load, pretrain_by_imitation
+from itpo.rollout.seeding import seeded
+from itpo.runs.paths import runs_root
+from itpo.runs.store import Store
+from itpo.study.profiles import get_profile
+from itpo.tasks.judging import ScriptedJudge, judge_dialogues
+from itpo.tasks.math import PolicyParams
+from itpo.tasks.registry import get_task
+from itpo.training.learner import Learner
 
 use_style("00_tour")
 torch.set_num_threads(1)
@@ -48,9 +49,11 @@ torch.set_num_threads(1)
 
 # %%
 task, tiny = get_task("math"), get_profile("smoke").run.model
-habits = Habits(press=0.5, check=0.5, assume=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
-made_from = {"model": asdict(tiny), "habits": asdict(habits)}
-folder = Store(runs_root()).artifact("tour", made_from, lambda new: warm_start(task, habits, tiny, new))
+params = PolicyParams(press=0.5, check=0.5, assume=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
+made_from = {"model": asdict(tiny), "params": asdict(params)}
+folder = Store(runs_root()).artifact(
+    "tour", made_from, lambda new: pretrain_by_imitation(task, params, tiny, new)
+)
 config = replace(get_profile("laptop").config("norm_itpo", seed=0), model=tiny)
 learner = Learner(config, *load(folder), task)
 
@@ -79,7 +82,7 @@ pd.DataFrame(
 def calls(dialogue):
     """Turns (from 0) at which the ideal tutor would use a skill: asked on the history before each turn."""
     histories = [dialogue.messages[: 2 * k + 1] for k in range(dialogue.assistant_turns)]
-    ideal = [task.tutor(dialogue.example, h, random.Random(0), task.ideal) for h in histories]
+    expert = [task.scripted_policy(dialogue.example, h, random.Random(0), task.expert) for h in histories]
     return [k for k, text in enumerate(ideal) if task.act(text) in task.skills]
 
 
@@ -253,14 +256,14 @@ signals["judge_scores"] = torch.zeros(has_turn.shape).masked_scatter(
 )
 
 # %%
-shown_rows = [name for name, row in attribution.ROWS.items() if not row.needs_values]
+shown_rows = [name for name, row in attribution.METHODS.items() if not row.needs_values]
 width = max(len(words[lost]), len(words[won]))
 paid = {name: attribution.attribute(name, **signals) for name in shown_rows}
 to_go = {name: returns(rewards, batch.response_mask)[[lost, won], :width] for name, rewards in paid.items()}
 paid = {name: rewards[[lost, won], :width] for name, rewards in paid.items()}
 
 # %%
-labels = {name: row.label for name, row in attribution.ROWS.items()}
+labels = {name: row.label for name, row in attribution.METHODS.items()}
 draw.pay(paid, to_go, batch.turn_ids[[lost, won], :width], ["failed, $R=0$", "succeeded, $R=1$"], labels)
 
 # %% [markdown]

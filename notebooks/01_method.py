@@ -19,7 +19,7 @@ import torch
 
 from itpo import advantages, attribution, estimators, losses, prm, trainer, turns
 from itpo.figures import method as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
 
 use_style("01_method")
@@ -145,7 +145,7 @@ by_turn.assign(sum=by_turn.sum(axis=1), outcome=outcome.tolist()).round(3)
 #
 # ## Every row of Table 1, side by side
 #
-# Same four conversations, same PRM. The registry `attribution.ROWS` holds one function a row, and `attribute` gives each the
+# Same four conversations, same PRM. The registry `attribution.METHODS` holds one function a row, and `attribute` gives each the
 # signals it declares. `uniform` draws its split from a Dirichlet distribution with parameters 1 [O]. Two rows read something
 # else than the PRM, which we write down too: `judge` a judge's score of each turn, and `value_model` a critic's value $V_t$ of
 # the state before each token, here the same within a turn. It pays the *change* of the value, and $R-V_t$ at the end.
@@ -159,9 +159,9 @@ value = torch.tensor([[0.6, 0, 0, 0], [0.6, 0.3, 0, 0], [0.6, 0.7, 0.8, 0], [0.6
 signals["values"] = value.gather(1, turn_ids.clamp(min=0)) * response_mask
 
 # %%
-paid = {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
+paid = {name: attribution.attribute(name, **signals) for name in attribution.METHODS}
 to_go = {name: advantages.returns(rewards, response_mask) for name, rewards in paid.items()}
-labels = {name: row.label for name, row in attribution.ROWS.items()}
+labels = {name: row.label for name, row in attribution.METHODS.items()}
 
 # %%
 where = [(name, b, t) for name in paid for b, t in response_mask.nonzero().tolist()]

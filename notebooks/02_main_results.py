@@ -32,16 +32,17 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import claims, tables
-from itpo.analysis import bootstrap_coverage
+from itpo.config import allows
 from itpo.figures import results as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import allows, get_profile
-from itpo.reported import MEASURES, TITLES
-from itpo.sweep import sweep, sweep_groups
-from itpo.tasks import TASKS
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep, sweep_groups
+from itpo.study import claims, tables
+from itpo.study.profiles import get_profile
+from itpo.study.reported import MEASURES, TITLES
+from itpo.study.statistics import bootstrap_coverage
+from itpo.tasks.registry import TASKS
 from itpo.trainer import train
 
 use_style("02_main_results")
@@ -66,7 +67,7 @@ Markdown(tables.scale_note(scale))
 # runs of ITPO on math add no outcome source, and its PRM has a smaller `beta` [C]. What departs from that is our choice [O].
 
 # %%
-methods = [method for method in scale.methods if allows("rloo", method.row)]
+methods = [method for method in scale.methods if allows("rloo", method.name)]
 Markdown(f"{tables.markdown(tables.settings_text(methods))}\n\n{tables.tuning_text(scale.run.task)}")
 
 # %% [markdown]
@@ -175,8 +176,8 @@ Markdown(claims.verdict_text(claims.row_verdicts(frame, "mean_success"), scale))
 #
 # **Question.** Is math tutoring a special case? **Method.** The same six rows on two more embedded tasks, whose users, scores
 # and dialogues are in notebook 07. *Documents*: the outcome is the character BLEU of the last draft, a share between 0 and 1
-# instead of a yes or no. *Medical*: points for diagnosis and remedy, 0 to 10, divided by 10. Both tasks pass the same gates as
-# math (`python -m itpo gates documents`). Each row was tuned on each task with the same budget, as in section 1.
+# instead of a yes or no. *Medical*: points for diagnosis and remedy, 0 to 10, divided by 10. Both tasks pass the same testbed_checks as
+# math (`python -m itpo testbed_checks documents`). Each row was tuned on each task with the same budget, as in section 1.
 
 # %%
 others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
@@ -184,7 +185,7 @@ grids = sweep_groups(runs_root(), {task: there.grid() for task, there in others.
 clear_output()
 frames = {task: tables.results(found) for task, found in grids.items()}
 for task, there in others.items():
-    methods = tables.settings_text([method for method in there.methods if allows("rloo", method.row)])
+    methods = tables.settings_text([method for method in there.methods if allows("rloo", method.name)])
     title = f"{TITLES[task].capitalize()}, {len(there.seeds)} seeds"
     display(Markdown(f"**{title}**\n\n{tables.markdown(methods)}\n\n{tables.tuning_text(task)}"))
 

@@ -15,14 +15,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import probes, tables
 from itpo.figures import results as draw
 from itpo.figures.framework import EXAMPLE, framework
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.sweep import sweep
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep
+from itpo.study import reward_dynamics, tables
+from itpo.study.profiles import get_profile
 from itpo.trainer import train
 
 use_style("03_reward_dynamics")
@@ -54,7 +54,7 @@ plt.close("all")
 # %%
 runs = sweep(runs_root(), scale.grid(), train)
 clear_output()
-judged = [run for run in runs if run.probes()]
+judged = [run for run in runs if run.monitor()]
 Markdown(tables.scale_note(scale))
 
 # %% [markdown]
@@ -66,9 +66,9 @@ Markdown(tables.scale_note(scale))
 # probes.
 
 # %%
-first = next(run for run in judged if run.config.method.row == "norm_itpo")
-watched = probes.read_probes(first)
-case, rule = probes.choose_case(watched)
+first = next(run for run in judged if run.config.method.name == "norm_itpo")
+watched = reward_dynamics.read_monitor(first)
+case, rule = reward_dynamics.choose_case(watched)
 outcome = "succeeds" if watched.outcome[case] > 0.5 else "fails"
 Markdown(f"Chosen: {rule}. It is number {case + 1} of {len(watched.outcome)}, and it {outcome}.")
 
@@ -94,7 +94,7 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # tokens; in the lower half each token has its own.
 
 # %%
-picture = probes.case_of(watched, case)
+picture = reward_dynamics.case_of(watched, case)
 publish(
     draw.reward_dynamics,
     "F02_reward_dynamics",
@@ -102,7 +102,7 @@ publish(
     f"F2. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); Norm-ITPO, seed "
     f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
     case=picture,
-    numbers=probes.case_table(picture),
+    numbers=reward_dynamics.case_table(picture),
 )
 
 # %% [markdown]
@@ -123,7 +123,7 @@ publish(
 # they may leave the picture. Kinds that few probes contain are in the CSV file beside the picture with their number of turns.
 
 # %%
-credit = probes.credit_by_kind([run for run in judged if run.config.method.row == "norm_itpo"])
+credit = reward_dynamics.credit_by_kind([run for run in judged if run.config.method.name == "norm_itpo"])
 band = tables.bands(credit, by=["kind"], along="success")
 counts = credit.groupby(["kind", "success"])["turns"].max().rename("turns").reset_index()
 publish(
@@ -140,7 +140,7 @@ publish(
 # credited above a missed repair, and asking for a number above assuming it.
 
 # %%
-Markdown(probes.credit_text(credit, scale))
+Markdown(reward_dynamics.credit_text(credit, scale))
 
 # %% [markdown]
 # **Two cautions.** A kind's credit mixes what the turn does with what came before it, as a missed repair needs a bad answer

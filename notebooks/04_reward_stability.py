@@ -15,15 +15,15 @@ profile = "laptop"
 import numpy as np
 from IPython.display import Markdown, clear_output, display
 
-from itpo import claims, probes, tables
 from itpo.figures import results as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.reported import REPORTED_TAU, TITLES
-from itpo.sweep import sweep, sweep_groups
-from itpo.tasks import TASKS
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep, sweep_groups
+from itpo.study import claims, reward_dynamics, tables
+from itpo.study.profiles import get_profile
+from itpo.study.reported import REPORTED_TAU, TITLES
+from itpo.tasks.registry import TASKS
 from itpo.trainer import train
 
 use_style("04_reward_stability")
@@ -37,7 +37,7 @@ scale = get_profile(profile)
 # %%
 runs = sweep(runs_root(), scale.grid(), train)
 clear_output()
-judged = [run for run in runs if run.probes()]
+judged = [run for run in runs if run.monitor()]
 Markdown(tables.scale_note(scale))
 
 # %% [markdown]
@@ -63,7 +63,7 @@ Markdown(tables.scale_note(scale))
 # reference by then.
 
 # %%
-stability = probes.spearman_curves(judged, np.random.default_rng(0))
+stability = reward_dynamics.spearman_curves(judged, np.random.default_rng(0))
 band = tables.bands(stability, by=["row", "items"])
 publish(
     draw.stability,
@@ -80,7 +80,7 @@ publish(
 # over the runs that get there. Beside it the mean correlation before the last step.
 
 # %%
-convergence = probes.convergence_table(stability)
+convergence = reward_dynamics.convergence_table(stability)
 names = {"mean_correlation": "mean before the end", "first_step": "above 0.8 from step"}
 columns = ["row", "items", *names, "reached", "seeds"]
 Markdown(tables.markdown(convergence[columns].rename(columns=names)))
@@ -96,8 +96,10 @@ Markdown(tables.markdown(convergence[columns].rename(columns=names)))
 # runs are longer, their dialogues have thousands of tokens, and what they call converged is not known to us.
 
 # %%
-for rival, title in probes.RIVALS.items():
-    lines = claims.verdict_text(probes.stability_verdicts(stability, rival), scale, scale=1.0, unit="")
+for rival, title in reward_dynamics.RIVALS.items():
+    lines = claims.verdict_text(
+        reward_dynamics.stability_verdicts(stability, rival), scale, scale=1.0, unit=""
+    )
     display(Markdown(f"Turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
@@ -112,13 +114,15 @@ clear_output()
 for name, (task, found) in zip(
     ("F12_spearman_documents", "F13_spearman_medical"), grids.items(), strict=True
 ):
-    known = probes.spearman_curves([run for run in found if run.probes()], np.random.default_rng(0))
+    known = reward_dynamics.spearman_curves([run for run in found if run.monitor()], np.random.default_rng(0))
     band = tables.bands(known, by=["row", "items"])
     caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last "
     caption += f"one; mean and 95 % t-interval over {len(others[task].seeds)} seeds. Dotted and dashed: controls of ours [O]."
     display(publish(draw.stability, name, profile, caption, band=band))
-    for rival, title in probes.RIVALS.items():
-        lines = claims.verdict_text(probes.stability_verdicts(known, rival), scale, scale=1.0, unit="")
+    for rival, title in reward_dynamics.RIVALS.items():
+        lines = claims.verdict_text(
+            reward_dynamics.stability_verdicts(known, rival), scale, scale=1.0, unit=""
+        )
         display(Markdown(f"{TITLES[task].capitalize()}, turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
@@ -146,9 +150,9 @@ for name, (task, found) in zip(
 
 # %%
 batches = tables.bands(tables.curves(judged, "prm_kendall", smooth=5))
-probed = probes.probe_curves(judged)
+probed = reward_dynamics.monitor_curves(judged)
 fixed = tables.bands(probed)
-ceilings = probes.tau_ceilings(judged, probed, smooth=5)
+ceilings = reward_dynamics.tau_ceilings(judged, probed, smooth=5)
 publish(
     draw.kendall_over_training,
     "F05_kendall",
@@ -167,7 +171,7 @@ publish(
 # rate. If tau falls together with its ceiling while AUC stays, the policy has changed, not the PRM's judgement.
 
 # %%
-Markdown(tables.markdown(probes.tau_changes(judged)))
+Markdown(tables.markdown(reward_dynamics.tau_changes(judged)))
 
 # %% [markdown]
 # ### Claim C6
@@ -178,4 +182,4 @@ Markdown(tables.markdown(probes.tau_changes(judged)))
 # the table above: where it lies below 0.5, no PRM could have passed.
 
 # %%
-Markdown(claims.verdict_text(probes.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))
+Markdown(claims.verdict_text(reward_dynamics.tau_verdicts(tables.results(judged)), scale, scale=1.0, unit=""))

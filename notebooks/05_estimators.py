@@ -21,19 +21,20 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, clear_output
 
-from itpo import advantages, attribution, claims, probes, tables, turns
+from itpo import advantages, attribution, turns
 from itpo.dialogue import Dialogue, collate
 from itpo.estimators import ESTIMATORS, Source, estimate, merge_length
 from itpo.figures import estimators as pictures
 from itpo.figures import method, results
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.learner import Learner
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.reported import REPORTED_TAU
-from itpo.sweep import sweep_groups
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep_groups
+from itpo.study import claims, reward_dynamics, tables
+from itpo.study.profiles import get_profile
+from itpo.study.reported import REPORTED_TAU
 from itpo.trainer import train
+from itpo.training.learner import Learner
 
 use_style("05_estimators")
 scale = get_profile(profile)
@@ -345,10 +346,10 @@ publish(
 
 # %%
 def kendall(estimator, number, name):
-    runs = [run for run in grids[estimator] if attribution.get_row(run.config.method.row).needs_prm]
+    runs = [run for run in grids[estimator] if attribution.get_method(run.config.method.name).needs_prm]
     batches = tables.bands(tables.curves(runs, "prm_kendall", smooth=5))
-    probed = probes.probe_curves(runs)
-    fixed, ceilings = tables.bands(probed), probes.tau_ceilings(runs, probed, smooth=5)
+    probed = reward_dynamics.monitor_curves(runs)
+    fixed, ceilings = tables.bands(probed), reward_dynamics.tau_ceilings(runs, probed, smooth=5)
     caption = (
         f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}: on fresh training "
         "batches before the PRM learns from them (left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % "
@@ -365,7 +366,7 @@ kendall("ppo", 11, "F11_kendall_ppo")
 # **Claim C6**, by the rule of notebook 04, on all training batches of GRPO's and of PPO's runs:
 
 # %%
-taus = {name: probes.tau_verdicts(tables.results(grids[name])) for name in ("grpo", "ppo")}
+taus = {name: reward_dynamics.tau_verdicts(tables.results(grids[name])) for name in ("grpo", "ppo")}
 texts = [
     f"{ESTIMATORS[name].label}\n\n{claims.verdict_text(found, scale, scale=1.0, unit='')}"
     for name, found in taus.items()
@@ -417,7 +418,7 @@ Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), s
 # seeds that both have.
 
 # %%
-rows = {tables.BASELINE} | {run.config.method.row for runs in variants.values() for run in runs}
+rows = {tables.BASELINE} | {run.config.method.name for runs in variants.values() for run in runs}
 usual = frame[(frame["estimator"] == "rloo") & frame["row"].isin(rows)]
 groups = {"RLOO, as in 02": usual} | {name: tables.results(runs) for name, runs in variants.items()}
 compared = tables.variant_table(groups)
@@ -434,7 +435,7 @@ Markdown(tables.write_table(tables.variant_text(compared), compared, "T1_math_va
 # task.
 
 # %%
-baseline_rows = [run for run in grids["rloo"] if run.config.method.row == tables.BASELINE]
+baseline_rows = [run for run in grids["rloo"] if run.config.method.name == tables.BASELINE]
 baseline_rows = [run for run in baseline_rows if run.config.seed in scale.estimator_seeds]
 settings = {
     "RLOO, charged per turn": grids["rloo"],
@@ -444,7 +445,7 @@ settings = {
     "PPO": grids["ppo"],
 }
 shown = (tables.BASELINE, "uniform", "norm_itpo")
-settings = {name: [r for r in runs if r.config.method.row in shown] for name, runs in settings.items()}
+settings = {name: [r for r in runs if r.config.method.name in shown] for name, runs in settings.items()}
 curves = [tables.curves(runs, "eval_turns").assign(setting=name) for name, runs in settings.items()]
 band = tables.bands(pd.concat(curves), by=["setting", "row"])
 

@@ -22,23 +22,24 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, clear_output
 
-from itpo import advantages, claims, credit, fidelity, oracle, probes, tables
-from itpo.analysis import judge
-from itpo.attribution import ROWS
+from itpo import advantages
+from itpo.attribution import METHODS
 from itpo.figures import credit as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.oracle import OracleConfig
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.sweep import sweep, sweep_groups
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep, sweep_groups
+from itpo.study import claims, credit_fidelity, credit_tables, oracle, reward_dynamics, tables
+from itpo.study.oracle import OracleConfig
+from itpo.study.profiles import get_profile
+from itpo.study.statistics import judge
 from itpo.trainer import train
 
 use_style("06_credit")
 scale = get_profile(profile)
 ESTIMATORS = ("rloo", "grpo", "ppo")
 # Continuations of each history: under each run's final policy, and under the reference (measured once).
-OWN, REFERENCE = credit.CONTINUATIONS[profile]
+OWN, REFERENCE = credit_tables.CONTINUATIONS[profile]
 
 # %% [markdown]
 # ## 1. The runs
@@ -81,11 +82,11 @@ Markdown(f"{len(own)} policies with {OWN} continuations of each history, the ref
 
 # %%
 seed = scale.estimator_seeds[0]
-first = {r.config.method.row: r for r in runs if r.config.estimator == "rloo" and r.config.seed == seed}
-watched = probes.read_probes(first["norm_itpo"])
-case, rule = probes.choose_case(watched)
+first = {r.config.method.name: r for r in runs if r.config.estimator == "rloo" and r.config.seed == seed}
+watched = reward_dynamics.read_monitor(first["norm_itpo"])
+case, rule = reward_dynamics.choose_case(watched)
 outcome = watched.outcome[case]
-scored = {row: fidelity.score_turns(run, reference) for row, run in first.items()}
+scored = {row: credit_fidelity.score_turns(run, reference) for row, run in first.items()}
 Markdown(f"Chosen: {rule}; number {case + 1} of {len(watched.outcome)}, with outcome {outcome:.0f}.")
 
 # %%
@@ -141,10 +142,10 @@ publish(
 # %%
 measured = {f"reference, {REFERENCE}": truth}
 measured |= {
-    f"{r.config.method.row}, {r.config.estimator}, seed {r.config.seed}, {OWN}": oracle.read(o)[0]
+    f"{r.config.method.name}, {r.config.estimator}, seed {r.config.seed}, {OWN}": oracle.read(o)[0]
     for r, o in zip(runs, own, strict=True)
 }
-quality = credit.oracle_table(measured)
+quality = credit_tables.oracle_table(measured)
 extremes = quality.set_index("oracle").iloc[1:].agg(["min", "median", "max"]).reset_index()
 extremes["oracle"] = [f"final policies, {OWN}: {name}" for name in extremes["index"]]
 Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="index")])))
@@ -167,12 +168,12 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 # vertical stroke is the mean ceiling of that row's oracles, the dotted line that of the reference's.
 
 # %%
-frame = credit.fidelity_table(runs, own)
-against_reference = credit.fidelity_table(runs, [reference] * len(runs))
+frame = credit_tables.fidelity_table(runs, own)
+against_reference = credit_tables.fidelity_table(runs, [reference] * len(runs))
 by, kinds = ["estimator", "row"], ["pooled", "within"]
-band, other = (credit.spread(f, kinds, by) for f in (frame, against_reference))
-ceilings = credit.spread(frame, [f"{kind}_ceiling" for kind in kinds], by)
-fixed = {kind: fidelity.ceiling(truth, kind) for kind in kinds}
+band, other = (credit_tables.spread(f, kinds, by) for f in (frame, against_reference))
+ceilings = credit_tables.spread(frame, [f"{kind}_ceiling" for kind in kinds], by)
+fixed = {kind: credit_fidelity.ceiling(truth, kind) for kind in kinds}
 
 # %%
 publish(
@@ -194,7 +195,7 @@ publish(
 
 # %%
 note = f"Mean [95 % t-interval] over seeds; truth under each run's own final policy, {OWN} continuations of each history."
-Markdown(tables.write_table(credit.fidelity_text(frame), frame, "T_fidelity_math", scale, note))
+Markdown(tables.write_table(credit_tables.fidelity_text(frame), frame, "T_fidelity_math", scale, note))
 
 # %% [markdown]
 # Does more fidelity go with more success? Over the rows of one estimator (means over seeds), so that there are only as many
@@ -223,8 +224,8 @@ Markdown(tables.markdown(correlation.reset_index()))
 
 # %%
 frame["share"] = frame["hits"] / frame["decisions"]
-shares = credit.spread(frame, ["share", "chance"], by)
-reported = {who: hits / credit.REPORTED_DECISIONS for who, hits in credit.REPORTED_HITS.items()}
+shares = credit_tables.spread(frame, ["share", "chance"], by)
+reported = {who: hits / credit_tables.REPORTED_DECISIONS for who, hits in credit_tables.REPORTED_HITS.items()}
 publish(
     draw.best_and_worst,
     "F21_best_worst_turn",
@@ -237,7 +238,7 @@ publish(
 
 # %%
 note = "Summed over seeds; among equally preferred turns a row guesses. [S]: secondary sources, not to be compared in size."
-Markdown(tables.write_table(credit.agreement_text(frame), frame, "T2_agreement", scale, note))
+Markdown(tables.write_table(credit_tables.agreement_text(frame), frame, "T2_agreement", scale, note))
 
 # %% [markdown]
 # ### Claim C9, for our truth
@@ -247,7 +248,7 @@ Markdown(tables.write_table(credit.agreement_text(frame), frame, "T2_agreement",
 # taken together; no interval is widened for there being several.
 
 # %%
-Markdown(claims.verdict_text(credit.agreement_verdicts(frame), scale))
+Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
 
 # %% [markdown]
 # ## 6. Do ITPO and Norm-ITPO agree on the order of turns?
@@ -266,7 +267,7 @@ Markdown(claims.verdict_text(credit.agreement_verdicts(frame), scale))
 # measured there is not known to us.
 
 # %%
-order = credit.order_curves(runs)
+order = credit_tables.order_curves(runs)
 band = tables.bands(order, by=["estimator", "pair"])
 publish(
     draw.order_agreement,
@@ -301,7 +302,7 @@ Markdown(claims.verdict_text(verdicts, scale, scale=1.0, unit=""))
 
 # %%
 rloo = [run for run in runs if run.config.estimator == "rloo"]
-slope = credit.slope_curves(rloo)
+slope = credit_tables.slope_curves(rloo)
 band = tables.bands(slope)
 publish(
     draw.slopes,
@@ -320,7 +321,9 @@ publish(
 # %%
 ends = slope.groupby(["row", "seed"], sort=False)["value"].agg(["first", "last"])
 drift = (ends["last"] - ends["first"]).groupby("row", sort=False)
-growth = [judge("C8", f"{ROWS[row].label}: the un-normalised slope grows", change) for row, change in drift]
+growth = [
+    judge("C8", f"{METHODS[row].label}: the un-normalised slope grows", change) for row, change in drift
+]
 Markdown(claims.verdict_text(growth, scale, scale=1.0, unit="logits"))
 
 # %% [markdown]
@@ -396,9 +399,9 @@ options = [
         ("sum", "mean", "length_normalized"), ("paper", "released"), (0.1, 0.4, 1.6)
     )
 ]
-pairs = [(r, o) for r, o in zip(runs, own, strict=True) if r.config.method.row == "norm_itpo" and r in rloo]
-answers = credit.option_table(*zip(*pairs, strict=True), options)
-wide = credit.spread(answers, ["pooled", "preference"], ["reduction", "scale", "eta"])
+pairs = [(r, o) for r, o in zip(runs, own, strict=True) if r.config.method.name == "norm_itpo" and r in rloo]
+answers = credit_tables.option_table(*zip(*pairs, strict=True), options)
+wide = credit_tables.spread(answers, ["pooled", "preference"], ["reduction", "scale", "eta"])
 
 # %%
 text = [f"{line['mean']:.2f} [{line.low:.2f}, {line.high:.2f}]" for _, line in wide.iterrows()]
@@ -459,11 +462,11 @@ Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", sca
 # reach.
 #
 # ```python
-# s = fidelity.score_turns(first["norm_itpo"], reference)
+# s = credit_fidelity.score_turns(first["norm_itpo"], reference)
 # mask = s.truth.turn_mask.numpy()
 # u = np.where(mask, 1 / s.preference.clip(1e-9), 0.0)  # softmax(-x) is 1 / softmax(x), normalised
 # u = u / u.sum(1, keepdims=True)
 # blame = (u - 1 / mask.sum(1, keepdims=True)) * (1 - s.outcome[:, None])
-# fidelity.within(s.credit - blame * mask, fidelity.true_advantage(s.truth), mask)
+# credit_fidelity.within(s.credit - blame * mask, credit_fidelity.true_advantage(s.truth), mask)
 # ```
 # </details>

@@ -20,30 +20,32 @@ from itertools import count, product
 import pandas as pd
 from IPython.display import HTML, Markdown, clear_output
 
-from itpo import conversations, probes, tables
 from itpo.data import DataError, load_examples
 from itpo.dialogue import Message
-from itpo.endpoint import Endpoint
-from itpo.endpoint_judge import EndpointJudge
 from itpo.figures import conversations as chat
 from itpo.figures import results as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import project_root, runs_root
-from itpo.profiles import get_profile
-from itpo.prompts import fill, transcript
-from itpo.sweep import sweep
-from itpo.tasks import get_task, real
+from itpo.rollout.endpoint import Endpoint
+from itpo.rollout.llm_judge import EndpointJudge
+from itpo.rollout.prompts import fill, transcript
+from itpo.rollout.users import EndpointUser, ModelUser
+from itpo.runs.paths import project_root, runs_root
+from itpo.runs.sweep import sweep
+from itpo.study import reward_dynamics, tables, transcripts
+from itpo.study.profiles import get_profile
+from itpo.tasks import real
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import DocumentWriting, Wish
 from itpo.tasks.math import Problem
 from itpo.tasks.medical import MedicalRecommendation, Patient, knowledge_base
-from itpo.trainer import train, trained
-from itpo.users import EndpointUser, ModelUser
+from itpo.tasks.registry import get_task
+from itpo.trainer import train
+from itpo.training.build import trained
 
 use_style("07_tasks")
 scale = get_profile(profile)
-TASKS, ROWS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo")
+TASKS, METHODS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo")
 
 # %% [markdown]
 # ## 1. The runs
@@ -52,7 +54,7 @@ TASKS, ROWS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo"
 # is enough to look at conversations; it is not enough to compare rows, which notebook 02 does.
 
 # %%
-keys = list(product(TASKS, ROWS))
+keys = list(product(TASKS, METHODS))
 found = sweep(runs_root(), [scale.on(task).config(row, seed=0) for task, row in keys], train)
 runs = dict(zip(keys, found, strict=True))
 learners = {key: trained(run) for key, run in runs.items()}
@@ -82,20 +84,20 @@ def show(talks, name, caption):
 
 
 # %% [markdown]
-# Each task has two scripts: the *ideal* one solves it, and the *novice*, which the model imitates before training (its warm
+# Each task has two scripts: the *ideal* one solves it, and the *noisy_expert*, which the model imitates before training (its warm
 # start), seldom repairs, guesses, chats. To see both at work we take the first problem on which the ideal script has
 # something to repair. (User and script draw from one generator, so that the user may answer the two differently.)
 
 
 # %%
 def both_scripts(task):
-    """The same problem by the ideal and by the novice script."""
-    learner, habits = learners[task, "norm_itpo"], get_task(task)
+    """The same problem by the ideal and by the noisy_expert script."""
+    learner, params = learners[task, "norm_itpo"], get_task(task)
     number = next(
-        n for n in count() if {*habits.skills} & {*conversations.scripted(learner, habits.ideal, n).kinds}
+        n for n in count() if {*params.skills} & {*transcripts.scripted(learner, params.expert, n).kinds}
     )
-    scripts = {"by the ideal script": habits.ideal, "by the novice script": habits.novice}
-    return {title: conversations.scripted(learner, script, number) for title, script in scripts.items()}
+    scripts = {"by the ideal script": params.expert, "by the noisy_expert script": params.noisy_expert}
+    return {title: transcripts.scripted(learner, script, number) for title, script in scripts.items()}
 
 
 # %% [markdown]
@@ -119,7 +121,9 @@ Markdown(tables.markdown(pd.DataFrame({"last message": endings, "score": scores}
 
 # %%
 show(
-    both_scripts("math"), "tasks_math", "Math tutoring: the same problem by the ideal and the novice script."
+    both_scripts("math"),
+    "tasks_math",
+    "Math tutoring: the same problem by the ideal and the noisy_expert script.",
 )
 
 # %% [markdown]
@@ -169,7 +173,7 @@ Markdown(tables.markdown(table.rename_axis("").reset_index()))
 show(
     both_scripts("documents"),
     "tasks_documents",
-    "Document writing: the same wish by the ideal and the novice script.",
+    "Document writing: the same wish by the ideal and the noisy_expert script.",
 )
 
 # %% [markdown]
@@ -206,7 +210,7 @@ Markdown(tables.markdown(pd.DataFrame({"last message": endings, "points": points
 show(
     both_scripts("medical"),
     "tasks_medical",
-    "Medical recommendation: the same patient by the ideal and the novice script.",
+    "Medical recommendation: the same patient by the ideal and the noisy_expert script.",
 )
 
 # %% [markdown]
@@ -222,13 +226,13 @@ show(
 # %%
 def watched_case(task):
     """The probe that the rule chooses: over training, as a conversation, and the caption."""
-    watched = probes.read_probes(runs[task, "norm_itpo"])
-    chosen, rule = probes.choose_case(watched)
-    learner, size = learners[task, "norm_itpo"], watched.run.config.probe_dialogues
-    talk = conversations.hold(learner, None, size, "probe")[chosen]
+    watched = reward_dynamics.read_monitor(runs[task, "norm_itpo"])
+    chosen, rule = reward_dynamics.choose_case(watched)
+    learner, size = learners[task, "norm_itpo"], watched.run.config.monitor_dialogues
+    talk = transcripts.hold(learner, None, size, "probe")[chosen]
     caption = f"Relative implicit rewards of one probe dialogue ({task}) over training, turns (above) against tokens (below); "
     caption += f"Norm-ITPO, seed 0. The case: {rule}."
-    return probes.case_of(watched, chosen), {f"probe {chosen + 1} of {size}": talk}, caption
+    return reward_dynamics.case_of(watched, chosen), {f"probe {chosen + 1} of {size}": talk}, caption
 
 
 # %% [markdown]
@@ -240,7 +244,7 @@ HTML(chat.html(talk))
 
 # %%
 name = "F14_reward_dynamics_documents"
-numbers = probes.case_table(shown)
+numbers = reward_dynamics.case_table(shown)
 publish(draw.reward_dynamics, name, profile, f"F14. {caption}", case=shown, numbers=numbers)
 
 # %% [markdown]
@@ -252,7 +256,7 @@ HTML(chat.html(talk))
 
 # %%
 name = "F15_reward_dynamics_medical"
-numbers = probes.case_table(shown)
+numbers = reward_dynamics.case_table(shown)
 publish(draw.reward_dynamics, name, profile, f"F15. {caption}", case=shown, numbers=numbers)
 
 # %% [markdown]
@@ -273,17 +277,17 @@ publish(draw.reward_dynamics, name, profile, f"F15. {caption}", case=shown, numb
 # %%
 fresh = scale.run.eval_dialogues
 before = {
-    task: conversations.hold(learners[task, "norm_itpo"], None, fresh, "before and after") for task in TASKS
+    task: transcripts.hold(learners[task, "norm_itpo"], None, fresh, "before and after") for task in TASKS
 }
 after = {
-    key: conversations.hold(learner, "policy", fresh, "before and after") for key, learner in learners.items()
+    key: transcripts.hold(learner, "policy", fresh, "before and after") for key, learner in learners.items()
 }
 
 
 # %%
 def before_and_after(task):
     """One problem by the warm start and by the policy that Norm-ITPO trained."""
-    chosen, rule = conversations.choose(before[task])
+    chosen, rule = transcripts.choose(before[task])
     talks = {"before training": before[task][chosen], "after training": after[task, "norm_itpo"][chosen]}
     caption = (
         f"F22. The same problem and user ({task}) before and after training by Norm-ITPO. Chosen: {rule}."
@@ -308,17 +312,17 @@ before_and_after("medical")
 
 # %%
 labels = {"trajectory_share": "Trajectory-share", "norm_itpo": "Norm-ITPO"}
-held = {t: {"warm start": before[t]} | {labels[row]: after[t, row] for row in ROWS} for t in TASKS}
-compared = pd.concat([conversations.comparison(task, held[task]) for task in TASKS])
+held = {t: {"warm start": before[t]} | {labels[row]: after[t, row] for row in METHODS} for t in TASKS}
+compared = pd.concat([transcripts.comparison(task, held[task]) for task in TASKS])
 note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed 0. Intervals are over problems."
 Markdown(
-    tables.write_table(conversations.comparison_text(compared), compared, "F22_before_after", one_seed, note)
+    tables.write_table(transcripts.comparison_text(compared), compared, "F22_before_after", one_seed, note)
 )
 
 # %% [markdown]
 # ## 7. The same three tasks on real data
 #
-# Nothing above was real language. The other half of `itpo.tasks` is: `itpo.data` reads the public data sets, `itpo.tasks.real`
+# Nothing above was real language. The other half of `itpo.tasks` is: `itpo.data` reads the public data sets, `itpo.rollout.real_tasks`
 # has the tasks, and a language model behind an OpenAI-compatible server plays user and judge. This section needs neither
 # network nor server: it reads the few made-up rows that the tests use, and stops where the first question would be sent.
 #
@@ -445,22 +449,22 @@ HTML(chat.html({"a user played by a stand-in": ended}))
 #
 # 0.21: 1 in 16 drafts has the right subject and readers, and any two texts share letters, spaces and some longer runs. The
 # score that can be won by asking is the distance from there to 1, so a gain of 10 points is more of it than it seems. Word
-# BLEU (`conversations.word_score`) starts at 0.12.
+# BLEU (`transcripts.word_score`) starts at 0.12.
 # </details>
 #
 # **2.** Let the patient always answer clearly: `MedicalRecommendation(clear=1.0)`. Which turns still decide the score, and what is
-# left for turn-wise credit to do? Try with `scripted_dialogue(task, task.novice, rng)` of `itpo.embedded` over many `rng`.
+# left for turn-wise credit to do? Try with `scripted_dialogue(task, task.noisy_expert, rng)` of `itpo.models.tiny` over many `rng`.
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# from itpo.embedded import scripted_dialogue
+# from itpo.models.tiny import scripted_dialogue
 # for task in (MedicalRecommendation(), MedicalRecommendation(clear=1.0)):
-#     talks = [scripted_dialogue(task, task.novice, random.Random(n)) for n in range(2000)]
+#     talks = [scripted_dialogue(task, task.noisy_expert, random.Random(n)) for n in range(2000)]
 #     print(sum(outcome for _, _, outcome in talks) / len(talks))
 # ```
 #
 # Nothing needs repair any more. What remains are leading questions, which lose a finding for good, and the forgotten allergy,
-# which costs 4 points in half of the patients. The novice does much better at once, 0.75 instead of 0.39, and fewer turns matter:
+# which costs 4 points in half of the patients. The noisy_expert does much better at once, 0.75 instead of 0.39, and fewer turns matter:
 # little is left by which rows could be told apart.
 # </details>

@@ -33,18 +33,21 @@ import pandas as pd
 import torch
 from IPython.display import HTML, Markdown, clear_output
 
-from itpo import conversations, footprint, plan, probes, tables
-from itpo.analysis import share_interval
-from itpo.attribution import ROWS
+from itpo.attribution import METHODS
 from itpo.figures import conversations as chat
 from itpo.figures import real as draw
 from itpo.figures import results
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_real_profile
-from itpo.sweep import sweep
-from itpo.trainer import train, trained
+from itpo.models import memory
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep
+from itpo.study import reward_dynamics, tables, transcripts
+from itpo.study.profiles import get_real_profile
+from itpo.study.statistics import share_interval
+from itpo.trainer import train
+from itpo.training import profiling
+from itpo.training.build import trained
 
 use_style("08_real_model")
 scale = get_real_profile(profile)
@@ -62,7 +65,7 @@ scale = replace(scale, run=run)
 # same weights, and a switch between policy, PRM and reference moves no memory.
 #
 # A model of this size does not tutor by itself: it answers at once, and is nearly always wrong. As with the embedded model, it
-# first imitates a scripted novice for a few steps, who asks, and seldom repairs (`itpo.pretrained`) [O]. The result is the base
+# first imitates a scripted noisy_expert for a few steps, who asks, and seldom repairs (`itpo.models.imitation`) [O]. The result is the base
 # and the reference of both runs. The task is that of notebook 02; only its spelling is another (`itpo.tasks.prose`).
 
 # %%
@@ -103,7 +106,7 @@ counted = 2 * run.eval_dialogues
 before_training = measured[measured["step"] == 0].set_index("row")["mean"]
 summary = pd.DataFrame(
     {
-        "row": [ROWS[row].label for row in final["row"]],
+        "row": [METHODS[row].label for row in final["row"]],
         "before": [
             share_interval(before_training[row], run.eval_dialogues).text(digits=2) for row in final["row"]
         ],
@@ -126,11 +129,11 @@ Markdown(tables.write_table(summary, final, "T_real_model", scale, note))
 # its weight $w_k=\mathrm{softmax}_k(R_k/\eta)$ (5) by the PRM that the run ended with; the darker, the larger.
 
 # %%
-norm_itpo = next(found for found in runs if found.config.method.row == "norm_itpo")
+norm_itpo = next(found for found in runs if found.config.method.name == "norm_itpo")
 learner, count = trained(norm_itpo), min(32, run.eval_dialogues)
-before = conversations.hold(learner, None, count, "before and after")
-after = conversations.hold(learner, "policy", count, "before and after")
-chosen, rule = conversations.choose(before)
+before = transcripts.hold(learner, None, count, "before and after")
+after = transcripts.hold(learner, "policy", count, "before and after")
+chosen, rule = transcripts.choose(before)
 talks = {"before training": before[chosen], "after training": after[chosen]}
 caption = f"F22 on a real model. The same problem and user ({what}) before and after training by Norm-ITPO. Chosen: {rule}. "
 caption += "Shade and number: weight (5) by the PRM that the run ended with."
@@ -147,9 +150,9 @@ HTML(chat.html(talks))
 # the run ends, so look for how it works and not for wisdom.
 
 # %%
-watched = probes.read_probes(norm_itpo)
-case, rule = probes.choose_case(watched)
-picture = probes.case_of(watched, case)
+watched = reward_dynamics.read_monitor(norm_itpo)
+case, rule = reward_dynamics.choose_case(watched)
+picture = reward_dynamics.case_of(watched, case)
 publish(
     results.reward_dynamics,
     "F02_reward_dynamics_real",
@@ -157,7 +160,7 @@ publish(
     "F2 on a real model. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); "
     f"Norm-ITPO, {run.steps} steps, one seed. The case: {rule}.",
     case=picture,
-    numbers=probes.case_table(picture),
+    numbers=reward_dynamics.case_table(picture),
 )
 
 # %% [markdown]
@@ -181,7 +184,7 @@ Markdown(
 # **How to read it.** Held and *one* of the peaks are needed at a time.
 
 # %%
-took, memory = footprint.seconds(runs), footprint.memory(learner)
+took, memory = profiling.seconds(runs), profiling.memory(learner)
 where = torch.cuda.get_device_name() if on_gpu else "CPU, one thread a run, two runs at a time"
 size = f"{run.prompts * run.rollouts} dialogues a step, at most {run.token_budget} tokens a pass"
 publish(
@@ -199,8 +202,10 @@ publish(
 # measured peaks. For the model of `consumer`, in GiB:
 
 # %%
-wanted, chosen_settings = plan.of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
-print(plan.report("Qwen2.5-3B", plan.find_shape("Qwen/Qwen2.5-3B-Instruct"), wanted, chosen_settings, 24.0))
+wanted, chosen_settings = memory.of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
+print(
+    memory.report("Qwen2.5-3B", memory.find_shape("Qwen/Qwen2.5-3B-Instruct"), wanted, chosen_settings, 24.0)
+)
 
 # %% [markdown]
 # ## 6. To go on

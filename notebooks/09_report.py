@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
-from itpo import claims, credit, ledger, oracle, tables
-from itpo.analysis import judge
 from itpo.estimators import ESTIMATORS
 from itpo.figures import estimators as pictures
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.oracle import OracleConfig
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.reported import MEASURES, TITLES
-from itpo.sweep import sweep_groups
-from itpo.tasks import TASKS
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep_groups
+from itpo.study import claims, credit_tables, ledger, oracle, tables
+from itpo.study.oracle import OracleConfig
+from itpo.study.profiles import get_profile
+from itpo.study.reported import MEASURES, TITLES
+from itpo.study.statistics import judge
+from itpo.tasks.registry import TASKS
 from itpo.trainer import train
 
 use_style("09_report")
@@ -104,8 +104,8 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # for there being many.
 
 # %%
-many = credit.CONTINUATIONS[profile][0]
-turnwise = {c: [run for run in cells[c] if run.config.method.row in ("itpo", "norm_itpo")] for c in cells}
+many = credit_tables.CONTINUATIONS[profile][0]
+turnwise = {c: [run for run in cells[c] if run.config.method.name in ("itpo", "norm_itpo")] for c in cells}
 truths = {c: [OracleConfig(run.config, continuations=many) for run in turnwise[c]] for c in cells}
 measured = sweep_groups(runs_root(), truths, oracle.measure)
 clear_output()
@@ -113,7 +113,7 @@ clear_output()
 # %%
 found = [ledger.row_effects(frame)]
 for cell in cells:
-    agreement = credit.fidelity_table(turnwise[cell], measured[cell])
+    agreement = credit_tables.fidelity_table(turnwise[cell], measured[cell])
     found += [ledger.reward_effects(*cell, cells[cell]), ledger.agreement_effects(*cell, agreement)]
 effects = pd.concat(found, ignore_index=True)
 
@@ -177,7 +177,7 @@ shown = ["trajectory_share", "uniform", "itpo", "norm_itpo"]
 for number, column, what in ((16, "eval_tokens", "assistant tokens"), (17, "eval_turns", "assistant turns")):
     curves = []
     for task in TASKS:
-        runs = [run for run in cells[task, "rloo"] if run.config.method.row in shown]
+        runs = [run for run in cells[task, "rloo"] if run.config.method.name in shown]
         curves.append(tables.curves(runs, column).assign(setting=TITLES[task]))
     band = tables.bands(pd.concat(curves), by=["setting", "row"])
     caption = f"F{number}. {what.capitalize()} of a dialogue on fresh problems against training step, RLOO; mean and 95 % "

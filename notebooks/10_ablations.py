@@ -14,13 +14,13 @@ profile = "laptop"
 import pandas as pd
 from IPython.display import Markdown, clear_output
 
-from itpo import ablations, credit, tables
 from itpo.figures import settings as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.sweep import sweep_groups
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep_groups
+from itpo.study import ablations, credit_tables, tables
+from itpo.study.profiles import get_profile
 from itpo.trainer import train
 
 use_style("10_ablations")
@@ -41,7 +41,7 @@ Markdown(f"{tables.scale_note(scale)} {len({run.folder for run in [*etas, *betas
 
 # %%
 baseline = tables.results(usual)
-dashed = credit.spread(baseline, list(draw.MEASURES), ["row"])
+dashed = credit_tables.spread(baseline, list(draw.MEASURES), ["row"])
 bars = f"Mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds, math tutoring, RLOO, {scale.run.steps} steps."
 
 # %% [markdown]

@@ -27,30 +27,30 @@ from dataclasses import replace
 import pandas as pd
 from IPython.display import Markdown, clear_output
 
-from itpo import ablations, regimes, tables
-from itpo.analysis import judge, t_interval
-from itpo.claims import verdict_text
-from itpo.embedded import scripted_dialogue
 from itpo.figures import settings as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.sweep import sweep, sweep_groups
+from itpo.models.tiny import scripted_dialogue
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep, sweep_groups
+from itpo.study import ablations, regimes, tables
+from itpo.study.claims import verdict_text
+from itpo.study.profiles import get_profile
+from itpo.study.statistics import judge, t_interval
 from itpo.trainer import train
 
 use_style("11_regimes")
-atlas = regimes.get_atlas(profile)
-scale = replace(get_profile(profile), run=atlas.run, seeds=atlas.seeds)
+grid = regimes.get_regime_grid(profile)
+scale = replace(get_profile(profile), run=grid.run, seeds=grid.seeds)
 
 # %% [markdown]
 # ## 1. A dialogue
 #
-# One walk of the map's middle by a scripted novice, whom the base model imitates before training; it opens a door in 2 of 5 tries.
+# One walk of the map's middle by a scripted noisy_expert, whom the base model imitates before training; it opens a door in 2 of 5 tries.
 
 # %%
-task = atlas.middle
-walk, messages, outcome = scripted_dialogue(task, task.novice, random.Random(0))
+task = grid.middle
+walk, messages, outcome = scripted_dialogue(task, task.noisy_expert, random.Random(0))
 for message in messages:
     print(f"{message.role:>9}  {message.content}")
 print(f"\noutcome {outcome:.0f}; turns: {', '.join(task.turn_kinds(messages))}")
@@ -64,11 +64,9 @@ print(f"\noutcome {outcome:.0f}; turns: {', '.join(task.turn_kinds(messages))}")
 # (`figures/tuning.csv`), reused everywhere.
 
 # %%
-found = sweep(runs_root(), atlas.cells(), train)
+found = sweep(runs_root(), grid.cells(), train)
 clear_output()
-where = (
-    f"{len(atlas.seeds)} seeds, {atlas.run.steps} steps of {atlas.run.prompts * atlas.run.rollouts} dialogues"
-)
+where = f"{len(grid.seeds)} seeds, {grid.run.steps} steps of {grid.run.prompts * grid.run.rollouts} dialogues"
 Markdown(f"{tables.scale_note(scale)} {len(found)} runs.")
 
 # %%
@@ -78,9 +76,9 @@ publish(
     draw.regimes,
     "regimes_map",
     profile,
-    f"Map of regimes. Left: success of trajectory-share on {atlas.run.eval_dialogues} fresh problems (in brackets before training), in %. "
+    f"Map of regimes. Left: success of trajectory-share on {grid.run.eval_dialogues} fresh problems (in brackets before training), in %. "
     "Middle and right: gains on it in points, paired by seed, with 95 % t-intervals, of Norm-ITPO and of a judge that never errs. Pivotal turns "
-    f"come first. RLOO, {atlas.run.rollouts} rollouts a prompt, {where}.",
+    f"come first. RLOO, {grid.run.rollouts} rollouts a prompt, {where}.",
     table=gains,
 )
 
@@ -123,7 +121,7 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # come last. **Rollouts a prompt.** The number of dialogues a step stays the same: few rollouts mean many prompts, and a noisier baseline.
 
 # %%
-slices = {"place": atlas.positions_slice(), "rollouts": atlas.rollouts_slice()}
+slices = {"place": grid.positions_slice(), "rollouts": grid.rollouts_slice()}
 by_place, by_rollouts = sweep_groups(runs_root(), slices, train).values()
 clear_output()
 bars = f"{task.max_turns} turns, {task.pivots} pivots; mean and 95 % t-interval over {where}, RLOO."
@@ -149,7 +147,7 @@ publish(
     f"Success against rollouts a prompt, with as many dialogues a step; thin line: the map's. {bars}",
     band=ablations.setting_bands(numbers.assign(setting=numbers["rollouts"])),
     xlabel="rollouts a prompt",
-    own=atlas.run.rollouts,
+    own=grid.run.rollouts,
 )
 
 # %%
@@ -188,6 +186,6 @@ Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_succ
 #
 # ## Exercises
 #
-# 1. Pay the judge's scores themselves instead of a split of the outcome (a row of your own in `itpo.attribution.ROWS`), so that opened doors of
+# 1. Pay the judge's scores themselves instead of a split of the outcome (a row of your own in `itpo.attribution.METHODS`), so that opened doors of
 #    failed dialogues are paid too. Where on the map do you expect it to help most?
 # 2. `corridor_9_3_late` has no hall after its last door. What would a split of the outcome have to do there to beat trajectory-share?

@@ -33,27 +33,27 @@ from dataclasses import replace
 
 from IPython.display import Markdown, clear_output
 
-from itpo import regimes, tables
-from itpo.analysis import judge
-from itpo.attribution import ROWS
-from itpo.claims import verdict_text
+from itpo.attribution import METHODS
 from itpo.figures import settings as draw
-from itpo.figures.published import publish
+from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.paths import runs_root
-from itpo.profiles import get_profile
-from itpo.sweep import sweep
+from itpo.runs.paths import runs_root
+from itpo.runs.sweep import sweep
+from itpo.study import regimes, tables
+from itpo.study.claims import verdict_text
+from itpo.study.profiles import get_profile
+from itpo.study.statistics import judge
 from itpo.trainer import train
 
 use_style("12_baselines")
-atlas = regimes.get_atlas(profile)
-scale = replace(get_profile(profile), run=atlas.run, seeds=atlas.fresh_seeds)
+grid = regimes.get_regime_grid(profile)
+scale = replace(get_profile(profile), run=grid.run, seeds=grid.fresh_seeds)
 
 # %% [markdown]
 # ## 1. The runs
 
 # %%
-runs = sweep(runs_root(), atlas.baselines(), train)
+runs = sweep(runs_root(), grid.baselines(), train)
 clear_output()
 frame = regimes.regime_results(runs)
 Markdown(f"{tables.scale_note(scale)} {len(runs)} runs.")
@@ -66,8 +66,8 @@ Markdown(f"{tables.scale_note(scale)} {len(runs)} runs.")
 
 # %%
 gains = regimes.baseline_gains(frame)
-where = f"{len(atlas.fresh_seeds)} seeds, {atlas.run.steps} steps of {atlas.run.prompts * atlas.run.rollouts} dialogues"
-task = f"{atlas.middle.max_turns} turns, the first {atlas.middle.pivots} of which decide"
+where = f"{len(grid.fresh_seeds)} seeds, {grid.run.steps} steps of {grid.run.prompts * grid.run.rollouts} dialogues"
+task = f"{grid.middle.max_turns} turns, the first {grid.middle.pivots} of which decide"
 publish(
     draw.baseline_gains,
     "baselines",
@@ -91,7 +91,7 @@ Markdown(tables.markdown(text[gains["measure"] == "mean_success"]))
 # %%
 changes = regimes.baseline_changes(frame)
 shown = changes.assign(
-    row=[ROWS[row].label for row in changes["row"]],
+    row=[METHODS[row].label for row in changes["row"]],
     measure=[draw.MEASURES[measure] for measure in changes["measure"]],
     change=tables.interval_texts(changes, "change", sign="+"),
 )[["rollouts", "row", "measure", "change"]]
@@ -109,7 +109,7 @@ def pooled(row, baseline, part=frame):
     return regimes.pooled_gains(part, row, baseline, "mean_success")
 
 
-two = frame[frame["rollouts"] == min(atlas.rollouts)]
+two = frame[frame["rollouts"] == min(grid.rollouts)]
 effects = {
     "H1, a judge that never errs learns faster with two rollouts under to_go than under released": pooled(
         "judge", "to_go", two
@@ -145,7 +145,7 @@ Markdown(verdict_text(lines, scale))
 # - H5: so does Norm-ITPO. This would be the regime in which it helps.
 
 # %%
-again = regimes.regime_results(sweep(runs_root(), atlas.fewest_rollouts(), train))
+again = regimes.regime_results(sweep(runs_root(), grid.fewest_rollouts(), train))
 clear_output()
 lines = []
 for hypothesis, row, name in (("H4", "judge", "a judge that never errs"), ("H5", "norm_itpo", "Norm-ITPO")):
@@ -158,8 +158,8 @@ Markdown(f"{tables.markdown(rows)}\n\n{verdict_text(lines, scale)}")
 
 # %%
 cell = regimes.gains(again)
-note = f"Gains on trajectory-share under the baseline to_go, two rollouts a prompt, mean [95 % t-interval] over {len(atlas.more_seeds)} seeds."
-wide = replace(scale, seeds=atlas.more_seeds)
+note = f"Gains on trajectory-share under the baseline to_go, two rollouts a prompt, mean [95 % t-interval] over {len(grid.more_seeds)} seeds."
+wide = replace(scale, seeds=grid.more_seeds)
 Markdown(tables.write_table(regimes.gains_text(cell), cell, "baselines_again", wide, note))
 
 # %% [markdown]

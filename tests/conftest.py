@@ -29,12 +29,13 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from itpo.backbone import Adapter, Backbone
-from itpo.embedded import EmbeddedModel, build_tokenizer, load, scripted_dialogue, warm_start
 from itpo.figures.style import use_style
-from itpo.profiles import Profile, get_profile
-from itpo.runs import Run, Store
-from itpo.tasks import get_task
+from itpo.models.backbone import Backbone
+from itpo.models.tiny import build_tokenizer, load, pretrain_by_imitation, scripted_dialogue
+from itpo.runs.store import Run, Store
+from itpo.specs import Adapter, TinyLM
+from itpo.study.profiles import Profile, get_profile
+from itpo.tasks.registry import get_task
 
 torch.set_num_threads(1)
 # Derandomised, so that a failure on one machine is a failure on all.
@@ -85,7 +86,7 @@ def unchecked() -> Iterator[None]:
 
 
 # Big enough to end its turns and to hold a conversation, small enough to be trained in a few seconds.
-TINY = EmbeddedModel(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16)
+TINY = TinyLM(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16)
 RANK, ALPHA = 4, 8
 
 
@@ -94,15 +95,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A warm-started model of the math task, saved with its tokenizer."""
     task = get_task("math")
     with _unchecked():
-        return warm_start(task, task.novice, TINY, tmp_path_factory.mktemp("tiny"))
+        return pretrain_by_imitation(task, task.noisy_expert, TINY, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def prose_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights whose tokenizer knows the words of the math task in ordinary writing."""
     task = get_task("math_prose")
-    habits = (task.ideal, task.novice)
-    talks = [scripted_dialogue(task, habits[seed % 2], random.Random(seed))[1] for seed in range(3000)]
+    params = (task.expert, task.noisy_expert)
+    talks = [scripted_dialogue(task, params[seed % 2], random.Random(seed))[1] for seed in range(3000)]
     words = sorted({word for talk in talks for message in talk for word in message.content.split()})
     tokenizer = build_tokenizer(words)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -156,24 +157,24 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def mean_outcome() -> Callable[[str, Any, int], float]:
-    """Mean outcome of a task's scripted tutor with these habits, over so many dialogues."""
+    """Mean outcome of a task's scripted tutor with these params, over so many dialogues."""
 
-    def measure(name: str, habits: Any, count: int) -> float:
+    def measure(name: str, params: Any, count: int) -> float:
         task = get_task(name)
-        return sum(scripted_dialogue(task, habits, random.Random(i))[2] for i in range(count)) / count
+        return sum(scripted_dialogue(task, params, random.Random(i))[2] for i in range(count)) / count
 
     return measure
 
 
 @pytest.fixture
 def check_gates() -> Callable[[str], None]:
-    """Runs ``python -m itpo gates``: real warm start, real training; loaded from the checkout's store where they are there.
+    """Runs ``python -m itpo testbed_checks``: real warm start, real training; loaded from the checkout's store where they are there.
 
     In a process of its own, for the shape checks of this one would take longer than the training.
     """
 
     def check(task: str) -> None:
-        command = [sys.executable, "-m", "itpo", "gates", task]
+        command = [sys.executable, "-m", "itpo", "testbed_checks", task]
         result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
         lines = result.stdout.splitlines()
         assert result.returncode == 0, result.stdout + result.stderr
@@ -222,8 +223,10 @@ def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory)
     store, outcome, found = Store(tmp_path_factory.mktemp("runs")), torch.tensor([1.0, 0.0, 0.0, 1.0]), []
     for config in three_seeds.grid():
         rng = np.random.default_rng(config.seed)
-        level = 0.3 + 0.1 * [m.row for m in three_seeds.methods].index(config.method.row) + 0.01 * config.seed
-        judged = config.method.row in ("prime", "itpo", "norm_itpo")
+        level = (
+            0.3 + 0.1 * [m.name for m in three_seeds.methods].index(config.method.name) + 0.01 * config.seed
+        )
+        judged = config.method.name in ("prime", "itpo", "norm_itpo")
         ranking = {"prm_auc": 0.75, "prm_kendall": 0.25 + 0.01 * config.seed} if judged else {}
         run = store.open(config)
         if judged:
@@ -234,7 +237,7 @@ def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory)
             run.log(step, {"success": 0.5, **ranking})
         run.log(4, {"eval_success": level * 2})
         for step in range(5 * judged):
-            run.save_probe(step, _probe(rng, outcome))
+            run.save_monitor(step, _probe(rng, outcome))
         run.finish({"success": level + 0.001 * config.seed, "greedy_success": level, "turns": 4.0})
         found.append(run)
     return found
@@ -243,7 +246,7 @@ def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def judged_runs(written_runs: list[Run]) -> list[Run]:
     """Those of rows with a process reward model, which have probes."""
-    return [run for run in written_runs if run.probes()]
+    return [run for run in written_runs if run.monitor()]
 
 
 # What every picture is checked for

@@ -50,7 +50,7 @@ def every_row(rewards, outcome, mask, generator):
         "values": -rewards.abs().cumsum(-1) - 1,
         "judge_scores": turns.aggregate(rewards.abs(), turns.turn_ids(mask)),
     }
-    return {name: attribution.attribute(name, **signals) for name in attribution.ROWS}
+    return {name: attribution.attribute(name, **signals) for name in attribution.METHODS}
 
 
 @given(data=st.data(), temperature=st.floats(0.1, 5))
@@ -146,7 +146,7 @@ def test_rewards_stand_only_where_the_reward_mask_says(batches, data):
     # Shifted above zero, so that a reward that is placed is seen.
     rows = every_row(batch.token_rewards.abs() + 1, batch.outcome + 1, batch.response_mask, seeded())
     for name, rewards in rows.items():
-        mask = attribution.reward_mask(attribution.get_row(name).granularity, ids)
+        mask = attribution.reward_mask(attribution.get_method(name).granularity, ids)
         assert torch.equal(rewards != 0, mask), name
 
 
@@ -159,7 +159,7 @@ def test_rows_ignore_padding_and_row_order(batches, data):
     wide = every_row(torch.nn.functional.pad(rewards, (0, 2), value=9.0), batch.outcome, wide_mask, seeded())
     order = torch.tensor(data.draw(st.permutations(range(len(mask)))))
     moved = every_row(rewards[order], batch.outcome[order], mask[order], seeded())
-    for name in attribution.ROWS:
+    for name in attribution.METHODS:
         torch.testing.assert_close(wide[name], torch.nn.functional.pad(rows[name], (0, 2)))
         if name != "uniform":  # its draws belong to row positions
             torch.testing.assert_close(moved[name], rows[name][order])
@@ -261,7 +261,7 @@ def test_reward_mask_of_a_written_example():
 
 
 def test_rows_of_the_registry():
-    needs_prm = {name: row.needs_prm for name, row in attribution.ROWS.items()}
+    needs_prm = {name: row.needs_prm for name, row in attribution.METHODS.items()}
     assert needs_prm == {
         "trajectory_share": False,
         "uniform": False,
@@ -271,11 +271,11 @@ def test_rows_of_the_registry():
         "itpo": True,
         "norm_itpo": True,
     }
-    assert list(attribution.ROWS) == list(needs_prm)  # the order of tables and figures
-    assert [name for name, row in attribution.ROWS.items() if row.needs_values] == ["value_model"]
-    assert [name for name, row in attribution.ROWS.items() if row.needs_judge] == ["judge"]
-    assert all(attribution.get_row(name).name == name for name in attribution.ROWS)
-    without_outcome = {name for name, row in attribution.ROWS.items() if not row.carries_outcome}
+    assert list(attribution.METHODS) == list(needs_prm)  # the order of tables and figures
+    assert [name for name, row in attribution.METHODS.items() if row.needs_values] == ["value_model"]
+    assert [name for name, row in attribution.METHODS.items() if row.needs_judge] == ["judge"]
+    assert all(attribution.get_method(name).name == name for name in attribution.METHODS)
+    without_outcome = {name for name, row in attribution.METHODS.items() if not row.carries_outcome}
     assert without_outcome == {"prime", "itpo"}
 
 
@@ -284,7 +284,7 @@ def test_a_new_row_is_a_function_and_a_registry_line(monkeypatch):
         return attribution.trajectory_share(outcome * factor, turn_ids)
 
     monkeypatch.setitem(
-        attribution.ROWS, "doubled", attribution.Row("doubled", "Doubled", doubled, "trajectory")
+        attribution.METHODS, "doubled", attribution.Row("doubled", "Doubled", doubled, "trajectory")
     )
     rewards = attribution.attribute("doubled", outcome=OUTCOME, turn_ids=IDS, token_rewards=REWARDS)
     assert rewards.sum().item() == 3.0
@@ -316,7 +316,7 @@ def test_a_new_row_is_a_function_and_a_registry_line(monkeypatch):
         ),
         (lambda: attribution.reward_mask("sentence", IDS), "trajectory, turn, token"),
         (lambda: attribution.Row("x", "X", attribution.itpo, "sentence"), "row 'x' has unknown granularity"),
-        (lambda: attribution.get_row("judges"), "uniform, value_model, judge, prime, itpo, norm_itpo"),
+        (lambda: attribution.get_method("judges"), "uniform, value_model, judge, prime, itpo, norm_itpo"),
         (
             lambda: attribution.attribute("norm_itpo", turn_ids=IDS),
             "needs token_rewards, outcome, temperature",

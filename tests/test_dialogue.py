@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from itpo.dialogue import ChatFormat, Dialogue, Message, collate
-from itpo.embedded import build_tokenizer
+from itpo.models.tiny import build_tokenizer
 
 WORDS = ["how", "many", "apples", "?", "there", "are", "7", "."]
 # ChatML as Qwen and SmolLM write it: a default system message, and a newline after each end marker.

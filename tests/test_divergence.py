@@ -6,23 +6,22 @@ import pytest
 import torch
 
 from itpo import losses, trainer
-from itpo.backbone import Adapter
-from itpo.embedded import EmbeddedModel
-from itpo.profiles import Method, RunConfig
-from itpo.runs import Store
+from itpo.config import Method, RunConfig
+from itpo.runs.store import Store
+from itpo.specs import Adapter, TinyLM
 
 CONFIG = RunConfig(
     method=Method("trajectory_share"),
     seed=0,
     steps=4,
-    model=EmbeddedModel(hidden_size=16, layers=1, heads=2, steps=5, dialogues_per_step=8),
+    model=TinyLM(hidden_size=16, layers=1, heads=2, steps=5, dialogues_per_step=8),
     adapter=Adapter(2, 4),
     max_turn_tokens=6,
     prompts=2,
     rollouts=2,
     policy_minibatches=2,
     eval_dialogues=2,
-    probe_dialogues=2,
+    monitor_dialogues=2,
     max_skipped=3,
 )
 

@@ -22,7 +22,7 @@ MASK = torch.tensor(
     ]
 ).bool()
 IDS = turns.turn_ids(MASK)
-ROWS = range(len(MASK))
+METHODS = range(len(MASK))
 
 
 def batch_of(mask):
@@ -57,7 +57,7 @@ SOURCES = pytest.mark.parametrize("sources", [ONE, THREE], ids=["one", "three"])
 
 def placed(source):
     """{position: reward} of every row."""
-    return [{t: source.rewards[i, t].item() for t in range(12) if source.positions[i, t]} for i in ROWS]
+    return [{t: source.rewards[i, t].item() for t in range(12) if source.positions[i, t]} for i in METHODS]
 
 
 def joined(sources):
@@ -77,7 +77,7 @@ def group_of(i):
 def reward_to_go(totals):
     return {
         (i, t): math.fsum(v for s, v in totals[i].items() if s >= t)
-        for i in ROWS
+        for i in METHODS
         for t in range(12)
         if MASK[i, t]
     }
@@ -90,14 +90,14 @@ def whitened(gains):
 
 
 def check(actual, expected, tolerance=2e-5):
-    for i in ROWS:
+    for i in METHODS:
         dense = [expected.get((i, t), 0.0) for t in range(12)]
         assert actual[i].tolist() == pytest.approx(dense, abs=tolerance)
 
 
 def add_up(maps):
     return [
-        {t: math.fsum(rows[i].get(t, 0.0) for rows in maps) for t in range(12) if MASK[i, t]} for i in ROWS
+        {t: math.fsum(rows[i].get(t, 0.0) for rows in maps) for t in range(12) if MASK[i, t]} for i in METHODS
     ]
 
 
@@ -112,7 +112,7 @@ def test_rloo_against_loops(sources):
                     t: r * GROUP / (GROUP - 1) - sum(means[j] for j in group_of(i)) / (GROUP - 1)
                     for t, r in rows[i].items()
                 }
-                for i in ROWS
+                for i in METHODS
             ]
         )
     credit = estimate("rloo", sources, BATCH, values=torch.ones(2, *MASK.shape))
@@ -124,8 +124,8 @@ def test_rloo_against_loops(sources):
 def test_grpo_against_loops(sources):
     normalised = []
     for rows in joined(sources):
-        done = [{} for _ in ROWS]
-        for i in ROWS:
+        done = [{} for _ in METHODS]
+        for i in METHODS:
             pool = [r for j in group_of(i) for r in rows[j].values()]
             mean = sum(pool) / len(pool)
             deviation = math.sqrt(sum((r - mean) ** 2 for r in pool) / (len(pool) - 1))
@@ -141,7 +141,7 @@ def test_ppo_against_loops(sources, gamma, lam):
     values = torch.stack([noise(10 + s, MASK) for s in range(len(maps))])
     total, targets = {}, torch.zeros_like(values)
     for s, rows in enumerate(maps):
-        for i in ROWS:
+        for i in METHODS:
             at = [t for t in range(12) if MASK[i, t]]
             says = [values[s, i, t].item() for t in at] + [0.0]
             deltas = [rows[i].get(t, 0.0) + gamma * says[k + 1] - says[k] for k, t in enumerate(at)]
@@ -158,7 +158,7 @@ def test_td_errors_are_advantages_and_teach_the_critic_the_return():
     outcome = torch.arange(6.0)
     values = noise(7, MASK)
     errors = torch.zeros(MASK.shape)
-    for i in ROWS:
+    for i in METHODS:
         at = MASK[i].nonzero().flatten().tolist()
         says = [values[i, t].item() for t in at] + [outcome[i].item()]
         for k, t in enumerate(at):
@@ -166,7 +166,7 @@ def test_td_errors_are_advantages_and_teach_the_critic_the_return():
     credit = estimators.ppo([Source("td_error", errors, MASK)], BATCH, values[None])
     check(
         credit.advantages,
-        whitened({(i, t): errors[i, t].item() for i in ROWS for t in range(12) if MASK[i, t]}),
+        whitened({(i, t): errors[i, t].item() for i in METHODS for t in range(12) if MASK[i, t]}),
     )
     expected = torch.where(MASK, outcome[:, None], 0)
     torch.testing.assert_close(credit.value_targets[0], expected, atol=1e-5, rtol=1e-5)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from itpo.attribution import ROWS
+from itpo.attribution import METHODS
 from itpo.estimators import ESTIMATORS
-from itpo.reported import TITLES
+from itpo.study.reported import TITLES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,10 +37,10 @@ def test_the_ledger_is_that_of_the_report() -> None:
     assert shown == wanted
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", METHODS)
 def test_results_are_those_of_table_1(row: str) -> None:
     table = pd.read_csv(ROOT / "figures" / "T1.csv").set_index(["task", "estimator", "row"])["success"]
-    ((_, *shown),) = cells(ROWS[row].label)
+    ((_, *shown),) = cells(METHODS[row].label)
     for task, text in zip(TITLES, shown, strict=True):
         wanted = [table.get((task, estimator, row)) for estimator in ESTIMATORS]
         assert text.split(", ") == ["–" if value is None else f"{100 * value:.1f}" for value in wanted]

@@ -85,7 +85,7 @@ def test_other_profiles_run_beside_the_committed_outputs_in_this_environment(roo
 
 def test_a_terminal_shows_how_far_training_is(root: Path) -> None:
     (root / "notebooks" / "00_first.py").write_text(
-        "# %%\nimport toy_training as toy\nfrom itpo.sweep import sweep\n"
+        "# %%\nimport toy_training as toy\nfrom itpo.runs.sweep import sweep\n"
         f"sweep({str(root / 'runs')!r}, [toy.Toy()], toy.walk)\n"
     )
     paths = [TESTS, Path(run_notebooks.__file__).parents[1]]

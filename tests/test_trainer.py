@@ -12,12 +12,15 @@ import torch
 from peft import PeftModel
 
 from itpo import attribution, trainer, turns
-from itpo.backbone import Adapter
+from itpo.training import evaluation
+from itpo.training import build
+from itpo.config import Method, RunConfig, allows
 from itpo.dialogue import TokenBatch
-from itpo.embedded import EmbeddedModel, load
-from itpo.profiles import Method, RunConfig, allows, get_profile
-from itpo.runs import Store, fingerprint
-from itpo.sweep import sweep
+from itpo.models.tiny import load
+from itpo.runs.store import Store, fingerprint
+from itpo.runs.sweep import sweep
+from itpo.specs import Adapter, TinyLM
+from itpo.study.profiles import get_profile
 
 GROUP = 2
 MASK = torch.tensor(
@@ -49,7 +52,7 @@ SMALL = RunConfig(
     method=Method("norm_itpo"),
     seed=0,
     steps=4,
-    model=EmbeddedModel(hidden_size=16, layers=1, heads=2, steps=25, dialogues_per_step=8),
+    model=TinyLM(hidden_size=16, layers=1, heads=2, steps=25, dialogues_per_step=8),
     adapter=Adapter(2, 4),
     max_turn_tokens=14,
     prompts=2,
@@ -61,8 +64,8 @@ SMALL = RunConfig(
     estimator="ppo",
     eval_every=2,
     eval_dialogues=4,
-    probe_dialogues=3,
-    probe_every=2,
+    monitor_dialogues=3,
+    monitor_every=2,
     checkpoint_every=2,
 )
 
@@ -105,32 +108,32 @@ def expected_sources(config, split=None):
         }[method.reduction]
         last = turns_here[-1][-1]
         outcome_source[row][last] = method.outcome_coef * outcome
-        if method.row == "trajectory_share":
+        if method.name == "trajectory_share":
             main[row][last] = method.coef * outcome - cost
-        elif method.row == "value_model":
+        elif method.name == "value_model":
             tokens_here = [t for turn in turns_here for t in turn]
             says = [VALUES[row, t].item() for t in tokens_here] + [method.coef * outcome]
             main[row] = {t: says[i + 1] - says[i] for i, t in enumerate(tokens_here)}
             for turn in turns_here:
                 main[row][turn[-1]] += penalty_source[row][turn[-1]]
-        elif method.row == "prime":
+        elif method.name == "prime":
             main[row] = {t: method.coef * TOKEN_REWARDS[row, t].item() for turn in turns_here for t in turn}
         else:
             weights = [math.exp(score / method.eta) for score in scores]
             for k, turn in enumerate(turns_here):
-                if method.row == "itpo":
+                if method.name == "itpo":
                     main[row][turn[-1]] = method.coef * scores[k]
-                elif method.row == "norm_itpo":
+                elif method.name == "norm_itpo":
                     share = weights[k] / sum(weights)
                     main[row][turn[-1]] = method.coef * share * outcome + penalty_source[row][turn[-1]]
-                elif method.row == "judge":
+                elif method.name == "judge":
                     given = JUDGE_SCORES[row, : len(turns_here)].tolist()
                     share = given[k] / sum(given)
                     main[row][turn[-1]] = method.coef * share * outcome + penalty_source[row][turn[-1]]
                 else:
                     share = split[row, turn[-1]].item()
                     main[row][turn[-1]] = method.coef * share + penalty_source[row][turn[-1]]
-    if method.row in ("trajectory_share", "uniform", "value_model", "judge", "norm_itpo"):
+    if method.name in ("trajectory_share", "uniform", "value_model", "judge", "norm_itpo"):
         return [main]
     return [main, penalty_source] + ([outcome_source] if method.outcome_coef else [])
 
@@ -173,7 +176,7 @@ def case(request):
 def test_reward_sources_against_loops(case):
     actual, expected = sources_of(case), expected_for(case)
     assert len(actual) == len(expected)
-    names = ["td_error" if case.method.row == "value_model" else "row", "length", "outcome"]
+    names = ["td_error" if case.method.name == "value_model" else "row", "length", "outcome"]
     assert [source.name for source in actual] == names[: len(actual)]
     for (_, rewards, mask), by_row in zip(actual, expected, strict=True):
         for row, at in enumerate(by_row):
@@ -198,7 +201,7 @@ def test_a_row_without_its_signal_is_refused():
 
 
 def test_describe():
-    described = trainer.describe(BATCH)
+    described = evaluation.describe(BATCH)
     assert described == {
         "success": pytest.approx(2.25 / 4),
         "turns": pytest.approx((3 + 2 + 1 + 5) / 4),
@@ -224,11 +227,11 @@ def test_a_run_writes_what_it_should(finished):
     assert metrics["ratio_error"].max() < 1e-4
     for column in ("success", "turns", "tokens", "kl", "entropy", "clip_fraction", "prm_loss", "value_loss"):
         assert metrics[column].notna().sum() >= 4
-    assert [step for step, _ in run.probes()] == [0, 2, 4]
-    first, *later = [probe for _, probe in run.probes()]
+    assert [step for step, _ in run.monitor()] == [0, 2, 4]
+    first, *later = [probe for _, probe in run.monitor()]
     assert set(first) == {"log_ratio", "values", "input_ids", "turn_ids", "outcome"}
     assert first["values"].shape == (1, *first["turn_ids"].shape)
-    assert len(first["outcome"]) == SMALL.probe_dialogues
+    assert len(first["outcome"]) == SMALL.monitor_dialogues
     assert not first["log_ratio"][first["turn_ids"] < 0].any()
     assert all(set(probe) == {"log_ratio", "values"} for probe in later)
     assert not torch.equal(first["log_ratio"], later[-1]["log_ratio"])
@@ -237,7 +240,7 @@ def test_a_run_writes_what_it_should(finished):
     assert set(run.timing().columns) == {"step", "generation", "reference", "prm", "critic", "policy"}
     for folder in (run.folder / name for name in ("policy", "prm", "critic")):
         assert (folder / "adapter_model.safetensors").is_file()
-        base = load(trainer.base_model(SMALL, Store(run.folder.parent)))[0]
+        base = load(build.base_model(SMALL, Store(run.folder.parent)))[0]
         read = PeftModel.from_pretrained(base, folder)
         assert any(p.abs().max() > 0 for key, p in read.named_parameters() if "lora_B" in key)
 
@@ -271,14 +274,14 @@ def test_another_seed_gives_another_run_on_the_same_probe(finished):
     run = Store(finished.folder.parent).open(config)
     trainer.train(config, run)
     assert fingerprint(run) != fingerprint(finished)
-    (_, one), (_, other) = finished.probes()[0], run.probes()[0]
+    (_, one), (_, other) = finished.probes()[0], run.monitor()[0]
     assert torch.equal(one["input_ids"], other["input_ids"])  # all runs are compared on the same dialogues
 
 
 METHODS = get_profile("laptop").methods
-PAIRS = [("rloo", m) for m in METHODS if allows("rloo", m.row)]
-PAIRS += [("ppo", m) for m in METHODS if m.row in ("trajectory_share", "value_model", "judge", "prime")]
-PAIRS += [("grpo", m) for m in METHODS if m.row in ("uniform", "itpo")]
+PAIRS = [("rloo", m) for m in METHODS if allows("rloo", m.name)]
+PAIRS += [("ppo", m) for m in METHODS if m.name in ("trajectory_share", "value_model", "judge", "prime")]
+PAIRS += [("grpo", m) for m in METHODS if m.name in ("uniform", "itpo")]
 
 
 @pytest.mark.parametrize(("estimator", "method"), PAIRS, ids=lambda part: getattr(part, "row", part))
@@ -286,7 +289,7 @@ def test_every_method_trains(finished, estimator, method):
     config = dataclasses.replace(SMALL, method=method, estimator=estimator, steps=1, eval_dialogues=2)
     run = Store(finished.folder.parent).open(config)
     trainer.train(config, run)
-    needs_prm = attribution.get_row(method.row).needs_prm
+    needs_prm = attribution.get_method(method.name).needs_prm
     assert run.done and {folder.name for folder in run.folder.iterdir() if folder.is_dir()} == {
         "policy",
         *(["prm"] if needs_prm else []),
@@ -296,8 +299,8 @@ def test_every_method_trains(finished, estimator, method):
     columns = run.metrics().columns
     assert ("prm_loss" in columns) == needs_prm
     assert ("explained_variance" in columns) == (estimator == "ppo")
-    assert ("judge_failed" in columns) == (method.row == "judge")
-    base = load(trainer.base_model(SMALL, Store(run.folder.parent)))[0]
+    assert ("judge_failed" in columns) == (method.name == "judge")
+    base = load(build.base_model(SMALL, Store(run.folder.parent)))[0]
     moved = PeftModel.from_pretrained(base, run.folder / "policy")
     assert all(p.any() for key, p in moved.named_parameters() if "lora_B" in key)
 
@@ -316,7 +319,7 @@ def test_rewards_come_from_the_prm_as_it_is_after_its_update(finished, monkeypat
     monkeypatch.setattr(trainer, "estimate", watch)
     trainer.train(config, run)
     ((batch, sources),) = seen
-    base = trainer.base_model(config, Store(run.folder.parent))
+    base = build.base_model(config, Store(run.folder.parent))
     models = [PeftModel.from_pretrained(load(base)[0], run.folder / "prm"), load(base)[0]]
     prm, reference = (m(batch.input_ids).logits[:, :-1].detach().log_softmax(-1) for m in models)
     ratio = (prm - reference).gather(2, batch.input_ids[:, 1:, None]).squeeze(2)
@@ -328,14 +331,14 @@ def test_rewards_come_from_the_prm_as_it_is_after_its_update(finished, monkeypat
 KILLED = """
 import json, os, signal, sys
 import torch
-from itpo.backbone import Adapter
-from itpo.embedded import EmbeddedModel
-from itpo.profiles import Method, RunConfig
-from itpo.runs import Run, Store
+from itpo.specs import Adapter
+from itpo.specs import TinyLM
+from itpo.config import Method, RunConfig
+from itpo.runs.store import Run, Store
 from itpo.trainer import train
 
 torch.set_num_threads(1)
-parts = {"method": Method, "model": EmbeddedModel, "adapter": Adapter}
+parts = {"method": Method, "model": TinyLM, "adapter": Adapter}
 fields = json.loads(sys.argv[1])
 config = RunConfig(**fields | {name: part(**fields[name]) for name, part in parts.items()})
 log = Run.log
@@ -385,9 +388,9 @@ def test_a_killed_run_ends_with_the_same_bytes(finished, tmp_path):
 
 def test_the_base_model_is_made_once(finished):
     store = Store(finished.folder.parent)
-    folder = trainer.base_model(SMALL, store)
+    folder = build.base_model(SMALL, store)
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert trainer.base_model(dataclasses.replace(SMALL, seed=7, prompts=5), store) == folder
+    assert build.base_model(dataclasses.replace(SMALL, seed=7, prompts=5), store) == folder
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 

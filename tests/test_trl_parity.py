@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo import advantages, attribution, losses, turns
-from itpo.embedded import build_tokenizer
+from itpo.models.tiny import build_tokenizer
 
 # TRL and Transformers name the same option in two ways.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from itpo.runs import Run, Store, fingerprint
-from itpo.sweep import sweep
+from itpo.runs.store import Run, Store, fingerprint
+from itpo.runs.sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _record(config: Toy, run: Run, step: int, loss: torch.Tensor, weight: torch.
         {"pid": os.getpid(), "parent": os.getppid(), "threads": torch.get_num_threads(), "pause": pause},
     )
     if step % 2 == 0:
-        run.save_probe(step, {"weight": weight})
+        run.save_monitor(step, {"weight": weight})
     if step % 4 == 0:
         run.save_dialogues(step, [{"messages": [["user", "¿qué?"]], "outcome": loss.item()}] * 2)
     time.sleep(pause)

@@ -34,9 +34,9 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from itpo import gallery
-from itpo.figures.published import PublishedError
-from itpo.sweep import PROGRESS
+from itpo.figures.publishing import gallery
+from itpo.figures.publishing.registry import PublishedError
+from itpo.runs.sweep import PROGRESS
 
 DEFAULT = "laptop"
 # The profiles that a notebook knows, by its own one, whose outputs are kept in the repository.

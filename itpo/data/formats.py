@@ -50,8 +50,9 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Format:
-    """A row layout: how it is read, and the hub dataset (with its configuration) that has it, if any."""
+    """A row layout: the task of its examples, how a row is read, and the hub dataset (with its configuration) that has it, if any."""
 
+    task: str
     read: Callable[[Mapping[str, Any], str], Example]
     hub: str | None = None
     config: str | None = None
@@ -216,9 +217,11 @@ def _said(value: Any, name: str, position: int) -> str:
 # The hub set that CollabLLM's own code takes MATH from is lighteval/MATH-Hard. MTMedDialog comes as files in the
 # folder data/ of the repository DoctorAgent-RL of its authors; a hub name is not known to us.
 FORMATS: Mapping[str, Format] = {
-    "collabllm-math": Format(_collabllm_math, "collabllm/collabllm-multiturn-math-hard-large"),
-    "collabllm-documents": Format(_collabllm_documents, "collabllm/collabllm-multiturn-medium-large"),
-    "math": Format(_math, "lighteval/MATH-Hard"),
-    "gsm8k": Format(_gsm8k, "openai/gsm8k", "main"),
-    "mtmeddialog": Format(_mtmeddialog),
+    "collabllm-math": Format("math", _collabllm_math, "collabllm/collabllm-multiturn-math-hard-large"),
+    "collabllm-documents": Format(
+        "documents", _collabllm_documents, "collabllm/collabllm-multiturn-medium-large"
+    ),
+    "math": Format("math", _math, "lighteval/MATH-Hard"),
+    "gsm8k": Format("math", _gsm8k, "openai/gsm8k", "main"),
+    "mtmeddialog": Format("medical", _mtmeddialog),
 }

@@ -1,1 +1,1 @@
-"""Figures: one function a figure, data in, matplotlib ``Figure`` out, no computation; and how they are published."""
+"""Drawings: data frames and numbers in, matplotlib figures out."""

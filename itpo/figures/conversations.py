@@ -22,10 +22,10 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import TextPath
 
 from itpo.dialogue import Message
-from itpo.figures.style import ACCENT, BODY, COLUMN, INK, ROW_COLORS, SMALL, TEXT, shown_once
+from itpo.figures.style import ACCENT, BODY, COLUMN, INK, METHOD_COLORS, SMALL, TEXT, shown_once
 
 # One hue from light to dark: it reads the same for the colour-blind and on grey paper.
-SHADES = LinearSegmentedColormap.from_list("weight", ["#f1f7fb", ROW_COLORS["norm_itpo"]])
+SHADES = LinearSegmentedColormap.from_list("weight", ["#f1f7fb", METHOD_COLORS["norm_itpo"]])
 WEIGHT = "weight of the turn, $w_k$"
 NO_WEIGHT, USER = "#f6f6f6", "#e6e6e6"
 DARK, LIGHT, MUTED = "#000000", "#ffffff", "#6b6b6b"  # one of the first two has 4.5 to 1 on any ground

@@ -1,6 +1,6 @@
 """Figures of credit against the oracle: one dialogue, fidelity (F23), best and worst turns (F21), order (F6), slope (F7).
 
-Every function takes tables of :mod:`itpo.credit` and returns a matplotlib ``Figure``; none computes anything.
+Every function takes tables of :mod:`itpo.study.credit_tables` and returns a matplotlib ``Figure``; none computes anything.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from itpo.attribution import ROWS
+from itpo.attribution import METHODS, get_method
 from itpo.estimators import ESTIMATORS
 from itpo.figures.style import (
     ACCENT,
     BODY,
     COLUMN,
     INK,
+    METHOD_COLORS,
     NEGATIVE,
     POSITIVE,
     QUIET,
-    ROW_COLORS,
     SMALL,
     TEXT,
     shown_once,
@@ -111,7 +111,7 @@ def _payments(ax: Axes, told: Story) -> None:
     for i, credit in enumerate(told.pays.values()):
         for k, amount in enumerate(credit):
             ax.text(i, k, f"{amount:+.2f}" if amount else "0", ha="center", va="center", fontsize=SMALL)
-    names = [SHORT.get(row, ROWS[row].label.replace("-", "-\n")) for row in told.pays]
+    names = [SHORT.get(row, get_method(row).label.replace("-", "-\n")) for row in told.pays]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL)
     ax.set_title("printed: pay; colour: preferred (blue), not (red)", fontsize=SMALL)
     ax.grid(visible=False)
@@ -130,7 +130,7 @@ def credit_fidelity(
     ``reference_ceilings`` by measure: a dotted line.
     """
     estimators, measures = list(band["estimator"].unique()), list(band["measure"].unique())
-    rows = [row for row in ROWS if row in set(band["row"])]
+    rows = [row for row in METHODS if row in set(band["row"])]
     figure, grid = plt.subplots(
         len(measures),
         len(estimators),
@@ -153,7 +153,7 @@ def credit_fidelity(
             ax.axvline(reference_ceilings[measure], color=QUIET, lw=1, ls=":")
             ax.axvline(0, color=QUIET, lw=0.8)
             ax.grid(visible=False, axis="y")
-        axes[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=SMALL)
+        axes[0].set_yticks(range(len(rows)), [get_method(row).label for row in rows], fontsize=SMALL)
         axes[0].set_ylabel("all turns pooled" if measure == "pooled" else f"{measure} dialogues")
     grid[0, 0].set(ylim=(len(rows) - 0.5, -0.5), xlim=_reach(pd.concat([band, reference])))
     for ax, estimator in zip(grid[0], estimators, strict=True):
@@ -167,7 +167,7 @@ def credit_fidelity(
 def _intervals(ax: Axes, chosen: pd.DataFrame, rows: Sequence[str], shift: float, face: str | None) -> None:
     """A dot and its interval for each row that has a number."""
     for line in chosen.itertuples():
-        color, height = ROW_COLORS[line.row], rows.index(line.row) + shift
+        color, height = METHOD_COLORS[line.row], rows.index(line.row) + shift
         ax.hlines(height, line.low, line.high, color=color, lw=1.2)
         ax.plot(line.mean, height, "o", color=color, mfc=face or color, ms=4, zorder=3)
 
@@ -194,7 +194,7 @@ def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
     ``band`` has estimator, row, measure ("share" with mean, low, high, and "chance" with mean); ``reported`` the shares of
     the paper's study by name [S], "chance" among them.
     """
-    rows = [row for row in ROWS if row in set(band["row"])]
+    rows = [row for row in METHODS if row in set(band["row"])]
     estimators = list(band["estimator"].unique())
     figure, axes = plt.subplots(
         1,
@@ -211,7 +211,7 @@ def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
         heights = np.array([rows.index(row) for row in chance["row"]])
         ax.vlines(chance["mean"], heights - 0.3, heights + 0.3, color=INK, lw=1.5, ls=":")
         ax.set_yticks(
-            range(len(rows)), [ROWS[r].label for r in rows] if ax is axes[0] else [], fontsize=SMALL
+            range(len(rows)), [get_method(r).label for r in rows] if ax is axes[0] else [], fontsize=SMALL
         )
         ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.04, 1.04), title=ESTIMATORS[estimator].label)
     names = [name for name in reported if name != "chance"]
@@ -237,7 +237,7 @@ def order_agreement(band: pd.DataFrame, reported: float) -> Figure:
         1, len(estimators), figsize=(TEXT, 2.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     styles = {
-        "same seed": (ROW_COLORS["norm_itpo"], "-", "ITPO and Norm-ITPO, same seed"),
+        "same seed": (METHOD_COLORS["norm_itpo"], "-", "ITPO and Norm-ITPO, same seed"),
         "other seed": (ACCENT, "--", "Norm-ITPO, two seeds [O]"),
     }
     for ax, estimator in zip(axes[0], estimators, strict=True):
@@ -262,9 +262,15 @@ def slopes(band: pd.DataFrame) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
     for row, part in band.groupby("row", sort=False):
-        ax.fill_between(part["step"], part["low"], part["high"], color=ROW_COLORS[str(row)], alpha=0.15, lw=0)
+        ax.fill_between(
+            part["step"], part["low"], part["high"], color=METHOD_COLORS[str(row)], alpha=0.15, lw=0
+        )
         ax.plot(
-            part["step"], part["mean"], color=ROW_COLORS[str(row)], lw=1.6, label=f"{ROWS[row].label}'s PRM"
+            part["step"],
+            part["mean"],
+            color=METHOD_COLORS[str(row)],
+            lw=1.6,
+            label=f"{get_method(row).label}'s PRM",
         )
     ax.axhline(1.0, color=INK, ls="--", lw=1, label="Norm-ITPO's pay (6)")
     ax.axhline(0.0, color=QUIET, lw=0.7)

@@ -13,16 +13,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from itpo.attribution import ROWS
+from itpo.attribution import get_method
 from itpo.figures.style import (
     ACCENT,
     BODY,
     COLUMN,
     INK,
+    METHOD_COLORS,
     NEGATIVE,
     POSITIVE,
     QUIET,
-    ROW_COLORS,
     SMALL,
     TEXT,
     shown_once,
@@ -91,8 +91,8 @@ def explained_variance(band: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     ax.axhline(0, color=QUIET, linewidth=0.7)
     for row, part in band.groupby("row", sort=False):
-        color, dash = ROW_COLORS[row], ROW_DASHES.get(row, "-")
-        ax.plot(part["step"], part["mean"], color=color, ls=dash, linewidth=1.4, label=ROWS[row].label)
+        color, dash = METHOD_COLORS[row], ROW_DASHES.get(row, "-")
+        ax.plot(part["step"], part["mean"], color=color, ls=dash, linewidth=1.4, label=get_method(row).label)
     if band["step"].min() < 0:
         ax.axvline(-0.5, color=QUIET, linewidth=0.8, linestyle="--")
     ax.set_ylim(max(WORST, min(-0.1, float(band["mean"].min()) - 0.05)), 1.0)
@@ -115,9 +115,9 @@ def turns_over_training(band: pd.DataFrame, ylabel: str = "turns of a dialogue")
     )
     for ax, setting in zip(grid[0], settings, strict=True):
         for row, part in band[band["setting"] == setting].groupby("row", sort=False):
-            color, dash = ROW_COLORS[row], ROW_DASHES.get(row, "-")
+            color, dash = METHOD_COLORS[row], ROW_DASHES.get(row, "-")
             ax.fill_between(part["step"], part["low"], part["high"], color=color, alpha=0.15, linewidth=0)
-            ax.plot(part["step"], part["mean"], color=color, ls=dash, linewidth=1.5, label=ROWS[row].label)
+            ax.plot(part["step"], part["mean"], color=color, ls=dash, linewidth=1.5, label=get_method(row).label)
         ax.set_title(setting, fontsize=BODY)
         ax.set_xlabel("training step", fontsize=BODY)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

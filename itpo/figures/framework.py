@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from itpo.figures.style import ACCENT, BODY, INK, ROW_COLORS, SMALL, TEXT, shown_once
+from itpo.figures.style import ACCENT, BODY, INK, METHOD_COLORS, SMALL, TEXT, shown_once
 
 PALE = "#f0f0f0"
-NORM, RAW, TOKEN = ROW_COLORS["norm_itpo"], ROW_COLORS["itpo"], ROW_COLORS["prime"]
+NORM, RAW, TOKEN = METHOD_COLORS["norm_itpo"], METHOD_COLORS["itpo"], METHOD_COLORS["prime"]
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,16 @@ from itpo.figures.style import (
     BODY,
     COLUMN,
     INK,
+    METHOD_COLORS,
     NEGATIVE,
     POSITIVE,
     QUIET,
-    ROW_COLORS,
     SMALL,
     TEXT,
     shown_once,
 )
 
-NORM, RAW = ROW_COLORS["norm_itpo"], ROW_COLORS["itpo"]
+NORM, RAW = METHOD_COLORS["norm_itpo"], METHOD_COLORS["itpo"]
 # One pale colour a turn, told apart by colour-blind readers too (Okabe and Ito's, lightened).
 TURN_COLORS = ("#b3d9f2", "#fbe3b0", "#b3e2d5", "#f0cfe0", "#f5d0b8", "#dddddd")
 SIGNED = colormaps["RdBu"]  # red below zero, blue above; colour-blind safe
@@ -200,7 +200,7 @@ def pay(
             at = np.flatnonzero(ids[b] >= 0)
             _shade_turns(ax, ids[b])
             ax.axhline(0, color=QUIET, lw=0.6)
-            ax.bar(at, np.asarray(paid)[b, at], width=0.9, lw=0, color=ROW_COLORS[name], zorder=3)
+            ax.bar(at, np.asarray(paid)[b, at], width=0.9, lw=0, color=METHOD_COLORS[name], zorder=3)
             ax.plot(at, np.asarray(returns[name])[b, at], "_", ms=4, color=ACCENT, zorder=4)
             ax.grid(axis="x", visible=False)
             ax.tick_params(labelsize=SMALL)

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from itpo.attribution import ROWS
-from itpo.figures.style import INK, ROW_COLORS, SMALL, TEXT
+from itpo.attribution import get_method
+from itpo.figures.style import INK, METHOD_COLORS, SMALL, TEXT
 
 PART_COLORS = {
     "generation": "#0072B2",
@@ -38,13 +38,13 @@ def success(frame: pd.DataFrame) -> Figure:
             place,
             part["mean"],
             errors,
-            color=ROW_COLORS[row],
+            color=METHOD_COLORS[row],
             marker="o",
             markersize=3.5,
             linewidth=1.4,
             elinewidth=0.9,
             capsize=2,
-            label=ROWS[row].label,
+            label=get_method(row).label,
         )
     ax.set_xlabel("training step")
     ax.set_ylabel("outcome on\nfresh problems")
@@ -70,7 +70,7 @@ def costs(seconds: pd.DataFrame, memory: pd.DataFrame) -> Figure:
             range(len(rows)), by_part[part], left=start, color=PART_COLORS[part], height=0.6, label=label
         )
         start += by_part[part].to_numpy()
-    left.set_yticks(range(len(rows)), [ROWS[row].label for row in rows])
+    left.set_yticks(range(len(rows)), [get_method(row).label for row in rows])
     left.invert_yaxis()
     left.set_xlabel("seconds a training step")
     left.set_ylim(len(rows) - 0.4, -1.3)

@@ -1,6 +1,6 @@
 """Figures of the main comparison: learning curves (F4), reward dynamics (F2), rank stability (F3) and Kendall's tau (F5).
 
-Every function takes tables of :mod:`itpo.tables` or :mod:`itpo.probes` and returns a matplotlib ``Figure``; none computes
+Every function takes tables of :mod:`itpo.study.tables` or :mod:`itpo.study.reward_dynamics` and returns a matplotlib ``Figure``; none computes
 anything.
 """
 
@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from itpo.attribution import ROWS
-from itpo.figures.style import ACCENT, COLUMN, INK, NEGATIVE, POSITIVE, QUIET, ROW_COLORS, SMALL, TEXT
+from itpo.attribution import get_method
+from itpo.figures.style import ACCENT, COLUMN, INK, METHOD_COLORS, NEGATIVE, POSITIVE, QUIET, SMALL, TEXT
 
 PALE = "#e4e4e4"
 # How the four lists of rewards that F3 compares are drawn: colour, line style, width, label.
 ITEM_STYLES = {
-    "turns": (ROW_COLORS["norm_itpo"], "-", 1.8, "turns (4)"),
+    "turns": (METHOD_COLORS["norm_itpo"], "-", 1.8, "turns (4)"),
     "tokens": (ACCENT, "-", 1.8, "tokens (2)"),
     "few tokens": (ACCENT, ":", 1.3, "as many random tokens as turns [O]"),
     "token groups": (INK, "--", 1.1, "tokens shuffled, then summed to turns [O]"),
@@ -70,13 +70,15 @@ def learning_curves(
     low, high = seeds["value"].min(), seeds["value"].max()
     margin = 0.08 * max(high - low, 0.05)
     for number, (ax, row) in enumerate(zip(axes.flat, rows, strict=False)):
-        color, reference = ROW_COLORS[row], _row(band, baseline)
+        color, reference = METHOD_COLORS[row], _row(band, baseline)
         for _, run in _row(seeds, row).groupby("seed"):
             ax.plot(run["step"], run["value"], color=color, linewidth=0.6, alpha=0.6)
         if row != baseline:
             ax.plot(reference["step"], reference["mean"], color=INK, linewidth=1.0, linestyle="--")
         _band(ax, _row(band, row), color, linewidth=1.8, marker="o", markersize=2.5)
-        ax.set_title(ROWS[row].label.replace(" ", "\n"), color=color, fontweight="bold", va="center", pad=12)
+        ax.set_title(
+            get_method(row).label.replace(" ", "\n"), color=color, fontweight="bold", va="center", pad=12
+        )
         if number + columns >= len(rows):  # nothing is below it
             ax.set_xlabel("training step")
             ax.tick_params(labelbottom=True)
@@ -99,7 +101,7 @@ def stability(band: pd.DataFrame, level: float = 0.8) -> Figure:
             part = _row(band[band["items"] == items], row)
             _band(ax, part, color, shaded=style == "-", linestyle=style, linewidth=width, label=label)
         ax.axhline(level, color=QUIET, linewidth=0.7)
-        ax.set_title(ROWS[row].label)
+        ax.set_title(get_method(row).label)
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     lowest = float(np.nanmin(band["mean"]))
@@ -124,9 +126,9 @@ def kendall_over_training(
         ax.axhspan(*reported, color=PALE, linewidth=0)
         ax.axhline(0, color=QUIET, linewidth=0.7)
         for row in band["row"].unique():
-            _band(ax, _row(band, row), ROW_COLORS[row], linewidth=1.6, label=ROWS[row].label)
+            _band(ax, _row(band, row), METHOD_COLORS[row], linewidth=1.6, label=get_method(row).label)
             ceiling = _row(ceilings[ceilings["panel"] == panel], row)
-            ax.plot(ceiling["step"], ceiling["value"], color=ROW_COLORS[row], linestyle=":", linewidth=1.2)
+            ax.plot(ceiling["step"], ceiling["value"], color=METHOD_COLORS[row], linestyle=":", linewidth=1.2)
         ax.set_title(title)
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))

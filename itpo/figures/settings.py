@@ -8,10 +8,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from itpo.attribution import ROWS
-from itpo.figures.style import BODY, INK, QUIET, ROW_COLORS, SMALL, TEXT, shown_once
+from itpo.attribution import get_method
+from itpo.figures.style import BODY, INK, METHOD_COLORS, QUIET, SMALL, TEXT, shown_once
 
-# What is shown of runs: a column of `itpo.tables.results`, and what it is called.
+# What is shown of runs: a column of `itpo.study.tables.results`, and what it is called.
 MEASURES = {"success": "after training", "mean_success": "mean over training"}
 MARKERS = {"trajectory_share": "s", "norm_itpo": "o", "judge": "^"}
 CHARGES = {"released": (":", "s"), "to_go": ("-", "o")}  # baselines of RLOO: line and marker
@@ -34,11 +34,13 @@ def settings(
         for number, (row, part) in enumerate(band[band["measure"] == measure].groupby("row", sort=False)):
             places = [values.index(value) + 0.08 * number for value in part["setting"]]
             reach = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            style = {"color": ROW_COLORS[row], "marker": MARKERS[row], "markersize": 4.5}
-            ax.errorbar(places, part["mean"], reach, capsize=2, linewidth=1.4, label=ROWS[row].label, **style)
+            style = {"color": METHOD_COLORS[row], "marker": MARKERS[row], "markersize": 4.5}
+            ax.errorbar(
+                places, part["mean"], reach, capsize=2, linewidth=1.4, label=get_method(row).label, **style
+            )
         if reference is not None:
             for _, line in reference[reference["measure"] == measure].iterrows():
-                color, label = ROW_COLORS[line["row"]], ROWS[line["row"]].label
+                color, label = METHOD_COLORS[line["row"]], get_method(line["row"]).label
                 ax.axhspan(line["low"], line["high"], color=color, alpha=0.08, linewidth=0)
                 ax.axhline(line["mean"], color=color, linewidth=1.0, linestyle="--", label=label)
         ax.set_title(title, fontsize=BODY, color=INK)
@@ -55,7 +57,7 @@ def settings(
 def regimes(table: pd.DataFrame) -> Figure:
     """The map of regimes: gains on trajectory-share by number of turns and of pivots, a line of panels for each measure.
 
-    ``table`` is :func:`itpo.regimes.gains` of the map. Left: trajectory-share itself, by the measure and, below it in
+    ``table`` is :func:`itpo.study.regimes.gains` of the map. Left: trajectory-share itself, by the measure and, below it in
     brackets, before training. Blue gains and red losses share one scale, on which white is 0; below each its interval.
     """
     rows = list(dict.fromkeys(table["row"]))
@@ -77,7 +79,7 @@ def regimes(table: pd.DataFrame) -> Figure:
             bounds = zip(gain["gain"], gain["gain_low"], gain["gain_high"], strict=True)
             texts = [f"{100 * x:+.1f}\n[{100 * low:+.0f}, {100 * high:+.0f}]" for x, low, high in bounds]
             _heat(ax, gain.assign(value=100 * gain["gain"], text=texts), "RdBu", -limit, limit)
-            ax.set_title(f"{ROWS[row].label}: gain (points)\n{title}", fontsize=BODY, color=INK)
+            ax.set_title(f"{get_method(row).label}: gain (points)\n{title}", fontsize=BODY, color=INK)
         line[0].set_ylabel("pivotal turns", fontsize=BODY)
     for ax in axes[-1]:
         ax.set_xlabel("assistant turns", fontsize=BODY)
@@ -87,7 +89,7 @@ def regimes(table: pd.DataFrame) -> Figure:
 def baseline_gains(table: pd.DataFrame) -> Figure:
     """Gains on trajectory-share against the rollouts a prompt, a line for each baseline, a panel for each row and measure.
 
-    ``table`` is :func:`itpo.regimes.baseline_gains`.
+    ``table`` is :func:`itpo.study.regimes.baseline_gains`.
     """
     rows, values = (list(dict.fromkeys(table[name])) for name in ("row", "rollouts"))
     figure, axes = plt.subplots(
@@ -102,15 +104,15 @@ def baseline_gains(table: pd.DataFrame) -> Figure:
     for (measure, title), line in zip(MEASURES.items(), axes, strict=True):
         for row, ax in zip(rows, line, strict=True):
             shown = table[(table["measure"] == measure) & (table["row"] == row)]
-            ax.axhline(0, color=ROW_COLORS["trajectory_share"], linewidth=1.0)
+            ax.axhline(0, color=METHOD_COLORS["trajectory_share"], linewidth=1.0)
             for number, (charge, part) in enumerate(shown.groupby("charge", sort=False)):
                 places = [values.index(value) + 0.12 * number for value in part["rollouts"]]
                 gain, low, high = (100 * part[name] for name in ("gain", "gain_low", "gain_high"))
                 dash, marker = CHARGES[str(charge)]
-                style = {"color": ROW_COLORS[row], "ls": dash, "marker": marker, "markersize": 4}
+                style = {"color": METHOD_COLORS[row], "ls": dash, "marker": marker, "markersize": 4}
                 bars = ax.errorbar(places, gain, [gain - low, high - gain], capsize=2, lw=1.3, **style)
                 bars.set_label(str(charge))
-            ax.set_title(f"{ROWS[row].label}, {title}", fontsize=BODY, color=INK)
+            ax.set_title(f"{get_method(row).label}, {title}", fontsize=BODY, color=INK)
             ax.set_xticks(range(len(values)), [str(value) for value in values])
             ax.tick_params(labelsize=SMALL)
             ax.grid(visible=False, axis="x")

@@ -1,6 +1,6 @@
 """One look for all figures: a colour for each method, sizes of a paper's columns, captions, and where figures are kept.
 
-A figure function takes data and returns a matplotlib ``Figure``; it computes nothing. :func:`itpo.figures.published.publish`
+A figure function takes data and returns a matplotlib ``Figure``; it computes nothing. :func:`itpo.figures.publishing.registry.publish`
 writes it with the data in it beside it.
 """
 
@@ -14,13 +14,13 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from itpo.paths import project_root
+from itpo.runs.paths import project_root
 
 COMMITTED = ("laptop", "smol")  # the profiles whose figures and notebook outputs are kept in the repository
 COLUMN, TEXT = 3.4, 7.0  # widths in inches: one column, both columns
 
 # Okabe and Ito's colour-blind-safe palette; the same colour for a method in every figure.
-ROW_COLORS = {
+METHOD_COLORS = {
     "trajectory_share": "#000000",
     "uniform": "#999999",
     "value_model": "#CC79A7",

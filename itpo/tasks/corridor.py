@@ -8,7 +8,7 @@ to be sure of an action cannot become sure of one: its frozen output embeddings 
 and place of the turns that matter are settings of the task and all else is equal, the length of dialogues above all: a map of
 the regimes in which turn-wise credit has something to gain.
 
-``corridor_6_2_early`` has 6 assistant turns, the first 2 of them at doors; see :meth:`Corridor.named`.
+``Corridor(6, 2, "early")`` has 6 assistant turns, the first 2 of them at doors.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from itpo.dialogue import Message
+from itpo.tasks.registry import TaskEntry
 
-# What opens a door of each colour, and what a novice takes for it.
+# What opens a door of each colour, and what a noisy_expert takes for it.
 OPENS = {"red": "push", "blue": "pull", "green": "slide", "black": "knock"}
 TEMPTS = {"red": "pull", "blue": "slide", "green": "knock", "black": "push"}
 ACTIONS = tuple(OPENS.values())
@@ -40,16 +41,16 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Habits:
+class PolicyParams:
     """How often a scripted tutor opens a door, and how often it does what tempts; else any other action (probabilities)."""
 
     right: float = 1.0
     tempted: float = 0.0
 
 
-IDEAL = Habits()
+EXPERT = PolicyParams()
 # The right action is common enough to be found and rarer than the tempting one, so that greedy decoding opens no door [O].
-NOVICE = Habits(right=0.4, tempted=0.5)
+NOISY_EXPERT = PolicyParams(right=0.4, tempted=0.5)
 
 
 def act_of(text: str) -> str:
@@ -83,11 +84,11 @@ class Corridor:
     skills: tuple[str, ...] = ACTIONS
     kinds: tuple[str, ...] = ("opened", "not opened", HALL)
     shortcuts: tuple[str, ...] = ()  # nothing is asked here
-    ideal = IDEAL
-    novice = NOVICE
+    expert = EXPERT
+    noisy_expert = NOISY_EXPERT
     act = staticmethod(act_of)
 
-    def __init__(self, turns: int, pivots: int, position: str) -> None:
+    def __init__(self, turns: int, pivots: int, position: str = "early") -> None:
         if not 1 <= pivots <= turns:
             raise ValueError(
                 f"a corridor of {turns} turns cannot have {pivots} pivots: take from 1 to {turns}"
@@ -97,21 +98,7 @@ class Corridor:
                 f"position of the pivots is {position!r}; it must be one of {', '.join(POSITIONS)}"
             )
         self.max_turns, self.pivots, self.position = turns, pivots, position
-        self.name = f"corridor_{turns}_{pivots}_{position}"
-
-    @classmethod
-    def named(cls, name: str) -> Corridor:
-        """The corridor called ``corridor_<turns>_<pivots>_<position>``; raises ``ValueError`` for any other name.
-
-        >>> Corridor.named("corridor_6_2_early").max_turns
-        6
-        """
-        found = re.fullmatch(r"corridor_([1-9]\d*)_([1-9]\d*)_([a-z]+)", name)
-        if not found:
-            raise ValueError(
-                f"no corridor is called {name!r}: write corridor_TURNS_PIVOTS_POSITION, such as corridor_6_2_early"
-            )
-        return cls(int(found[1]), int(found[2]), found[3])
+        self.name = "corridor"
 
     @property
     def words(self) -> list[str]:
@@ -163,17 +150,19 @@ class Corridor:
         """What a careful judge who knows the doors thinks of each assistant turn: 1 where it opened one, else 0."""
         return [float(kind == self.kinds[0]) for kind in self.turn_kinds(messages)]
 
-    def tutor(self, example: Walk, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
-        """What a scripted assistant with these habits says next; it sees what is ahead."""
+    def scripted_policy(
+        self, example: Walk, messages: Sequence[Message], rng: random.Random, params: PolicyParams
+    ) -> str:
+        """What a scripted assistant with these params says next; it sees what is ahead."""
         colour = _colour(messages[-1].content)
         if action := _said_by_sign(messages[-1].content):
             return f"{action} it"
         if colour is None:
             return f"{rng.choice(PASTIMES)} {rng.choice(MANNERS)}"
         draw = rng.random()
-        if draw < habits.right:
+        if draw < params.right:
             return f"{OPENS[colour]} it"
-        if draw < habits.right + habits.tempted:
+        if draw < params.right + params.tempted:
             return f"{TEMPTS[colour]} it"
         return f"{rng.choice([a for a in ACTIONS if a not in (OPENS[colour], TEMPTS[colour])])} it"
 
@@ -181,3 +170,10 @@ class Corridor:
 def _seen(ahead: str, which: int) -> str:
     """How the visitor puts it; one of several ways for a hall."""
     return HALLS[which] if ahead == HALL else f"{ahead} door"
+
+
+def _hidden(walk: Walk) -> str:
+    return ", ".join(walk.ahead)
+
+
+ENTRY = TaskEntry("corridor", Corridor, title="a corridor", outcome="success", hidden=_hidden)

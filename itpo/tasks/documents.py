@@ -8,8 +8,8 @@ one is taken as it is. So the turns that decide most of the score often come ear
 turns after them vary while little is left to win.
 
 The score is the character 4-gram BLEU of the last draft against the text that the user had in mind, as in the released code
-[C]; the usual one over words stands beside it in :mod:`itpo.tasks.bleu`. ``python -m itpo gates documents`` measures whether
-the task is fit for its purpose (see :mod:`itpo.gates`).
+[C]; the usual one over words stands beside it in :mod:`itpo.tasks.bleu`. ``python -m itpo testbed_checks documents`` measures whether
+the task is fit for its purpose (see :mod:`itpo.study.testbed`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from itpo.dialogue import Message
-from itpo.tasks.bleu import character_bleu
-from itpo.tasks.kinds import turn_kinds
+from itpo.tasks.bleu import character_bleu, word_bleu
+from itpo.tasks.registry import TaskEntry
+from itpo.tasks.repairs import turn_kinds
 
 Act = Literal["ask_subject", "ask_audience", "specify", "confirm", "draft", "chat"]
 
@@ -101,7 +102,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Habits:
+class PolicyParams:
     """How often a scripted writer does the right thing where there is a choice (probabilities in [0, 1])."""
 
     specify: float = 1.0
@@ -111,10 +112,10 @@ class Habits:
     swap: float = 0.0
 
 
-IDEAL = Habits()
+EXPERT = PolicyParams()
 # The warm start imitates this writer: the skills that pay are a minority, so that neither sampling nor greedy decoding
 # already solves the task [O].
-NOVICE = Habits(specify=0.12, confirm=0.12, rush=0.15, chat=0.12, swap=0.3)
+NOISY_EXPERT = PolicyParams(specify=0.12, confirm=0.12, rush=0.15, chat=0.12, swap=0.3)
 
 
 def extract(text: str, keep_marker: bool = False) -> str | None:
@@ -193,8 +194,8 @@ class DocumentWriting:
         "draft",
     )
     shortcuts: tuple[str, ...] = ("early draft",)
-    ideal = IDEAL
-    novice = NOVICE
+    expert = EXPERT
+    noisy_expert = NOISY_EXPERT
     act = staticmethod(act_of)
 
     def __init__(
@@ -323,20 +324,22 @@ class DocumentWriting:
                 kinds[turn] = "early draft"
         return kinds
 
-    def tutor(self, example: Wish, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
-        """What a scripted writer with these habits says next; it knows the conversation, not the wish."""
+    def scripted_policy(
+        self, example: Wish, messages: Sequence[Message], rng: random.Random, params: PolicyParams
+    ) -> str:
+        """What a scripted writer with these params says next; it knows the conversation, not the wish."""
         opener = rng.choice(OPENERS) if len(messages) > 1 else ""
         kind = _kind(messages[-1].content)
-        if kind == "vague" and rng.random() < habits.specify:
+        if kind == "vague" and rng.random() < params.specify:
             return opener + SPECIFY
-        if kind == "doubtful" and rng.random() < habits.confirm:
+        if kind == "doubtful" and rng.random() < params.confirm:
             return opener + CONFIRM
-        if rng.random() < habits.chat:
+        if rng.random() < params.chat:
             return opener + rng.choice(CHATS)
         heard = self._heard(messages)
         pending = [attribute for attribute in ("subject", "audience") if attribute not in heard]
-        if pending and rng.random() >= habits.rush:
-            return opener + ASKS[pending[-1] if rng.random() < habits.swap else pending[0]]
+        if pending and rng.random() >= params.rush:
+            return opener + ASKS[pending[-1] if rng.random() < params.swap else pending[0]]
         # What was never told is guessed.
         return Wish(*(heard.get(a) or rng.choice(VALUES[a]) for a in ("subject", "audience", "tone"))).draft
 
@@ -357,3 +360,24 @@ class DocumentWriting:
             else:
                 heard |= _told(message.content)
         return heard
+
+
+def word_score(wish: Wish, messages: Sequence[Message]) -> float:
+    """sacreBLEU over words of the last draft, in [0, 1]; 0 if nothing was drafted.
+
+    >>> word_score(Wish("music", "children", "warm"), [Message("assistant", "let me think .")])
+    0.0
+    """
+    drafts = [extract(message.content) for message in messages if message.role == "assistant"]
+    return word_bleu(next((draft for draft in reversed(drafts) if draft), ""), wish.target)
+
+
+ENTRY = TaskEntry(
+    "documents",
+    DocumentWriting,
+    title="document writing",
+    outcome="character BLEU",
+    hidden=lambda wish: wish.target,
+    beside="word BLEU",
+    measure=word_score,
+)

@@ -6,7 +6,7 @@ many ?" after a vague answer, "are you sure ?" after a doubtful one. Each number
 number the tutor assumes is never told. So the turns that decide the outcome often come early, nothing repairs them later,
 and the turns after them vary without mattering: the structure in which turn-wise credit has something to gain.
 
-``python -m itpo gates math`` measures whether the task is fit for that purpose (see :mod:`itpo.gates`).
+``python -m itpo testbed_checks math`` measures whether the task is fit for that purpose (see :mod:`itpo.study.testbed`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from itpo.dialogue import Message
-from itpo.tasks.kinds import turn_kinds
+from itpo.tasks.registry import TaskEntry
+from itpo.tasks.repairs import turn_kinds
 
 Act = Literal["ask_first", "ask_second", "press", "check", "assume_first", "assume_second", "answer", "chat"]
 
@@ -64,7 +65,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Habits:
+class PolicyParams:
     """How often a scripted tutor does the right thing where there is a choice (probabilities in [0, 1])."""
 
     press: float = 1.0
@@ -74,10 +75,10 @@ class Habits:
     swap: float = 0.0
 
 
-IDEAL = Habits()
+EXPERT = PolicyParams()
 # The warm start imitates this tutor: the skills that pay are a minority, so that neither sampling nor greedy decoding
 # already solves the task [O].
-NOVICE = Habits(press=0.12, check=0.12, assume=0.12, chat=0.12, swap=0.3)
+NOISY_EXPERT = PolicyParams(press=0.12, check=0.12, assume=0.12, chat=0.12, swap=0.3)
 
 
 def compute(operation: str, first: int, second: int) -> int:
@@ -152,8 +153,8 @@ class MathTutoring:
         "answer",
     )
     shortcuts: tuple[str, ...] = ("assume_first", "assume_second")
-    ideal = IDEAL
-    novice = NOVICE
+    expert = EXPERT
+    noisy_expert = NOISY_EXPERT
     act = staticmethod(act_of)
 
     def __init__(self, clear: float = 0.5, vague: float = 0.25, mistaken: float = 0.9) -> None:
@@ -285,23 +286,25 @@ class MathTutoring:
         # No sign: of two numbers told wrongly the second may be the larger, and no answer below zero can be said.
         return abs(compute(example.operation, told["first"], told["second"]))
 
-    def tutor(self, example: Problem, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
-        """What a scripted tutor with these habits says next; it knows the conversation, not the hidden numbers."""
+    def scripted_policy(
+        self, example: Problem, messages: Sequence[Message], rng: random.Random, params: PolicyParams
+    ) -> str:
+        """What a scripted tutor with these params says next; it knows the conversation, not the hidden numbers."""
         opener = rng.choice(OPENERS) if len(messages) > 1 else ""
         kind = _kind(messages[-1].content)
-        if kind == "vague" and rng.random() < habits.press:
+        if kind == "vague" and rng.random() < params.press:
             return opener + "exactly how many ?"
-        if kind == "doubtful" and rng.random() < habits.check:
+        if kind == "doubtful" and rng.random() < params.check:
             return opener + "are you sure ?"
         heard = self._heard(messages)
-        if rng.random() < habits.chat:
+        if rng.random() < params.chat:
             return opener + rng.choice(CHATS).format(item=example.item)
         pending = [which for which in ("first", "second") if which not in heard]
         if not pending:
             return opener + self._final(example, heard, rng)
-        which = pending[-1] if rng.random() < habits.swap else pending[0]
+        which = pending[-1] if rng.random() < params.swap else pending[0]
         what = (FIRST if which == "first" else SECOND)[example.operation].format(item=example.item)
-        if rng.random() < habits.assume:
+        if rng.random() < params.assume:
             return f"{opener}let us say {rng.choice(NUMBERS)} {what} ."
         return f"{opener}how many {what} ?"
 
@@ -327,3 +330,10 @@ class MathTutoring:
         if example.operation == "minus":
             guess.sort(reverse=True)
         return f"so {guess[0]} {example.operation} {guess[1]} : the answer is {compute(example.operation, *guess)} ."
+
+
+def _hidden(problem: Problem) -> str:
+    return f"{problem.first} {problem.operation} {problem.second}, answer {problem.answer}"
+
+
+ENTRY = TaskEntry("math", MathTutoring, title="math tutoring", outcome="success", hidden=_hidden)

@@ -8,7 +8,7 @@ patient never tells what was put in their mouth. So a diagnosis is often lost ea
 question about allergies among them, still vary and matter little.
 
 Nothing here is medicine: the illnesses and remedies are made up by the tables below, and :func:`knowledge_base`
-prints them. ``python -m itpo gates medical`` measures whether the task is fit for its purpose (see :mod:`itpo.gates`).
+prints them. ``python -m itpo testbed_checks medical`` measures whether the task is fit for its purpose (see :mod:`itpo.study.testbed`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from itpo.dialogue import Message
-from itpo.tasks.kinds import turn_kinds
+from itpo.tasks.registry import TaskEntry
+from itpo.tasks.repairs import turn_kinds
 
 Act = Literal[
     "ask_place",
@@ -77,6 +78,8 @@ REPLIES = {
 }
 REPAIRS = {"unsure": "clarify", "doubtful": "confirm"}  # the only turn that undoes such an answer
 
+ACCURATE = 8  # points of 10 from which a recommendation counts as accurate [S]
+
 
 @dataclass(frozen=True)
 class Patient:
@@ -99,7 +102,7 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Habits:
+class PolicyParams:
     """How often a scripted doctor does the right thing where there is a choice (probabilities in [0, 1])."""
 
     clarify: float = 1.0
@@ -110,10 +113,10 @@ class Habits:
     swap: float = 0.0
 
 
-IDEAL = Habits()
+EXPERT = PolicyParams()
 # The warm start imitates this doctor: the skills that pay are a minority, so that neither sampling nor greedy decoding
 # already solves the task [O].
-NOVICE = Habits(clarify=0.12, confirm=0.12, allergy=0.4, lead=0.12, chat=0.12, swap=0.3)
+NOISY_EXPERT = PolicyParams(clarify=0.12, confirm=0.12, allergy=0.4, lead=0.12, chat=0.12, swap=0.3)
 
 
 def knowledge_base() -> list[str]:
@@ -210,8 +213,8 @@ class MedicalRecommendation:
         "diagnose",
     )
     shortcuts: tuple[str, ...] = ("lead_place", "lead_time")
-    ideal = IDEAL
-    novice = NOVICE
+    expert = EXPERT
+    noisy_expert = NOISY_EXPERT
     act = staticmethod(act_of)
 
     def __init__(
@@ -336,24 +339,26 @@ class MedicalRecommendation:
         """
         return turn_kinds(messages, act_of, _kind, REPAIRS)
 
-    def tutor(self, example: Patient, messages: Sequence[Message], rng: random.Random, habits: Habits) -> str:
-        """What a scripted doctor with these habits says next; of the patient they know the conversation only."""
+    def scripted_policy(
+        self, example: Patient, messages: Sequence[Message], rng: random.Random, params: PolicyParams
+    ) -> str:
+        """What a scripted doctor with these params says next; of the patient they know the conversation only."""
         opener = rng.choice(OPENERS) if len(messages) > 1 else ""
         kind = _kind(messages[-1].content)
-        if kind == "unsure" and rng.random() < habits.clarify:
+        if kind == "unsure" and rng.random() < params.clarify:
             return opener + CLARIFY
-        if kind == "doubtful" and rng.random() < habits.confirm:
+        if kind == "doubtful" and rng.random() < params.confirm:
             return opener + CONFIRM
-        if rng.random() < habits.chat:
+        if rng.random() < params.chat:
             return opener + rng.choice(CHATS)
         heard = self._heard(messages)
         pending = [finding for finding in ("place", "time") if finding not in heard]
         if pending:
-            finding = pending[-1] if rng.random() < habits.swap else pending[0]
-            if rng.random() < habits.lead:
+            finding = pending[-1] if rng.random() < params.swap else pending[0]
+            if rng.random() < params.lead:
                 return opener + LEADS[finding].format(value=rng.choice(VALUES[finding]))
             return opener + ASKS[finding].format(complaint=example.complaint)
-        if "allergy" not in heard and rng.random() < habits.allergy:
+        if "allergy" not in heard and rng.random() < params.allergy:
             return opener + ASKS["allergy"]
         # What was never told is guessed; without a word about allergies there are none.
         guess = {f: heard.get(f) or rng.choice(VALUES[f]) for f in ("place", "time")}
@@ -373,3 +378,29 @@ class MedicalRecommendation:
             elif value := _value(asked, message.content):
                 heard[asked] = value
         return heard
+
+
+def _hidden(patient: Patient) -> str:
+    findings = f"{patient.place}, {patient.time}, allergies: {patient.allergy}"
+    return f"{findings}; {' '.join(patient.diagnosis)}, take {patient.remedy}"
+
+
+def is_accurate(patient: Patient, messages: Sequence[Message]) -> float:
+    """1 where a recommendation has ``ACCURATE`` points or more, else 0.
+
+    >>> patient = Patient("rash", "head", "days", "pollen")
+    >>> is_accurate(patient, [Message("assistant", "you have subacute cranial dermatitis . take warmth .")])
+    1.0
+    """
+    return float(MedicalRecommendation.points(patient, messages) >= ACCURATE)
+
+
+ENTRY = TaskEntry(
+    "medical",
+    MedicalRecommendation,
+    title="medical recommendation",
+    outcome="score",
+    hidden=_hidden,
+    beside="accurate",
+    measure=is_accurate,
+)

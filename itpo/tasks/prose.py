@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from itpo.dialogue import Message
-from itpo.tasks import EmbeddedTask
+from itpo.tasks.base import ScriptedTask
 
 
 def write(text: str) -> str:
@@ -39,16 +39,16 @@ def read(text: str) -> str:
 class Prose:
     """An embedded task whose users and tutors write as people do; everything else is the task's own.
 
-    >>> from itpo.tasks import get_task
+    >>> from itpo.tasks.registry import get_task
     >>> task = Prose(get_task("math"))
     >>> problem = task.sample(random.Random(0))
     >>> print(task.opening(problem)[0].content)
     Leo has some pens and gives a few away. How many are left?
     """
 
-    def __init__(self, task: EmbeddedTask) -> None:
+    def __init__(self, task: ScriptedTask) -> None:
         self.task, self.name, self.max_turns = task, f"{task.name}_prose", task.max_turns
-        self.skills, self.ideal, self.novice = task.skills, task.ideal, task.novice
+        self.skills, self.expert, self.noisy_expert = task.skills, task.expert, task.noisy_expert
         self.kinds, self.shortcuts = task.kinds, task.shortcuts
 
     @property
@@ -81,13 +81,25 @@ class Prose:
         """What each assistant turn is called in tables and figures."""
         return self.task.turn_kinds(_read_all(messages))
 
-    def tutor(self, example: Any, messages: Sequence[Message], rng: random.Random, habits: Any) -> str:
+    def scripted_policy(
+        self, example: Any, messages: Sequence[Message], rng: random.Random, params: Any
+    ) -> str:
         """What the scripted tutor says next, written out."""
-        return write(self.task.tutor(example, _read_all(messages), rng, habits))
+        return write(self.task.scripted_policy(example, _read_all(messages), rng, params))
 
     def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:
         """What a careful judge thinks of each assistant turn."""
         return self.task.turn_scores(example, _read_all(messages))
+
+
+def in_prose(build: Callable[..., ScriptedTask], **options: Any) -> Prose:
+    """A task with these options, in ordinary writing.
+
+    >>> from itpo.tasks.math import MathTutoring
+    >>> in_prose(MathTutoring, clear=0.9).name
+    'math_prose'
+    """
+    return Prose(build(**options))
 
 
 def _read_all(messages: Sequence[Message]) -> list[Message]:

@@ -1,0 +1,235 @@
+"""A person in the terminal talks to a policy, freely or as the user of an example, or takes the assistant's place."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from itpo.data import Example
+from itpo.dialogue import ChatFormat, Message
+from itpo.models.backbone import Backbone
+from itpo.models.tiny import load
+from itpo.rollout.endpoint import Endpoint, EndpointError
+from itpo.rollout.llm_judge import EndpointJudge
+from itpo.rollout.real_tasks import MAX_TURNS, REAL_TASKS
+from itpo.rollout.sampler import Sampling, speak
+from itpo.rollout.users import EndpointUser
+from itpo.specs import Adapter
+from itpo.tasks.base import ScriptedTask
+
+Role = Literal["user", "assistant"]
+Party = Callable[[list[Message]], str | None]  # what is said next; ``None`` ends the conversation
+
+_BASE, _POLICY = "models", "policy"
+
+
+class Talker:
+    """A policy that answers one conversation at a time: a base model, or the policy that a finished run trained on it."""
+
+    def __init__(self, base: Path, run: Path | None, max_turn_tokens: int, seed: int) -> None:
+        model, tokenizer = load(base)
+        self.chat, self.sampling = ChatFormat(tokenizer), Sampling(max_turn_tokens)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.backbone = Backbone(model, [_POLICY], _adapter(run))
+        self.adapter = None if run is None else _POLICY
+        if run is not None:
+            self.backbone.load_adapter(_POLICY, run / _POLICY)
+
+    def answer(self, messages: list[Message]) -> str:
+        """What the policy says next, sampled at temperature 1."""
+        with self.backbone.use(self.adapter):
+            return speak(self.backbone, self.chat, [messages], self.generator, self.sampling)[0]
+
+
+def _adapter(run: Path | None) -> Adapter:
+    if run is None:
+        return Adapter()
+    config = _adapter_config(run)
+    return Adapter(config["r"], config["lora_alpha"])
+
+
+def _adapter_config(run: Path) -> dict:
+    path = run / _POLICY / "adapter_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} has no trained policy: name the folder of a finished run, such as runs/0123456789abcdef"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def base_of(run: Path) -> Path:
+    """The folder of the base model that a run of the store was trained on.
+
+    Raises ``FileNotFoundError`` if the run is not finished, or its base is elsewhere (name it then).
+
+    >>> base_of(Path("nowhere"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere has no trained policy: ...
+    """
+    base = run.parent / _BASE / _adapter_config(run)["base_model_name_or_path"]
+    if not (base / "config.json").is_file():
+        raise FileNotFoundError(f"the base model of {run} is not at {base}: name its folder with --model")
+    return base
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An example to be talked about: what its user knows, the opening, and how many assistant turns there are.
+
+    ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
+    the person's own. ``score`` is the outcome of a finished conversation. ``plain`` asks for the words of an embedded task.
+    """
+
+    knows: str
+    opening: tuple[Message, ...]
+    max_turns: int
+    parties: Mapping[str, Party] = field(default_factory=dict)
+    score: Callable[[list[Message]], float] | None = None
+    plain: bool = False
+
+
+def embedded_scene(task: ScriptedTask, seed: int) -> Scene:
+    """A problem of an embedded task, with its scripted user and tutor.
+
+    >>> from itpo.tasks.registry import get_task
+    >>> scene = embedded_scene(get_task("medical"), seed=0)
+    >>> scene.knows, scene.opening[0].content
+    ('complaint: pain, place: ..., time: ..., allergy: ...', 'doctor , this pain worries me .')
+    """
+    rng = random.Random(f"chat/{seed}")
+    example = task.sample(rng)
+    return Scene(
+        ", ".join(f"{name}: {value}" for name, value in asdict(example).items()),
+        tuple(task.opening(example)),
+        task.max_turns,
+        {
+            "user": lambda messages: task.reply(example, messages, rng),
+            "assistant": lambda messages: task.scripted_policy(example, messages, rng, task.expert),
+        },
+        partial(task.score, example),
+        plain=True,
+    )
+
+
+def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None = None) -> Scene:
+    """One of real examples; a language model behind ``endpoint``, if any, plays its user and judges the outcome.
+
+    Raises :class:`itpo.rollout.endpoint.EndpointError` where that user has to open the conversation and does not.
+
+    >>> from itpo.data import generate_gsm
+    >>> real_scene(generate_gsm(3, seed=0), seed=0).max_turns
+    5
+    """
+    rng = random.Random(f"chat/{seed}")
+    example = rng.choice(examples)
+    if endpoint is None:
+        return Scene(example.goal, example.prompt, MAX_TURNS[example.task])
+    user, judge = EndpointUser(endpoint), EndpointJudge(replace(endpoint, temperature=0.0))
+    if example.prompt[-1].content == example.goal:  # a plain problem, which hides nothing
+        (example,) = user.open([example], seed)
+    task = REAL_TASKS[example.task]([example], user, judge)
+    parties = {"user": lambda messages: task.reply(example, messages, rng)}
+    return Scene(example.goal, example.prompt, task.max_turns, parties, partial(task.score, example))
+
+
+def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Callable[[str], None]) -> Party:
+    """The person at the keyboard, who ends the conversation by an empty line and asks for a hint by a question mark.
+
+    >>> lines = iter(["What is my name?", ""])
+    >>> me = person("user", None, lambda prompt: next(lines), print)
+    >>> me([]), me([])
+    ('What is my name?', None)
+    """
+    hint = scene.parties.get(role) if scene else None
+
+    def speak_up(messages: list[Message]) -> str | None:
+        """The next line that is not a question mark; ``None`` for an empty one."""
+        text = _line(hear, role)
+        while text == "?" and hint:
+            said = hint(messages)
+            say(f"(you might {'end the conversation' if said is None else f'say: {said}'})")
+            text = _line(hear, role)
+        return (plain_words(text) if scene and scene.plain else text) or None
+
+    return speak_up
+
+
+def converse(
+    other: Party,
+    scene: Scene | None,
+    role: Role = "user",
+    say: Callable[[str], None] = print,
+    hear: Callable[[str], str] = input,
+) -> list[Message]:
+    """Hold one conversation between a person in this role and the ``other`` party; returns its messages.
+
+    Without a scene the person opens the conversation, about anything and for as long as wanted.
+
+    >>> lines = iter(["hello", ""])
+    >>> said = converse(lambda messages: "hi", None, hear=lambda prompt: next(lines))
+    assistant> hi
+    >>> [message.content for message in said]
+    ['hello', 'hi']
+    """
+    me = person(role, scene, hear, say)
+    messages = list(scene.opening) if scene else []
+    if scene:
+        say(_instructions(scene, role))
+    for message in messages:
+        say(f"{message.role}> {message.content}")
+    turns = 0
+    while True:
+        speaker: Role = "assistant" if messages and messages[-1].role == "user" else "user"
+        if scene and speaker == "user" and turns == scene.max_turns:
+            break
+        text = (me if speaker == role else other)(messages)
+        if text is None:
+            break
+        messages.append(Message(speaker, text))
+        turns += speaker == "assistant"
+        if speaker != role:
+            say(f"{speaker}> {text}")
+    if scene:
+        _conclude(scene, role, messages, say)
+    return messages
+
+
+def plain_words(text: str) -> str:
+    """A line as the embedded tasks write it: lower case, punctuation apart.
+
+    >>> plain_words("Where is the pain?")
+    'where is the pain ?'
+    """
+    return " ".join(re.sub(r"([?.,:!])", r" \1 ", text.lower()).split())
+
+
+def _instructions(scene: Scene, role: str) -> str:
+    task = f"What you know: {scene.knows}" if role == "user" else "Find out what the user wants."
+    ways = "An empty line ends the conversation" + (", ? gives a hint." if role in scene.parties else ".")
+    return f"You play the {role}. There are {scene.max_turns} assistant turns. {ways}\n{task}"
+
+
+def _conclude(scene: Scene, role: str, messages: list[Message], say: Callable[[str], None]) -> None:
+    """What the user had in mind, and what the conversation is worth."""
+    if role == "assistant":
+        say(f"The user knew: {scene.knows}")
+    if scene.score and any(message.role == "assistant" for message in messages):
+        try:
+            say(f"score: {scene.score(messages):.2f}")
+        except EndpointError as error:
+            say(f"no score: {error}")
+
+
+def _line(hear: Callable[[str], str], role: str) -> str:
+    try:
+        return hear(f"{role}> ").strip()
+    except EOFError:
+        return ""

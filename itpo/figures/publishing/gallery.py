@@ -1,0 +1,137 @@
+"""All published figures and tables on one static page, ``index.html``, in the paper's order; it opens from disk."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from itpo.figures.publishing.formats import html_marks
+from itpo.figures.publishing.registry import Published, PublishedFigure, read_folder
+
+# What begins the names of figures and tables, and what they show: the report, then the paper's in its order, then the map.
+SECTIONS: Mapping[str, str] = {
+    "ledger": "The replication ledger",
+    "T1": "Main results",
+    "F1": "The framework",
+    "F2": "Turn and token rewards of one dialogue over training",
+    "F3": "How soon rewards settle",
+    "F4": "Learning curves, RLOO",
+    "F5": "Kendall's tau of implicit return and outcome, RLOO",
+    "F6": "Agreement of ITPO and Norm-ITPO on the order of turns",
+    "F7": "Slope of the implicit reward on the outcome",
+    "F8": "Learning curves, GRPO",
+    "F9": "Learning curves, PPO",
+    "F10": "Kendall's tau, GRPO",
+    "F11": "Kendall's tau, PPO",
+    "F12": "How soon rewards settle: document writing",
+    "F13": "How soon rewards settle: medical recommendation",
+    "F14": "Rewards over training: a document",
+    "F15": "Rewards over training: a medical case",
+    "F16": "Length of dialogues during training",
+    "F17": "Turns of dialogues during training",
+    "F18": "Temperature of the weights",
+    "F19": "Scale of the rewards",
+    "F20": "Size of the base model",
+    "F21": "The best and the worst turn",
+    "F22": "Dialogues before and after training",
+    "F23": "Credit fidelity",
+    "T2": "Agreement on the best and the worst turn",
+    "regimes": "A map of regimes",
+    "baselines": "What a turn is compared with",
+}
+FURTHER = "Further figures and tables"
+FORMATS = {".csv": "numbers", ".pdf": "PDF", ".tex": "LaTeX", ".md": "Markdown", ".json": "record"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published figure or table as the page shows it: links are relative to the page, ``size`` is that of the image."""
+
+    record: Published
+    links: Mapping[str, str]
+    notebook: str | None
+    size: tuple[int, int] | None
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether it is an image."""
+        return isinstance(self.record, PublishedFigure)
+
+
+def section_of(name: str) -> str:
+    """The key of the section that a figure or table belongs to, empty for the last one.
+
+    >>> section_of("F04_learning_curves"), section_of("T1"), section_of("ledger_cells"), section_of("F_costs_real")
+    ('F4', 'T1', 'ledger', '')
+    """
+    key = re.sub(r"^F0", "F", name.partition("_")[0])
+    return key if key in SECTIONS else ""
+
+
+def build(folder: Path) -> Path:
+    """Write the page of all that is published in a folder beside it; returns its path. Errors: those of :func:`page`."""
+    target = folder / "index.html"
+    target.write_text(page(folder), encoding="utf-8")
+    return target
+
+
+def page(folder: Path) -> str:
+    """The page of all that is published in a folder, as HTML.
+
+    Errors: :class:`itpo.figures.publishing.registry.PublishedError` if there is nothing, or it cannot be read; FileNotFoundError for a
+    file that a figure lacks (:func:`itpo.figures.publishing.registry.redraw` makes images and text tables).
+    """
+    records = read_folder(folder)
+    entries = [_entry(record, folder) for record in records]
+    sections = {key: [e for e in entries if section_of(e.record.name) == key] for key in [*SECTIONS, ""]}
+    numbered = {key: f"{key}. {title}" if key[-1].isdigit() else title for key, title in SECTIONS.items()}
+    titles = numbered | {"": FURTHER}
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["marks"] = html_marks
+    return templates.get_template("gallery.html").render(
+        sections={titles[key]: found for key, found in sections.items() if found},
+        profiles={record.profile for record in records},
+    )
+
+
+def _entry(record: Published, folder: Path) -> Entry:
+    files = [*record.data, *(f"{record.name}{end}" for end in record.drawn), f"{record.name}.json"]
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: draw images and text tables with python -m itpo figures; numbers (CSV) "
+            "are in the repository, or are written by the notebook"
+        )
+    image = folder / f"{record.name}.png"
+    links = {_link_text(file, record.name): file for file in files if file != image.name}
+    return Entry(record, links, _notebook(record, folder), _size(image) if image.name in files else None)
+
+
+def _link_text(file: str, name: str) -> str:
+    """What a link to a file of a figure says: the numbers of an argument are named after it."""
+    text = FORMATS[Path(file).suffix]
+    middle = file.removeprefix(name).removesuffix(Path(file).suffix).strip(".")
+    return f"{text}: {middle}" if middle else text
+
+
+def _notebook(record: Published, folder: Path) -> str | None:
+    """The way from the page to the notebook, in notebooks/ or, for reduced profiles, beside the folder."""
+    places = (f"../notebooks/{record.notebook}.ipynb", f"../{record.notebook}.ipynb")
+    return next((place for place in places if (folder / place).is_file()), None)
+
+
+def _size(image: Path) -> tuple[int, int]:
+    """Width and height of a PNG in pixels, which stand in its first bytes."""
+    width, height = struct.unpack(">II", image.read_bytes()[16:24])
+    return width, height

@@ -1,0 +1,347 @@
+"""One frozen base model, in full precision or in 4 bits, that carries every trainable part as a LoRA adapter.
+
+The reference is the base without adapters; the policy, the process reward model (PRM) and the critic, which has a linear head
+for its values too, are adapters on it, so one set of weights serves all. Switching writes two attributes a layer and never
+touches ``requires_grad``: peft's own ``set_adapter`` and ``disable_adapter`` do, which is how a frozen adapter comes back
+trainable or a backward pass loses its gradients.
+
+Tokens come in and numbers go out on the caller's device, a CPU as a rule; the model may be on another.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import linear as linear_function
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from itpo.dialogue import TokenBatch
+from itpo.models import token_stats
+from itpo.specs import Adapter
+
+_NARROW = 8  # a narrow layer's shorter side, in ranks of its adapter
+_WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
+
+
+class Backbone:
+    """A frozen causal LM with named adapters, of which at most one is active at a time.
+
+    Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
+    with that many outputs a token; it starts at 0. ``head_chunk`` positions have logits at a time (see :mod:`itpo.models.token_stats`).
+    With ``checkpointing``, decoder layers keep only their inputs and are computed again for the backward pass.
+
+    Raises ``ValueError`` when the model has no linear layer to adapt, or none that can be checkpointed.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> backbone = Backbone(LlamaForCausalLM(LlamaConfig(vocab_size=10, **size)), ["policy", "prm"], Adapter(rank=2))
+    >>> with backbone.use("policy"):
+    ...     logp, entropy = backbone.token_stats(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
+    >>> logp.shape, backbone.active
+    (torch.Size([1, 3]), None)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        names: Sequence[str],
+        adapter: Adapter,
+        seed: int = 0,
+        heads: Mapping[str, int] | None = None,
+        head_chunk: int = 2048,
+        checkpointing: bool = False,
+    ) -> None:
+        _check_linear(model)
+        self._checkpointed = _prepare_checkpoints(model) if checkpointing else []
+        model.requires_grad_(False)
+        config = LoraConfig(
+            r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # peft asks transformers for a property by its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.manual_seed(seed)
+            self.peft_model = get_peft_model(model, config, adapter_name=names[0])
+            for name in names[1:]:
+                self.peft_model.add_adapter(name, config)
+        self.model = self.peft_model.get_base_model().eval()
+        self.names, self.head_chunk = tuple(names), head_chunk
+        self.device = next(self.model.parameters()).device
+        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        for layer in filter(_is_narrow, self._layers):
+            layer.forward = partial(_folded_forward, layer)
+        self._heads = {
+            name: nn.Linear(self.model.config.hidden_size, outputs, device=self.device)
+            for name, outputs in (heads or {}).items()
+        }
+        for value_head in self._heads.values():
+            nn.init.zeros_(value_head.weight)
+            nn.init.zeros_(value_head.bias)
+        for name in names:
+            for parameter in self.parameters(name).values():
+                parameter.requires_grad_(True)
+        self._activate(None)
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether sampling and training compute log-probabilities alike up to rounding (float32 or finer)."""
+        return self.model.dtype in (torch.float32, torch.float64)
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's own parameters by their full name, those of its value head included."""
+        self._check(name)
+        own = {key: p for key, p in self.model.named_parameters() if f".{name}." in key}
+        if name in self._heads:
+            own |= {f"value_head.{key}": p for key, p in self._heads[name].named_parameters()}
+        return own
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
+
+    def _activate(self, name: str | None) -> None:
+        for layer in self._layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [name]
+        self.active = name
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Make one adapter (``None``: the reference) active inside the block; forward and backward belong inside it.
+
+        Raises ``ValueError`` for an unknown name.
+        """
+        if name is not None:
+            self._check(name)
+        before = self.active
+        self._activate(name)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def states(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "N H"]:
+        """Last hidden states at the N positions that predict a response token, row by row; on the model's device.
+
+        Rows are right-padded, so causal attention alone keeps padding out and no attention mask is needed. Raises
+        ``ValueError`` if a row's first token is a response token: nothing predicts it.
+        """
+        if bool(response_mask[:, 0].any()):
+            raise ValueError(
+                "a response token at position 0 has no context: begin each row with a prompt token"
+            )
+        # Layers that are in training mode themselves are checkpointed, and would lose their cache in a rollout.
+        for layer in self._checkpointed:
+            layer.training = torch.is_grad_enabled()
+        try:
+            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        finally:
+            for layer in self._checkpointed:
+                layer.training = False
+        return hidden[:, :-1][response_mask[:, 1:]]
+
+    def token_stats(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
+
+        The language model's head is applied to the positions that predict a response token only. Raises as :meth:`states`.
+        """
+        ids, mask = input_ids.to(self.device), response_mask.to(self.device)
+        states, vocabulary = self.states(ids, mask), self.model.get_output_embeddings()
+        logp, entropy = token_stats.token_stats(vocabulary, states, ids[mask], self.head_chunk)
+        empty = logp.new_zeros(mask.shape)
+        spread = [empty.masked_scatter(mask, values).to(input_ids.device) for values in (logp, entropy)]
+        return spread[0], spread[1]
+
+    def token_values(
+        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "S B T"]:
+        """The active adapter's S values of the state in which each response token is chosen; 0 elsewhere.
+
+        Raises ``ValueError`` if the active adapter has no value head, or as :meth:`states`.
+        """
+        if self.active not in self._heads:
+            raise ValueError(f"adapter {self.active!r} has no value head; name it in `heads` of the backbone")
+        mask = response_mask.to(self.device)
+        values = self._heads[self.active](self.states(input_ids.to(self.device), mask).float())
+        empty = values.new_zeros(mask.shape)
+        spread = torch.stack([empty.masked_scatter(mask, column) for column in values.unbind(1)])
+        return spread.to(input_ids.device)
+
+    def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
+        """Log-probabilities (nats) of the response tokens under adapter ``name`` (``None``: reference), without gradient."""
+        return self._batched(self._log_probs, batch, name, 1, token_budget)[0]
+
+    def log_probs_as_trained(
+        self, batch: TokenBatch, name: str, token_budget: int, minibatches: Sequence[Tensor]
+    ) -> Float[Tensor, "B T"]:
+        """:meth:`log_probs` by the operations that training runs on these ``minibatches``, so that they agree bit for bit.
+
+        In 16 bits a result depends on what a row is batched with, and a 4-bit base has other kernels without gradient.
+        """
+        result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
+        with self.use(name), torch.enable_grad():
+            for minibatch in minibatches:
+                for part, width in micro_batches(batch.lengths[minibatch], token_budget):
+                    rows = minibatch[part]
+                    ids, mask = batch.input_ids[rows, :width], batch.response_mask[rows, :width]
+                    result[rows, :width] = self.token_stats(ids, mask)[0].detach()
+        return result
+
+    def _log_probs(self, input_ids: Tensor, response_mask: Tensor) -> Float[Tensor, "1 B T"]:
+        return self.token_stats(input_ids, response_mask)[0][None]
+
+    def values(self, batch: TokenBatch, name: str, token_budget: int) -> Float[Tensor, "S B T"]:
+        """:meth:`token_values` of a whole batch under adapter ``name``, without gradient."""
+        outputs = self._heads[name].out_features if name in self._heads else 0
+        return self._batched(self.token_values, batch, name, outputs, token_budget)
+
+    @torch.no_grad()
+    def _batched(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        batch: TokenBatch,
+        name: str | None,
+        outputs: int,
+        token_budget: int,
+    ) -> Float[Tensor, "S B T"]:
+        """What ``function`` says of each token, computed in length-sorted micro-batches under one adapter."""
+        result = torch.zeros((outputs, *batch.input_ids.shape), dtype=torch.float32)
+        with self.use(name):
+            for rows, width in micro_batches(batch.lengths, token_budget):
+                result[:, rows, :width] = function(
+                    batch.input_ids[rows, :width], batch.response_mask[rows, :width]
+                )
+        return result
+
+    def save_adapter(self, name: str, folder: Any) -> None:
+        """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
+
+        A value head goes into a file of its own beside it. peft's own ``save_pretrained`` would put a named adapter into a
+        folder of that name inside ``folder``.
+        """
+        config = copy(self.peft_model.peft_config[name])
+        config.inference_mode = True
+        config.base_model_name_or_path = _base_name(config.base_model_name_or_path or "")
+        # peft keeps them as a set, whose order differs from process to process.
+        config.target_modules = sorted(config.target_modules)
+        config.save_pretrained(folder)
+        tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+        tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+        if name in self._heads:
+            tensors = {key: tensor.cpu() for key, tensor in self._heads[name].state_dict().items()}
+            save_file(tensors, Path(folder) / _HEAD, metadata={"format": "pt"})
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.
+
+        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError``, which names the first tensor that is
+        missing, left over or of another shape, if they do not fit this adapter.
+        """
+        self._check(name)
+        if not (Path(folder) / _WEIGHTS).is_file():
+            raise FileNotFoundError(f"no adapter in {folder}: expected {_WEIGHTS}, as save_adapter writes it")
+        tensors = load_file(Path(folder) / _WEIGHTS)
+        own = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+        for key in sorted(tensors.keys() | own.keys()):
+            theirs, ours = (tuple(t[key].shape) if key in t else "no such tensor" for t in (tensors, own))
+            if theirs != ours:
+                raise ValueError(
+                    f"the adapter in {folder} is not one of this base and rank: {key} is {theirs} there and {ours} here"
+                )
+        set_peft_model_state_dict(self.peft_model, tensors, adapter_name=name)
+        if name in self._heads:
+            self._heads[name].load_state_dict(load_file(Path(folder) / _HEAD))
+
+
+def _base_name(path: str) -> str:
+    """What a base is called elsewhere: by its name on the hub where it came from there, else by its folder's name.
+
+    Never by a path: equal runs write equal files wherever their store is.
+
+    >>> _base_name("cache/models--Qwen--Qwen2.5-3B-Instruct/snapshots/0a1b"), _base_name("runs/models/pretrain_by_imitation-0a1b")
+    ('Qwen/Qwen2.5-3B-Instruct', 'pretrain_by_imitation-0a1b')
+    """
+    cached = [part for part in Path(path).parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else Path(path).name
+
+
+def _check_linear(model: Any) -> None:
+    """Refuse a model in which LoRA would find nothing to adapt."""
+    vocabulary = getattr(model, "get_output_embeddings", lambda: None)()
+    if not any(isinstance(m, nn.Linear | Conv1D) and m is not vocabulary for m in model.modules()):
+        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+
+
+def _is_narrow(layer: Any) -> bool:
+    """Whether a layer's full-precision weights are so small that adding the adapter to them is the cheaper way to apply it.
+
+    Its product B A costs as much as the adapter's part of a few dozen tokens, and then every token passes one matrix instead of
+    three. The gradient of the whole matrix, in exchange, is affordable up to a side of a few ranks only.
+    """
+    linear = layer.get_base_layer()
+    narrow = type(linear) is nn.Linear and linear.weight.dtype in (torch.float32, torch.float64)
+    return narrow and min(linear.in_features, linear.out_features) <= _NARROW * max(layer.r.values())
+
+
+def _folded_forward(layer: Any, x: Tensor) -> Tensor:
+    """LoRA by (W + s B A) x instead of W x + s B (A x): the same up to rounding, for the active adapter or none."""
+    linear = layer.get_base_layer()
+    if layer._disable_adapters:
+        return linear(x)
+    (name,) = layer._active_adapter
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return linear_function(x, torch.addmm(linear.weight, up, down, alpha=layer.scaling[name]), linear.bias)
+
+
+def _prepare_checkpoints(model: Any) -> list[Any]:
+    """The layers that can be checkpointed, told how: without re-entrance, which would give another adapter the gradients."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no layer that can be checkpointed")
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        # Nothing is random in them: dropout is off.
+        layer._gradient_checkpointing_func = partial(
+            checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
+    return layers
+
+
+def micro_batches(
+    lengths: Int64[Tensor, " B"], token_budget: int
+) -> Iterator[tuple[Int64[Tensor, " b"], int]]:
+    """Split rows into length-sorted pieces of at most ``token_budget`` padded tokens: (row numbers, width) each.
+
+    The longest rows come first, so that a lack of memory shows in the first piece. A row longer than the budget gets a
+    piece of its own.
+
+    >>> [(rows.tolist(), width) for rows, width in micro_batches(torch.tensor([2, 5, 4, 1]), 10)]
+    [([1, 2], 5), ([0, 3], 2)]
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        width = max(int(lengths[order[start]]), 1)
+        count = max(token_budget // width, 1)
+        yield order[start : start + count], width
+        start += count

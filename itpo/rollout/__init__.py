@@ -1,0 +1,1 @@
+"""Conversations: the sampler, users and judges played by language models, and what they replied."""

@@ -1,0 +1,109 @@
+"""Users played by a language model: behind a server, or the policy's own frozen base."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from itpo.data import Example
+from itpo.dialogue import ChatFormat, Message
+from itpo.models.backbone import Backbone
+from itpo.rollout.endpoint import EndpointError, LanguageModel
+from itpo.rollout.parsing import ReplyError, read_response
+from itpo.rollout.prompts import fill, transcript
+from itpo.rollout.sampler import Sampling, speak
+
+_T = TypeVar("_T")
+ATTEMPTS = 3  # to have a user open a conversation [O]
+
+
+class ModelUser:
+    """Plays the user of real examples with a language model, many conversations at a time.
+
+    Each call shows the model the example's goal and the conversation so far (``prompts/user_<task>.txt``), so the user has no
+    memory beside the messages. One draw from a conversation's generator becomes the seed of its reply.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    @property
+    def lanes(self) -> int:
+        """How many batches of dialogues a rollout should hold at a time."""
+        return self.model.lanes
+
+    def replies(
+        self,
+        examples: Sequence[Example],
+        conversations: Sequence[Sequence[Message]],
+        rngs: Sequence[random.Random],
+    ) -> list[str | None | EndpointError]:
+        """What each user says next; ``None`` where it ends the conversation, an error where there is no reply."""
+        pairs = zip(examples, conversations, strict=True)
+        prompts = [
+            fill(f"user_{example.task}", goal=example.goal, conversation=transcript(messages))
+            for example, messages in pairs
+        ]
+        return self._ask(prompts, rngs)
+
+    def open(self, examples: Sequence[Example], seed: int) -> list[Example]:
+        """The same examples, opened by the user with a first message that hides part of the goal.
+
+        For plain problem sets, whose prompt is the whole problem. A user who says nothing, or what cannot be read, is asked
+        again, three times in all. Raises :class:`EndpointError` if one stays without opening.
+
+        >>> from itpo.data import generate_gsm
+        >>> class Shy:
+        ...     lanes = 1
+        ...     def ask(self, prompts, seeds, read):
+        ...         return [read('{"thought": "hide it", "response": "I need help."}') for _ in prompts]
+        >>> ModelUser(Shy()).open(generate_gsm(1, seed=0), seed=0)[0].prompt
+        (Message(role='user', content='I need help.'),)
+        """
+        said: dict[str, str | None | EndpointError] = {}
+        for attempt in range(ATTEMPTS):
+            left = [example for example in examples if not isinstance(said.get(example.id), str)]
+            prompts = [fill(f"open_{example.task}", goal=example.goal) for example in left]
+            again = f"/{attempt}" if attempt else ""
+            texts = self._ask(prompts, [random.Random(f"{seed}/{example.id}{again}") for example in left])
+            said |= {example.id: text for example, text in zip(left, texts, strict=True)}
+        opened = []
+        for example in examples:
+            text = said[example.id]
+            if not isinstance(text, str):
+                raise text or EndpointError(f"the user of {example.id} ended the conversation it should open")
+            opened.append(replace(example, prompt=(Message("user", text),)))
+        return opened
+
+    def _ask(self, prompts: Sequence[str], rngs: Sequence[random.Random]) -> list[str | None | EndpointError]:
+        questions = [[Message("user", prompt)] for prompt in prompts]
+        return self.model.ask(questions, [rng.getrandbits(31) for rng in rngs], read_response)
+
+
+class FrozenBaseModel:
+    """The frozen base of a backbone as a language model, its adapters off: one GPU holds policy, user and judge [O]."""
+
+    lanes = 1  # it needs the policy's own processor
+
+    def __init__(self, backbone: Backbone, chat: ChatFormat, sampling: Sampling) -> None:
+        self.backbone, self.chat, self.sampling = backbone, chat, sampling
+
+    def ask(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], read: Callable[[str], _T]
+    ) -> list[_T | EndpointError]:
+        """One reply for each prompt; what cannot be read is an error at once (ask again with other seeds)."""
+        generator = torch.Generator().manual_seed(random.Random(str(list(seeds))).getrandbits(63))
+        with self.backbone.use(None):
+            texts = speak(self.backbone, self.chat, prompts, generator, self.sampling)
+        return [self._read(text, read) for text in texts]
+
+    @staticmethod
+    def _read(text: str, read: Callable[[str], _T]) -> _T | EndpointError:
+        try:
+            return read(text)
+        except ReplyError as error:
+            return EndpointError(f"the base model as user or judge: {error}")

@@ -1,0 +1,413 @@
+"""Specifications: frozen dataclasses that say what a run is made of, each field checked when it is made.
+
+A specification can be written to JSON and read back equal, so a run's folder is named by it. What a reader brings along (a
+method, task, user or judge of their own) is named by ``module:name`` and a version that it must state itself.
+
+Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our own choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from itpo.data import FORMATS
+
+PRECISIONS = ("full", "nf4")
+PROMPTS_VERSION = 1  # of rollout/prompts/*.txt; raise it when their wording changes
+
+
+def check(name: str, right: bool, value: object, wanted: str) -> None:
+    """Raise a ``ValueError`` that names a setting, its value and what it must be, unless it is right.
+
+    >>> check("beta", -1.0 > 0, -1.0, "above 0")
+    Traceback (most recent call last):
+        ...
+    ValueError: beta is -1.0; it must be above 0
+    """
+    if not right:
+        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+
+
+class Options(dict[str, Any]):
+    """Keyword arguments in a specification: a dict that cannot be changed and can be hashed.
+
+    >>> Options(concentration=2.0) == {"concentration": 2.0}, hash(Options()) == hash(Options())
+    (True, True)
+    """
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
+
+    def _refuse(self, *_: object, **__: object) -> typing.NoReturn:
+        raise TypeError(
+            "options of a specification cannot be changed: make a new one with dataclasses.replace"
+        )
+
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse  # type: ignore[assignment]
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    among: Sequence[str] | None = None,
+    names_run: bool = True,
+) -> Any:
+    """A dataclass field with the range that :func:`check_fields` holds it to; bounds concern numbers, ``among`` texts.
+
+    A field with ``names_run=False`` decides no number and is left out of the name of a run's folder.
+
+    >>> @dataclass(frozen=True)
+    ... class Toy:
+    ...     rate: float = setting(1e-3, above=0)
+    ...     def __post_init__(self):
+    ...         check_fields(self)
+    >>> Toy(rate=True)
+    Traceback (most recent call last):
+        ...
+    ValueError: rate is True; it must be a finite number above 0
+    """
+    bounds = {"at least {:g}": low, "above {:g}": above, "at most {:g}": high, "below {:g}": below}
+    metadata = {"bounds": bounds, "among": among, "names_run": names_run}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_fields(spec: Any) -> None:
+    """Hold every field of a specification to its type and range; raises ``ValueError`` for the first that is wrong.
+
+    Whole numbers in the place of real ones become real, so that equal specifications are written alike; mappings become
+    :class:`Options`.
+    """
+    hints = typing.get_type_hints(type(spec))
+    for field in dataclasses.fields(spec):
+        value = _checked(field, hints[field.name], getattr(spec, field.name))
+        object.__setattr__(spec, field.name, value)
+
+
+def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    bounds = {text: bound for text, bound in field.metadata.get("bounds", {}).items() if bound is not None}
+    among = field.metadata.get("among")
+    wanted = " or ".join(_KIND_NAMES.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
+    wanted = (
+        f"one of {', '.join(among)}"
+        if among
+        else " ".join([wanted, " and ".join(map(str.format, bounds, bounds.values()))])
+    )
+    if float in kinds and type(value) is int:
+        value = float(value) if abs(value) < 2**53 else math.inf
+    right = any(
+        type(value) is kind or (dataclasses.is_dataclass(kind) and isinstance(value, kind)) for kind in kinds
+    )
+    if Options in kinds and isinstance(value, Mapping):
+        right, value = _survives_json(dict(value)), Options(value)
+    if right and isinstance(value, int | float) and not isinstance(value, bool):
+        right = math.isfinite(value) and all(_HOLDS[text](value, bound) for text, bound in bounds.items())
+    if right and among and isinstance(value, str):
+        right = value in among
+    check(field.name, right, value, wanted.strip())
+    return value
+
+
+_KIND_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    bool: "True or False",
+    type(None): "None",
+    Options: "a mapping of names to values that JSON can hold",
+}
+_HOLDS = {
+    "at least {:g}": lambda value, bound: value >= bound,
+    "above {:g}": lambda value, bound: value > bound,
+    "at most {:g}": lambda value, bound: value <= bound,
+    "below {:g}": lambda value, bound: value < bound,
+}
+
+
+def _survives_json(value: Any) -> bool:
+    """Whether a value is read back from JSON as it was, tuples, NaN and numbers of other libraries excepted."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value) and _is_plain(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def load_named(name: str, version: int) -> Any:
+    """What a reader brings along: the attribute of a module called ``module:name``, which must state ``version`` itself.
+
+    Raises ``ValueError`` where it cannot be imported, states no ``version``, or another one than the specification.
+
+    >>> load_named("itpo.specs:Options", version=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: itpo.specs:Options states no version: give it a whole number called `version`, and raise it with every change ...
+    """
+    module, _, attribute = name.partition(":")
+    if module == "__main__":
+        raise ValueError(
+            f"{name} is part of a script or notebook, which other processes cannot import: move it to a module"
+        )
+    try:
+        thing = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be imported ({error}): write module:name, of a module that is installed"
+        ) from error
+    stated = getattr(thing, "version", None)
+    if type(stated) is not int or stated < 1:
+        raise ValueError(
+            f"{name} states no version: give it a whole number called `version`, and raise it with every change of what it does"
+        )
+    check(f"version of {name}", stated == version, version, f"the {stated} that it states")
+    return thing
+
+
+def check_named(name: str, version: int, known: Sequence[str], what: str) -> None:
+    """Check a registered name, whose version is 0, or a ``module:name`` with the version that it states.
+
+    >>> check_named("maths", 0, ["math"], "task")
+    Traceback (most recent call last):
+        ...
+    ValueError: task is 'maths'; it must be one of math, or module:name of your own
+    """
+    if ":" in name:
+        load_named(name, version)
+    else:
+        check(what, name in known, name, f"one of {', '.join(known)}, or module:name of your own")
+        check(
+            "version",
+            version == 0,
+            version,
+            f"0 for {name!r}, whose changes the library's own version counts",
+        )
+
+
+@dataclass(frozen=True)
+class RealData:
+    """A task on real examples, which a language model plays the user of (:mod:`itpo.rollout.real_tasks`).
+
+    ``source`` is what :func:`itpo.data.load_examples` takes; None is the format's dataset on the hub. What becomes of a
+    dialogue that cannot be judged is left out ("drop"), or has outcome 0 as in the released code ("zero").
+    """
+
+    format: str
+    source: str | None = None
+    count: int = setting(500, low=2)  # examples, the first ones of the source [S]
+    lost: str = setting("drop", among=("drop", "zero"))
+    judged: bool = False  # math: a judge compares the answers instead of a rule
+    unit: str = setting("characters", among=("characters", "words"))  # documents: of BLEU; characters [C]
+    keep_marker: bool = False  # documents: score the document's leading marker with it [C]
+    accurate_from: float | None = setting(
+        None, low=0, high=10
+    )  # medical: outcome 1 from this score on, else 0 [S]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check("format", self.format in FORMATS, self.format, f"one of {', '.join(sorted(FORMATS))}")
+
+    @property
+    def name(self) -> str:
+        """The task of the examples: math, documents or medical."""
+        return FORMATS[self.format].task
+
+
+@dataclass(frozen=True)
+class ScriptedUser:
+    """The user that a task scripts itself."""
+
+
+@dataclass(frozen=True)
+class RuleJudge:
+    """A judge of turns who knows the rules of a scripted task and errs at a known rate (:class:`itpo.tasks.judging.ScriptedJudge`)."""
+
+    error_rate: float = setting(0.2, low=0, high=1)  # share of scores that are wrong [O]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class FrozenBase:
+    """The policy's own base, its adapters off, as user or judge: one GPU holds them all [O]."""
+
+    max_tokens: int = setting(256, low=1)  # of one reply, its thought included [O]
+    prompts: int = PROMPTS_VERSION
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_prompts(self.prompts)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible server as user or judge, and how it answers. The times are our own choice [O].
+
+    Replies are kept in the folder ``cache`` of the run store, so that a rerun or an interrupted run hears the same again;
+    another name is another draw of users. Address and times decide no number and are no part of a run's name. The key is read
+    from the environment variable ``key_variable`` and is never written anywhere; servers on the own machine need none.
+
+    >>> Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen2.5-14B-Instruct").temperature
+    1.0
+    """
+
+    url: str = setting(names_run=False)
+    model: str
+    temperature: float = setting(1.0, low=0)  # of users in training; 0 in evaluation, and for judges [S]
+    max_tokens: int = setting(512, low=1)  # of one reply [O]
+    concurrency: int = setting(16, low=1, names_run=False)  # questions on their way at a time
+    timeout: float = setting(120.0, low=1e-3, names_run=False)  # seconds for one attempt
+    attempts: int = setting(4, low=1)
+    # Seconds before the second attempt; doubled before each further one, unless the server says when.
+    pause: float = setting(1.0, low=0, names_run=False)
+    prompts: int = PROMPTS_VERSION
+    cache: str | None = "replies"
+    key_variable: str = setting("OPENAI_API_KEY", names_run=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_prompts(self.prompts)
+        wanted = "an address such as http://127.0.0.1:8000/v1, beginning with http:// or https://"
+        check(
+            "url",
+            urlsplit(self.url).scheme in ("http", "https") and bool(urlsplit(self.url).hostname),
+            self.url,
+            wanted,
+        )
+        if self.cache is not None:
+            plain_name = self.cache.replace("_", "").replace("-", "").isalnum()
+            check(
+                "cache",
+                plain_name,
+                self.cache,
+                "a name of letters, digits, - and _ for a folder of the run store, or None",
+            )
+
+
+def _check_prompts(version: int) -> None:
+    check(
+        "prompts",
+        version == PROMPTS_VERSION,
+        version,
+        f"{PROMPTS_VERSION}, the version of the prompts that this library ships",
+    )
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user or judge of the reader's own: a class ``module:name``, made with ``options``, that states its ``version``.
+
+    A user has the method ``replies`` of :class:`itpo.rollout.users.ModelUser`, a judge those that its task asks for.
+    """
+
+    name: str
+    version: int = setting(low=1)
+    options: Options = dataclasses.field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_named(self.name, self.version, (), "name")
+
+
+@dataclass(frozen=True)
+class TinyLM:
+    """Size and training of the tiny language model of a scripted task; every value is our own choice [O].
+
+    ``dialogues_per_step`` dialogues of the task's scripted policy are imitated in each of ``steps`` AdamW steps.
+    """
+
+    hidden_size: int = setting(64, low=2)
+    layers: int = setting(3, low=1)
+    heads: int = setting(4, low=1)
+    steps: int = setting(1400, low=1)
+    dialogues_per_step: int = setting(32, low=1)
+    learning_rate: float = setting(3e-3, above=0)
+    seed: int = setting(0, low=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        fits = self.hidden_size % (2 * self.heads) == 0
+        check("hidden_size", fits, self.hidden_size, f"a multiple of twice the {self.heads} heads")
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How long and how fast a pretrained model imitates a scripted policy, all of its weights trained [O]."""
+
+    steps: int = setting(30, low=1)
+    dialogues_per_step: int = setting(16, low=1)
+    dialogues_per_pass: int = setting(
+        4, low=1
+    )  # what must fit into memory; changes no result beyond rounding
+    learning_rate: float = setting(2e-4, above=0)
+    seed: int = setting(0, low=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A pretrained base: a folder, a model on the hub, or one that a package brings ("smollm2").
+
+    ``precision`` is "full" or "nf4" (see :func:`itpo.models.loading.load_base`).
+
+    >>> PretrainedModel("Qwen/Qwen2.5-3B-Instruct", "nf4").imitation is None
+    True
+    """
+
+    name: str
+    precision: str = setting("full", among=PRECISIONS)
+    imitation: Imitation | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check("name", bool(self.name.strip()), self.name, "a folder, a model on the hub, or smollm2")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Shape of the LoRA adapters, on all linear layers; rank and scaling are our choice [O]."""
+
+    rank: int = setting(16, low=1)
+    alpha: int = setting(32, low=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+ALL = (
+    RealData,
+    ScriptedUser,
+    RuleJudge,
+    FrozenBase,
+    Endpoint,
+    Custom,
+    TinyLM,
+    Imitation,
+    PretrainedModel,
+    Adapter,
+)

@@ -1,0 +1,1 @@
+"""The replication's questions: profiles, statistics, tables, claims, the credit oracle."""

@@ -1,0 +1,371 @@
+"""What the process reward model (PRM) says of the fixed probe dialogues over training, and how its ranking fares.
+
+Runs in, tables out, as in :mod:`itpo.study.tables`: for the notebooks on reward dynamics and reward stability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int64
+from transformers import AutoTokenizer
+
+from itpo import turns
+from itpo.attribution import get_method
+from itpo.dialogue import ChatFormat, Message
+from itpo.figures.results import Case
+from itpo.models.loading import locate
+from itpo.models.tiny import build_tokenizer
+from itpo.runs.store import Run, Store
+from itpo.specs import TinyLM
+from itpo.study.claims import verdict_text
+from itpo.study.profiles import Profile
+from itpo.study.reported import REPORTED_TAU
+from itpo.study.statistics import (
+    Verdict,
+    judge,
+    kendall_ceiling,
+    rank_stability,
+    relative_to_largest,
+    step_above_for_good,
+    sum_turns,
+    t_interval,
+)
+from itpo.study.tables import curves, interval_columns
+from itpo.tasks.base import ScriptedTask
+from itpo.training.build import base_model
+from itpo.training.ranking import kendall
+
+RIVALS = {
+    "tokens": "all tokens",
+    "few tokens": "as many tokens as turns",
+    "token groups": "shuffled tokens, summed",
+}
+
+
+@dataclass(frozen=True)
+class MonitorReadings:
+    """The probe dialogues of one run: S observed steps, P dialogues of T tokens (``log_ratio`` is q_t of eq. (1), nats).
+
+    The method's ``beta`` turns log-ratios into rewards (2); ``chat`` says what the tokens ``ids`` mean.
+    """
+
+    run: Run
+    steps: Int64[np.ndarray, " S"]
+    log_ratio: Float[np.ndarray, "S P T"]
+    turn_ids: Int64[np.ndarray, "P T"]
+    outcome: Float[np.ndarray, " P"]
+    ids: Int64[np.ndarray, "P T"]
+    chat: ChatFormat
+
+    @property
+    def token_mask(self) -> Bool[np.ndarray, "P T"]:
+        """The assistant tokens."""
+        return self.turn_ids >= 0
+
+    @property
+    def turn_mask(self) -> Bool[np.ndarray, "P K"]:
+        """The turns that each dialogue has."""
+        return turns.turn_mask(torch.from_numpy(self.turn_ids)).numpy()
+
+    @property
+    def token_rewards(self) -> Float[np.ndarray, "S P T"]:
+        """r_t of eq. (2), in logits."""
+        return self.run.config.method.beta * self.log_ratio
+
+    @property
+    def turn_rewards(self) -> Float[np.ndarray, "S P K"]:
+        """R_k of eq. (4), in logits, for every row alike."""
+        return sum_turns(self.token_rewards, self.turn_ids)
+
+    def kinds(self, dialogue: int) -> list[str]:
+        """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``); nothing on real data."""
+        if not isinstance(self.run.config.task, TaskSpec):
+            return [""] * int(self.turn_mask[dialogue].sum())
+        return self.task.turn_kinds(self.messages(dialogue))
+
+    @property
+    def task(self) -> ScriptedTask:
+        """The task of the run."""
+        return self.run.config.task.build()
+
+    def messages(self, dialogue: int) -> list[Message]:
+        """The conversation, read back from its tokens."""
+        return read_back(self.chat, self.ids[dialogue].tolist(), self.turn_ids[dialogue].tolist())
+
+
+def read_back(chat: ChatFormat, ids: Sequence[int], turn_ids: Sequence[int]) -> list[Message]:
+    """The messages of a conversation that one user message opened, from its tokens and their turns (-1: not the assistant's).
+
+    What the chat template puts around a user's words is found by comparison with a message of one strange sign.
+
+    >>> from itpo.models.tiny import build_tokenizer
+    >>> chat = ChatFormat(build_tokenizer(["how", "many", "pens", "?", "two"]))
+    >>> ids, mask = chat.encode([Message("user", "how many ?"), Message("assistant", "two pens")])
+    >>> [message.content for message in read_back(chat, ids, [0 if mine else -1 for mine in mask])]
+    ['how many ?', 'two pens']
+    """
+    found: list[Message] = []
+    blocks = [
+        (turn, [i for i, _ in part])
+        for turn, part in groupby(zip(ids, turn_ids, strict=True), lambda p: p[1])
+    ]
+    for (turn, block), before in zip(blocks, [(-1, []), *blocks], strict=False):
+        if turn >= 0:
+            found.append(Message("assistant", chat.text(block)))
+        elif (turn, block) != blocks[-1]:  # the last are padding
+            strange = [Message("user", "§")]
+            closed = before[1][-1:] == [chat.eos_id]
+            frame = chat.user_block("§", closed) if found else chat.opening(strange)
+            start = _shared(frame, block)
+            end = len(block) - _shared(frame[::-1], block[::-1])
+            found.append(Message("user", chat.text(block[start:end])))
+    return found
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def read_monitor(run: Run) -> MonitorReadings:
+    """Load what a run's PRM said of its probes. Errors: ValueError for a run without (its row has no PRM)."""
+    saved = run.monitor()
+    if not saved or "log_ratio" not in saved[0][1]:  # PPO keeps the critic's values of every row
+        raise ValueError(f"the run of {run.config.method.name!r} kept no log-ratios: only rows with a PRM do")
+    static = {name: tensor.numpy() for name, tensor in saved[0][1].items()}
+    return MonitorReadings(
+        run,
+        np.array([step for step, _ in saved]),
+        np.stack([tensors["log_ratio"].numpy().astype(np.float64) for _, tensors in saved]),
+        static["turn_ids"],
+        static["outcome"].astype(np.float64),
+        static["input_ids"],
+        ChatFormat(tokenizer_of(run)),
+    )
+
+
+def tokenizer_of(run: Run) -> Any:
+    """The tokenizer of a run's base model: of an embedded one from the task's words, of others from their folder.
+
+    >>> from pathlib import Path
+    >>> from itpo.study.profiles import get_profile
+    >>> tokenizer_of(Run(Path("runs"), get_profile("smoke").config("itpo", seed=0))).tokenize("are you sure ?")
+    ['are', 'you', 'sure', '?']
+    """
+    if isinstance(run.config.model, TinyLM):
+        return build_tokenizer(run.config.task.build().words)
+    return AutoTokenizer.from_pretrained(locate(base_model(run.config, Store(run.folder.parent))))
+
+
+def choose_case(probes: MonitorReadings, turns_wanted: int = 4) -> tuple[int, str]:
+    """The probe dialogue to look at, and the rule that chose it: the first that meets the first rule that any meets."""
+    long = probes.turn_mask.sum(1) >= turns_wanted
+    failed = probes.outcome <= 0.5
+    missed = np.array(["missed repair" in probes.kinds(p) for p in range(len(long))])
+    size = f"at least {turns_wanted} turns"
+    rules = [
+        (
+            long & failed & missed,
+            f"the first failed dialogue of {size} with a vague or doubtful answer left unrepaired",
+        ),
+        (long & failed, f"the first failed dialogue of {size}"),
+        (long, f"the first dialogue of {size}"),
+        (probes.turn_mask.sum(1) == probes.turn_mask.sum(1).max(), "the first dialogue with the most turns"),
+    ]
+    meets, rule = next(rule for rule in rules if rule[0].any())
+    return int(np.flatnonzero(meets)[0]), rule
+
+
+def case_of(probes: MonitorReadings, dialogue: int) -> Case:
+    """One probe dialogue as F2 draws it; at each step both kinds of rewards are relative to their own largest."""
+    messages, mask = probes.messages(dialogue), probes.token_mask[dialogue]
+    said = [m.content for m in messages if m.role == "assistant"]
+    later = [m.content for m in messages[2:] if m.role == "user"]
+    return Case(
+        probes.steps.tolist(),
+        [probes.chat.tokenizer.decode([token]).strip() for token in probes.ids[dialogue][mask].tolist()],
+        probes.turn_ids[dialogue][mask].tolist(),
+        probes.kinds(dialogue),
+        [*later, *[""] * (len(said) - len(later))],
+        relative_to_largest(probes.turn_rewards[:, dialogue, : len(said)]),
+        relative_to_largest(probes.token_rewards[:, dialogue, mask]),
+    )
+
+
+def case_table(case: Case) -> pd.DataFrame:
+    """The numbers of F2, a line for each step and assistant token."""
+    steps, tokens = case.token_rewards.shape
+    turn_of = np.asarray(case.turn_of)
+    return pd.DataFrame(
+        {
+            "step": np.repeat(case.steps, tokens),
+            "turn": np.tile(turn_of + 1, steps),
+            "kind": np.tile(np.asarray(case.kinds)[turn_of], steps),
+            "token": np.tile(case.words, steps),
+            "relative_turn_reward": case.turn_rewards[:, turn_of].ravel(),
+            "relative_token_reward": case.token_rewards.ravel(),
+        }
+    )
+
+
+def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
+    """Turn rewards at the last step by kind of turn, a line for row, seed, kind and outcome: their mean and number.
+
+    ``value`` is R_k minus the mean over the dialogue's turns, in logits: above 0 where the turn is credited more than its
+    neighbours.
+    """
+    lines = []
+    for probes in map(read_monitor, runs):
+        rewards, mask = probes.turn_rewards[-1], probes.turn_mask
+        centred = rewards - (rewards * mask).sum(1, keepdims=True) / mask.sum(1, keepdims=True).clip(1)
+        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed}
+        for p, won in enumerate(probes.outcome > 0.5):
+            for k, kind in enumerate(probes.kinds(p)):
+                lines.append({**who, "kind": kind, "success": bool(won), "value": centred[p, k]})
+    by = ["row", "seed", "kind", "success"]
+    found = pd.DataFrame(lines).groupby(by, sort=False)["value"].agg(value="mean", turns="size").reset_index()
+    order = runs[0].config.task.build().kinds.index
+    return found.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable", ignore_index=True)
+
+
+def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: int = 3) -> pd.DataFrame:
+    """:func:`itpo.study.statistics.rank_stability` of every run's probes: row, seed, items, step, value.
+
+    Only dialogues of at least ``min_turns`` turns count: two turns have an order, but hardly a ranking.
+    """
+    lines = []
+    for probes in map(read_monitor, runs):
+        keep = probes.turn_mask.sum(1) >= min_turns
+        found = rank_stability(probes.token_rewards[:, keep], probes.turn_ids[keep], rng)
+        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed}
+        for items, values in found.items():
+            lines.append(pd.DataFrame({**who, "items": items, "step": probes.steps, "value": values}))
+    return pd.concat(lines, ignore_index=True)
+
+
+def monitor_curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Kendall's tau-b between implicit return and outcome on the probe dialogues: row, seed, step, value, ceiling."""
+    lines = []
+    for probes in map(read_monitor, runs):
+        returns = probes.token_rewards.sum(-1)
+        ceiling = float(kendall_ceiling(probes.outcome.mean(), len(probes.outcome)))
+        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed, "ceiling": ceiling}
+        values = [kendall(step, probes.outcome) for step in returns]
+        lines.append(pd.DataFrame({**who, "step": probes.steps, "value": values}))
+    return pd.concat(lines, ignore_index=True)
+
+
+def convergence_table(frame: pd.DataFrame, level: float = 0.8) -> pd.DataFrame:
+    """First step from which the curves of :func:`spearman_curves` stay above ``level``, and their mean before the end.
+
+    A line for row and items. The last step, compared with itself, is left out. ``first_step`` is a mean over the
+    ``reached`` of ``seeds`` runs that do reach the level.
+    """
+    lines = []
+    for (row, items), group in frame[frame["step"] < frame["step"].max()].groupby(
+        ["row", "items"], sort=False
+    ):
+        by_seed = [run for _, run in group.groupby("seed")]
+        first = [step_above_for_good(run["step"], run["value"], level) for run in by_seed]
+        reached = np.isfinite(first)
+        mean = t_interval([run["value"].mean() for run in by_seed])
+        line = {
+            "row": get_method(row).label,
+            "items": RIVALS.get(items, items),
+            **interval_columns("mean_correlation", mean),
+        }
+        line |= {"first_step": np.mean(first, where=reached) if reached.any() else float("nan")}
+        lines.append(line | {"reached": int(reached.sum()), "seeds": len(first)})
+    return pd.DataFrame(lines)
+
+
+def stability_verdicts(frame: pd.DataFrame, rival: str) -> list[Verdict]:
+    """Claim C5 for each row: mean correlation before the last step, turns minus ``rival`` (of RIVALS), paired by seed."""
+    before = frame[frame["step"] < frame["step"].max()]
+    means = before.groupby(["row", "items", "seed"], sort=False)["value"].mean().unstack("items")
+    claim = "C5" if rival == "tokens" else "C5, control"
+    return [
+        judge(
+            claim,
+            f"{get_method(row).label}: turns keep their order better than {RIVALS[rival]}",
+            part["turns"] - part[rival],
+        )
+        for row, part in means.groupby("row", sort=False)
+    ]
+
+
+def tau_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+    """Claim C6 for each row with a PRM: mean tau over fresh training batches (:func:`results`), against 0 and against the
+    lower end of the reported range."""
+    verdicts = []
+    for row, part in frame.dropna(subset="tau").groupby("row", sort=False):
+        label, least = get_method(row).label, REPORTED_TAU[0]
+        verdicts.append(
+            judge("C6, sign", f"{label}: the implicit return ranks better than chance", part["tau"])
+        )
+        size = f"{label}: tau reaches the reported {least} [S]; effect: tau - {least}"
+        verdicts.append(judge("C6, size", size, part["tau"] - least))
+    return verdicts
+
+
+def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
+    """Success, tau-b, its ceiling and AUC on fresh batches in the first and last third of training, means over seeds."""
+    lines = []
+    for run in runs:
+        metrics = (
+            run.metrics()
+            .reindex(columns=["step", "success", "prm_kendall", "prm_auc"])
+            .dropna(subset="success")
+        )
+        ceiling = kendall_ceiling(metrics["success"], run.config.prompts * run.config.rollouts)
+        metrics = metrics.rename(columns={"prm_kendall": "tau", "prm_auc": "AUC"}).assign(ceiling=ceiling)
+        third = -(-run.config.steps // 3)
+        for name, part in (("first third", metrics.head(third)), ("last third", metrics.tail(third))):
+            means = part[["success", "tau", "ceiling", "AUC"]].mean()
+            lines.append({"row": get_method(run.config.method.name).label, "when": name, **means})
+    return pd.DataFrame(lines).groupby(["row", "when"], sort=False).mean().reset_index()
+
+
+def tau_ceilings(runs: Sequence[Run], probes: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
+    """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "probes"), row, step, value.
+
+    Means over seeds; ``smooth`` as in :func:`curves`.
+    """
+    size = {run.config.prompts * run.config.rollouts for run in runs}
+    success = curves(runs, "success", smooth)
+    success["value"] = kendall_ceiling(success["value"], size.pop())
+    fixed = probes.assign(value=probes["ceiling"])
+    both = pd.concat([success.assign(panel="batches"), fixed.assign(panel="probes")])
+    return both.groupby(["panel", "row", "step"], sort=False)["value"].mean().reset_index()
+
+
+def credit_text(frame: pd.DataFrame, profile: Profile) -> str:
+    """Whether :func:`credit_by_kind` has repairs above missed repairs and asking above shortcuts, paired by seed.
+
+    A seed whose probes lack one of the two sides is left out.
+    """
+    task = profile.run.task.build()
+    asks = [kind for kind in task.kinds if kind.startswith("ask")]
+    pairs = (
+        ("repairs are credited above missed repairs", list(task.skills), ["missed repair"]),
+        (f"asking is credited above {' and '.join(task.shortcuts)}", asks, list(task.shortcuts)),
+    )
+    verdicts = []
+    for statement, better, worse in pairs:
+        sides = []
+        for kinds in (better, worse):
+            part = frame[frame["kind"].isin(kinds)]
+            weighted = (part["value"] * part["turns"]).groupby(part["seed"]).sum()
+            sides.append(weighted / part.groupby("seed")["turns"].sum())
+        verdicts.append(judge("Task's rules", statement, sides[0] - sides[1]))
+    lines = verdict_text(verdicts, profile, scale=1.0, unit="logits")
+    return lines.replace("not replicated", "contradicted").replace("replicated", "confirmed")

@@ -1,0 +1,1 @@
+"""One run's training: the learner, who takes part, how it is built and evaluated."""

@@ -1,0 +1,68 @@
+"""From a run's config to its learner: the base model, made once for all runs that start from it, and what trains on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from itpo.config import RunConfig, TaskSpec
+from itpo.models import memory
+from itpo.models.imitation import PACKAGED, imitate
+from itpo.models.loading import load_base, locate
+from itpo.models.tiny import load, pretrain_by_imitation
+from itpo.runs.store import Run, Store
+from itpo.specs import PretrainedModel, TinyLM
+from itpo.training.learner import Learner
+
+
+def base_model(config: RunConfig, store: Store) -> Path | str:
+    """The run's base model: a folder in the store, made the first time and then found again, or a pretrained one's name.
+
+    A tiny model is made by :func:`itpo.models.tiny.pretrain_by_imitation`, a pretrained one that imitates by
+    :func:`itpo.models.imitation.imitate`.
+    """
+    spec = config.model
+    if isinstance(spec, PretrainedModel) and spec.imitation is None:
+        if spec.name not in PACKAGED:
+            return spec.name
+        return store.artifact("base", {"model": spec}, PACKAGED[spec.name])
+    assert isinstance(config.task, TaskSpec)  # as the config saw to
+    task = config.task.build()
+
+    def make(folder: Path) -> Path:
+        """Fill the folder."""
+        if isinstance(spec, TinyLM):
+            return pretrain_by_imitation(task, task.noisy_expert, spec, folder)
+        return imitate(task, task.noisy_expert, spec, folder)
+
+    return store.artifact("base", {"task": config.task, "model": spec}, make)
+
+
+def build_learner(config: RunConfig, store: Store) -> Learner:
+    """Load base model, tokenizer and task of a run, with fresh adapters.
+
+    Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where a GPU has too little memory for the settings.
+    """
+    base = base_model(config, store)
+    if isinstance(config.model, TinyLM):
+        model, tokenizer = load(Path(base))
+    else:
+        if torch.cuda.is_available():
+            gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB
+            memory.check(memory.find_shape(locate(base)), *memory.of_run(config), gib)
+        model, tokenizer = load_base(base, config.model.precision)
+    return Learner(config, model, tokenizer, store.root)
+
+
+def trained(run: Run) -> Learner:
+    """The learner of a finished run, with the adapters that it ended with.
+
+    Raises ``ValueError`` if the run is not finished.
+    """
+    if not run.done:
+        raise ValueError(f"the run {run.folder} is not finished: train it first")
+    learner = build_learner(run.config, Store(run.folder.parent))
+    for name in learner.backbone.names:
+        learner.backbone.load_adapter(name, run.folder / name)
+    return learner

@@ -1,0 +1,101 @@
+"""Who takes part beside the policy: the tasks of training and evaluation, their users, and a judge of turns.
+
+All of them are made from the run's config alone. On real data, a language model plays users and judges: the policy's own frozen
+base, so that one GPU holds all of it [O], or a larger model behind a server, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itpo.config import RunConfig, TaskSpec
+from itpo.data import Example, load_examples, split
+from itpo.dialogue import ChatFormat
+from itpo.models.backbone import Backbone
+from itpo.rollout.endpoint import EndpointModel, LanguageModel
+from itpo.rollout.llm_judge import ModelJudge
+from itpo.rollout.real_tasks import RealTask, make_real_task
+from itpo.rollout.sampler import Sampling
+from itpo.rollout.users import FrozenBaseModel, ModelUser
+from itpo.specs import Custom, Endpoint, FrozenBase, RealData, RuleJudge, ScriptedUser, load_named
+from itpo.tasks.base import Task
+from itpo.tasks.judging import Judge, ScriptedJudge
+
+
+class Environments(NamedTuple):
+    """The task of training, that of evaluation, and a judge of turns, if any."""
+
+    task: Task
+    evaluation: Task
+    judge: Judge | None = None
+
+
+def build_environments(config: RunConfig, backbone: Backbone, chat: ChatFormat, store: Path) -> Environments:
+    """Make tasks, users and judges as the config says; replies of servers are kept in a folder of the ``store``.
+
+    Real examples are divided into training and a tenth for evaluation [C]; there users are greedy [S]. Users of plain
+    problems, which hide nothing, first write an opening that does. Raises :class:`itpo.data.DataError` for data that cannot
+    be read, and ``ValueError`` for fewer than two examples or a class of the reader's own that cannot be made.
+    """
+    if isinstance(config.task, TaskSpec):
+        task = config.task.build()
+        if isinstance(config.judge, RuleJudge):
+            return Environments(task, task, ScriptedJudge(task, config.judge.error_rate))
+        assert isinstance(config.judge, Custom)  # as the config saw to
+        return Environments(task, task, _own(config.judge, "scores"))
+    models = _Models(backbone, chat, config.max_rows, store)
+    judge = models.judge(config.judge)
+    training, held_out = split(
+        load_examples(config.task.source, config.task.format).examples[: config.task.count]
+    )
+    pair = [
+        _real_task(config.task, examples, models.user(config.user, greedy), judge)
+        for examples, greedy in ((training, False), (held_out, True))
+    ]
+    return Environments(*pair, judge)
+
+
+def _real_task(data: RealData, examples: Sequence[Example], user: Any, judge: Any) -> RealTask:
+    """The examples' task; those whose prompt is the whole goal are opened by the user first."""
+    plain = [example for example in examples if example.prompt[-1].content == example.goal]
+    opened = {example.id: example for example in user.open(plain, seed=0)} if plain else {}
+    return make_real_task(data, [opened.get(example.id, example) for example in examples], user, judge)
+
+
+class _Models:
+    """Language models that play users and judges."""
+
+    def __init__(self, backbone: Backbone, chat: ChatFormat, max_rows: int, store: Path) -> None:
+        self.backbone, self.chat, self.max_rows, self.store = backbone, chat, max_rows, store
+
+    def user(self, spec: ScriptedUser | FrozenBase | Endpoint | Custom, greedy: bool) -> Any:
+        """Users of training, or, ``greedy``, of evaluation."""
+        if isinstance(spec, Custom):
+            return _own(spec, "replies")
+        assert isinstance(spec, FrozenBase | Endpoint)
+        return ModelUser(self._model(spec, greedy))
+
+    def judge(self, spec: RuleJudge | FrozenBase | Endpoint | Custom) -> Any:
+        """A judge of outcomes and turns; ``None`` where outcomes are compared by rule and no turn is judged."""
+        if isinstance(spec, RuleJudge):
+            return None
+        return (
+            _own(spec, "scores") if isinstance(spec, Custom) else ModelJudge(self._model(spec, greedy=True))
+        )
+
+    def _model(self, spec: FrozenBase | Endpoint, greedy: bool) -> LanguageModel:
+        if isinstance(spec, FrozenBase):
+            return FrozenBaseModel(self.backbone, self.chat, Sampling(spec.max_tokens, greedy, self.max_rows))
+        place = replace(spec, temperature=0.0) if greedy else spec
+        return EndpointModel(place, None if spec.cache is None else self.store / spec.cache)
+
+
+def _own(spec: Custom, method: str) -> Any:
+    """A user or judge of the reader's own."""
+    made = load_named(spec.name, spec.version)(**spec.options)
+    if not callable(getattr(made, method, None)):
+        raise ValueError(f"{spec.name} has no method {method}: see itpo.specs.Custom")
+    return made

@@ -1,0 +1,208 @@
+"""The gallery: every link leads somewhere, everything is shown once, nothing is fetched; and the committed figures."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+
+from itpo.figures import results, style
+from itpo.figures.publishing import gallery
+from itpo.figures.publishing.registry import (
+    PublishedError,
+    PublishedFigure,
+    PublishedTable,
+    publish,
+    publish_table,
+    read_folder,
+)
+from itpo.runs.paths import project_root
+
+BAND = pd.DataFrame({"kind": ["ask"], "success": [True], "mean": [0.3], "low": [0.1], "high": [0.5]})
+FIGURES = project_root() / "figures"
+
+
+class Page(HTMLParser):
+    """What a page links, loads and identifies, and its headings and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.articles: list[str] = []
+        self.titles: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags[tag] += 1
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+        self.ids += [found["id"]] if found.get("id") else []
+        self.links += [found["href"]] if tag == "a" and found.get("href") else []
+        self.loaded += [
+            value for key, value in attrs if value and (key == "src" or (tag == "link" and key == "href"))
+        ]
+        if tag == "article":
+            self.articles.append(str(found["id"]))
+        if tag == "img":
+            self.images.append(found)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.titles.append(data)
+
+
+def check(text: str, folder: Path) -> Page:
+    """Hold a page to what every gallery promises; returns it."""
+    page = Page(text)
+    assert sorted(page.articles) == sorted(path.stem for path in folder.glob("*.json"))
+    assert len(set(page.ids)) == len(page.ids)
+    for link in [*page.links, *page.loaded]:
+        assert not re.match(r"[a-z]+:|//|/", link), link
+        place, _, fragment = link.partition("#")
+        assert (folder / unquote(place)).exists(), link
+        assert not fragment or fragment in page.ids, link
+    assert page.tags["script"] == page.tags["iframe"] == page.tags["link"] == 0
+    assert not re.search(r"url\(|@import", text)
+    assert all(image["alt"] and image["width"] and image["loading"] == "lazy" for image in page.images)
+    return page
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure_style: None) -> Path:
+    """A checkout's figures/ with figures of two notebooks and a table; notebooks/ beside it has one of the two."""
+    found = tmp_path / "figures"
+    found.mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "02_main.ipynb").write_text("{}")
+    monkeypatch.setattr(style, "output_folder", lambda profile: found)
+    style.use_style("02_main")
+    for name in ("estimators_turns", "F10_kendall", "F04_curves_math", "F02_kinds"):
+        publish(results.credit_by_kind, name, "laptop", f"Caption of {name}: a < b & <script>.", band=BAND)
+    style.use_style("03_gone")
+    publish(results.credit_by_kind, "F04_curves", "laptop", "c", band=BAND)
+    text = pd.DataFrame({"row": ["<i>ITPO</i>"], "gain": ["+1.5"], "n": [3]})
+    publish_table(text, text[["n"]], "T1_rloo", "laptop", "Profile `laptop`.", "A **note**, a < b.")
+    return found
+
+
+def test_everything_is_shown_once_in_the_papers_order(folder: Path) -> None:
+    assert gallery.build(folder) == folder / "index.html"
+    text = (folder / "index.html").read_text()
+    page = check(text, folder)
+    assert [title.partition(".")[0] for title in page.titles] == ["T1", "F2", "F4", "F10", gallery.FURTHER]
+    order = ["T1_rloo", "F02_kinds", "F04_curves", "F04_curves_math", "F10_kendall", "estimators_turns"]
+    assert page.articles == order
+    assert [image["src"] for image in page.images] == [f"{name}.png" for name in order if name != "T1_rloo"]
+    for name in order:
+        ends = {"csv", "json"} | ({"md", "tex"} if name == "T1_rloo" else {"pdf", "png"})
+        assert {link for link in page.links if link.startswith(f"{name}.")} == {
+            f"{name}.{end}" for end in ends
+        }
+    assert page.links.count("../notebooks/02_main.ipynb") == 4
+    assert "notebook 03_gone" in text and "03_gone.ipynb" not in text
+    assert gallery.page(folder) == text
+
+
+def test_texts_are_escaped_and_tables_are_tables(folder: Path) -> None:
+    text = gallery.page(folder)
+    assert "Caption of F02_kinds: a &lt; b &amp; &lt;script&gt;." in text
+    assert '<th scope="row">&lt;i&gt;ITPO&lt;/i&gt;</th><td>+1.5</td><td>3</td>' in text
+    assert "A <strong>note</strong>, a &lt; b." in text and "Profile <code>laptop</code>." in text
+
+
+def test_only_smoke_is_warned_of(folder: Path) -> None:
+    assert "its numbers mean nothing" not in gallery.page(folder)
+    publish(results.credit_by_kind, "F07_slope", "smoke", "c", band=BAND)
+    assert "marked “smoke” was made by the\nprofile smoke" in gallery.page(folder)
+    for path in folder.iterdir():
+        if not path.name.startswith("F07"):
+            path.unlink()
+    assert "All of this was made by the\nprofile smoke" in gallery.page(folder)
+
+
+def test_a_missing_image_and_an_empty_folder_are_errors(folder: Path, tmp_path: Path) -> None:
+    (folder / "F02_kinds.pdf").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks F02_kinds\.pdf: .*itpo figures"):
+        gallery.build(folder)
+    with pytest.raises(PublishedError, match="no published figures"):
+        gallery.build(tmp_path)
+
+
+MEASURE = """\
+<!doctype html><body><iframe src="index.html" width="WIDTH" height="9000" style="border:0"></iframe><script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument;
+  document.body.textContent = JSON.stringify({
+    width: page.documentElement.scrollWidth,
+    images: [...page.images].map(image => image.naturalWidth),
+    outside: [...page.querySelectorAll("img, h1, h2, h3, p, .scroll")]
+      .filter(part => part.getBoundingClientRect().right > WIDTH + 1).map(part => part.outerHTML.slice(0, 80)),
+  });
+}, 500));
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_it_on_wide_and_narrow_screens(folder: Path, tmp_path: Path, width: int) -> None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next((found for name in names if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser here ({', '.join(names)}): the pages are only parsed")
+    gallery.build(folder)
+    (folder / "measure.html").write_text(MEASURE.replace("WIDTH", str(width)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    options += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=20000", "--dump-dom"]
+    command = [browser, *options, (folder / "measure.html").as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    found = json.loads(re.search(r"\{.*\}", dumped)[0])
+    assert found["width"] == width, "nothing may have to be scrolled sideways but tables"
+    assert not found["outside"]
+    assert len(found["images"]) == 5 and all(found["images"])
+
+
+# What is committed
+
+
+def test_the_committed_folder_holds_what_is_published_and_nothing_else() -> None:
+    records = read_folder(FIGURES)
+    files = {
+        file for r in records for file in (*r.data, f"{r.name}.json", *(f"{r.name}{end}" for end in r.drawn))
+    }
+    assert {path.name for path in FIGURES.iterdir()} == files | {"index.html", "tuning.csv"}
+    assert "smoke" not in {record.profile for record in records}
+    assert all(path.stat().st_size < 300_000 for path in FIGURES.iterdir())
+    notebooks = project_root() / "notebooks"
+    assert all((notebooks / f"{record.notebook}.ipynb").is_file() for record in records)
+
+
+def test_the_committed_page_is_that_of_the_committed_figures() -> None:
+    text = (FIGURES / "index.html").read_text(encoding="utf-8")
+    check(text, FIGURES)
+    assert text == gallery.page(FIGURES)
+
+
+def test_the_committed_data_give_figures_and_the_committed_tables(tmp_path: Path, figure_style: None) -> None:
+    for record in read_folder(FIGURES):
+        if isinstance(record, PublishedFigure):
+            assert record.figure(FIGURES).axes, record.name
+        if isinstance(record, PublishedTable):
+            record.write(tmp_path)
+            for end in record.drawn:
+                name = f"{record.name}{end}"
+                assert (tmp_path / name).read_bytes() == (FIGURES / name).read_bytes(), name

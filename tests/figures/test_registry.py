@@ -1,0 +1,260 @@
+"""Published figures and tables are drawn from the files beside them, again and again."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from itpo.figures import conversations, credit, results, style
+from itpo.figures.publishing import registry
+from itpo.figures.publishing.registry import (
+    PublishedError,
+    find_drawing,
+    publish,
+    publish_table,
+    read,
+    redraw,
+)
+
+BAND = pd.DataFrame(
+    {"kind": ["ask", "guess", "ask"], "success": [True, True, False], "mean": [1 / 3, 0.5, np.nan]}
+).assign(low=lambda f: f["mean"] - 0.2, high=lambda f: f["mean"] + 0.2)
+TABLE = pd.DataFrame({"row": ["a_b & c", "[d]"], "gain (%)": ["+1.5 [0.5, 2.5]", "–"]})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure_style: None) -> Path:
+    """Where figures are published in a test."""
+    monkeypatch.setattr(style, "output_folder", lambda profile: tmp_path)
+    style.use_style("07_tasks")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def kinds(name: str = "F02_kinds") -> Figure:
+    return publish(results.credit_by_kind, name, "smoke", "A $w_k$ caption.", band=BAND)
+
+
+def kendall() -> Figure:
+    band = pd.DataFrame({"row": "itpo", "step": [0, 10], "mean": [0.1, 0.2], "low": 0.0, "high": 0.3})
+    ceilings = pd.DataFrame({"panel": ["probes"], "row": ["itpo"], "step": [0], "value": [0.7]})
+    return publish(
+        results.kendall_over_training,
+        "F05_kendall",
+        "smoke",
+        "Two panels.",
+        batches=band,
+        probes=band[::-1],
+        ceilings=ceilings,
+        reported=(0.5, 0.75),
+    )
+
+
+def story() -> Figure:
+    levels = {name: np.array([0.25, 0.5]) for name in ("before", "before_se", "after", "after_se")}
+    told = credit.Story(
+        ["hi", "yes"],
+        ["how many ?", "2"],
+        **levels,
+        pays={"itpo": levels["after"]},
+        likes={"itpo": levels["after"]},
+    )
+    return publish(credit.story, "F23_story", "smoke", "A story.", told=told, numbers=pd.DataFrame(levels))
+
+
+def talk() -> Figure:
+    said = (conversations.Message("user", "cost, in $ ?"), conversations.Message("assistant", "5 $"))
+    talks = {"one": conversations.Conversation(said, ("answer",), {"success": 1.0}, (1.0,), hidden="a < b")}
+    return publish(
+        conversations.picture, "F22_talk", "smoke", "T.", talks=talks, numbers=conversations.table(talks)
+    )
+
+
+def table() -> str:
+    numbers = pd.DataFrame({"gain": [1 / 3, None]})
+    return publish_table(
+        TABLE, numbers, "T1_gains", "smoke", "Profile `smoke`: **nothing**.", "A note, 50 %."
+    )
+
+
+PUBLISHERS: dict[str, Callable[[], object]] = {
+    "F02_kinds": kinds,
+    "F05_kendall": kendall,
+    "F22_talk": talk,
+    "F23_story": story,
+    "T1_gains": table,
+}
+
+
+def test_a_figure_is_written_with_the_data_that_draw_it(folder: Path) -> None:
+    figure = kinds()
+    assert figure.axes[0].get_xlabel() == "turn reward minus dialogue's mean (logits)"
+    assert set(contents(folder)) == {f"F02_kinds.{end}" for end in ("csv", "json", "pdf", "png")}
+    record = json.loads((folder / "F02_kinds.json").read_text())
+    assert (record["notebook"], record["profile"]) == ("07_tasks", "smoke")
+    assert record["draw"] == "results.credit_by_kind" and record["data"] == ["F02_kinds.csv"]
+    assert (folder / "F02_kinds.csv").read_text().splitlines()[1] == "ask,True,0.333333,0.133333,0.533333"
+    assert any("[smoke] A $w_k$ caption." in text.get_text() for text in figure.texts)
+
+
+def test_further_tables_are_named_after_their_arguments(folder: Path) -> None:
+    kendall()
+    numbers = {name for name in contents(folder) if name.endswith(".csv")}
+    assert numbers == {"F05_kendall.csv", "F05_kendall.probes.csv", "F05_kendall.ceilings.csv"}
+    story()
+    assert (folder / "F23_story.csv").read_text().startswith("before,before_se,after,after_se\n0.25,")
+
+
+@pytest.mark.parametrize("name", PUBLISHERS)
+def test_what_is_drawn_again_has_the_same_bytes(folder: Path, name: str) -> None:
+    PUBLISHERS[name]()
+    before = contents(folder)
+    for path in folder.iterdir():
+        if path.suffix not in (".csv", ".json"):
+            path.unlink()
+    assert [record.name for record in redraw(folder)] == [name]
+    assert contents(folder) == before
+
+
+def test_the_command_draws_the_same_in_another_process(folder: Path) -> None:
+    for make in PUBLISHERS.values():
+        make()
+    before = contents(folder)
+    command = [sys.executable, "-m", "itpo", "figures", str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert [line.partition(":")[0] for line in printed.splitlines()[:-1]] == sorted(PUBLISHERS)
+    assert "5 figures and tables in" in printed.splitlines()[-1]
+    after = contents(folder)
+    assert after.pop("index.html").startswith(b"<!doctype html>")
+    assert after == before
+
+
+def test_an_image_shows_what_is_in_its_data(folder: Path) -> None:
+    kinds()
+    image, path = (folder / "F02_kinds.png").read_bytes(), folder / "F02_kinds.csv"
+    path.write_text(path.read_text().replace("0.333333", "0.3"))
+    assert len(list(redraw(folder))) == 1
+    assert (folder / "F02_kinds.png").read_bytes() != image
+
+
+def test_a_vector_file_says_neither_when_nor_by_what_it_was_made(folder: Path) -> None:
+    kinds()
+    written = (folder / "F02_kinds.pdf").read_bytes()
+    assert written.startswith(b"%PDF") and b"/FontFile" in written or b"/CharProcs" in written
+    for trace in (b"CreationDate", b"/Producer", b"/Creator"):
+        assert trace not in written
+    assert b"Software" not in (folder / "F02_kinds.png").read_bytes()
+
+
+def test_publishing_again_leaves_no_file_of_before_and_touches_no_other(folder: Path) -> None:
+    kendall()
+    kinds("F05_kendall_other")
+    kinds("F05_kendall")
+    ends = ("csv", "json", "pdf", "png")
+    assert set(contents(folder)) == {f"F05_kendall{more}.{end}" for more in ("", "_other") for end in ends}
+
+
+def elsewhere(band: pd.DataFrame) -> Figure:
+    return Figure()
+
+
+def test_what_could_not_be_drawn_again_is_not_published(folder: Path) -> None:
+    with pytest.raises(ValueError, match="elsewhere is no drawing of itpo.figures"):
+        publish(elsewhere, "F00_test", "smoke", "", band=BAND)
+    with pytest.raises(TypeError, match="'bands'"):
+        publish(results.credit_by_kind, "F00_test", "smoke", "", band=BAND, bands=BAND)
+    with pytest.raises(ValueError, match="pass its numbers="):
+        publish(conversations.picture, "F00_test", "smoke", "", talks={})
+    with pytest.raises(ValueError, match=r"F0\.test.* cannot name a figure"):
+        publish(results.credit_by_kind, "F0.test", "smoke", "", band=BAND)
+    assert not contents(folder)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "os.system",
+        "results",
+        "results._new",
+        "results.plt.figure",
+        "results.Figure",
+        "results.Case",
+        "conversations.html",
+        "style.add_caption",
+        "published.publish",
+        "itpo.figures.results.stability",
+        "../results.stability",
+        "",
+    ],
+)
+def test_nothing_but_a_drawing_is_found_by_name(where: str) -> None:
+    with pytest.raises(ValueError, match="is no drawing of itpo.figures"):
+        find_drawing(where)
+
+
+def changed(**fields: object) -> Callable[[str], str]:
+    return lambda text: json.dumps(json.loads(text) | fields)
+
+
+DAMAGES: dict[str, Callable[[str], str]] = {
+    "cut off": lambda text: text[:100],
+    "empty": lambda text: "",
+    "no object": lambda text: "[]",
+    "another kind": changed(kind="film"),
+    "another name": changed(name="F03_other"),
+    "a field too many": changed(surprise=1),
+    "unknown function": changed(draw="os.system"),
+    "unknown argument": changed(arguments={"bands": 1}),
+    "no arguments": changed(arguments={}),
+    "an argument that was not written": changed(arguments={"band": {"eval": "1"}}),
+    "a table outside": changed(arguments={"band": {"table": "/etc/passwd", "columns": []}}),
+    "a table that is gone": changed(arguments={"band": {"table": "gone.csv", "columns": []}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_is_one_error_with_file_and_remedy(folder: Path, damage: str, capsys) -> None:
+    kinds()
+    path = folder / "F02_kinds.json"
+    path.write_text(DAMAGES[damage](path.read_text()))
+    with pytest.raises(
+        PublishedError, match=r"F02_kinds.json cannot be drawn .*: restore it .*, or run .*notebook"
+    ):
+        list(redraw(folder))
+
+
+def test_an_empty_folder_is_an_error_with_a_remedy(folder: Path) -> None:
+    with pytest.raises(PublishedError, match="no published figures.*make reproduce"):
+        list(redraw(folder))
+
+
+def test_a_table_is_written_for_people_latex_and_machines(folder: Path) -> None:
+    shown = table()
+    assert shown.splitlines() == [
+        "| row | gain (%) |",
+        "|---|---|",
+        "| a_b & c | +1.5 [0.5, 2.5] |",
+        "| [d] | – |",
+        "",
+        "A note, 50 %.",
+    ]
+    text = (folder / "T1_gains.md").read_text()
+    assert text == f"# T1_gains\n\nProfile `smoke`: **nothing**.\n\n{shown}\n"
+    assert (folder / "T1_gains.csv").read_text() == 'gain\n0.333333\n""\n'
+    source = (folder / "T1_gains.tex").read_text()
+    assert r"\caption{A note, 50 \%. Profile \texttt{smoke}: \textbf{nothing}.}" in source
+    assert r"a\_b \& c & +1.5 [0.5, 2.5] \\" in source
+    assert r"{[d]} & -- \\" in source  # a bracket after \\ would be its option
+    assert source.count("{") == source.count("}")
+    found = read(folder / "T1_gains.json")
+    assert isinstance(found, registry.PublishedTable)
+    assert (found.columns, found.rows[1]) == (["row", "gain (%)"], ["[d]", "–"])

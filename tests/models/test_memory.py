@@ -1,0 +1,228 @@
+"""The memory formula against published numbers, real tensors and measured peaks, and what it refuses."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from itpo.__main__ import main
+from itpo.models.backbone import Backbone
+from itpo.models.loading import load_base
+from itpo.models.memory import (
+    GIB,
+    PUBLISHED,
+    DoesNotFit,
+    Settings,
+    Shape,
+    Work,
+    adapter_parameters,
+    budget,
+    cache_bytes,
+    check,
+    choose,
+    find_shape,
+    layer_bytes,
+    of_run,
+)
+from itpo.runs.store import Store
+from itpo.specs import Adapter, PretrainedModel
+from itpo.study.profiles import get_profile
+from itpo.training.build import build_learner
+from itpo.training.profiling import peak_bytes
+
+QWEN_3B = find_shape("Qwen/Qwen2.5-3B-Instruct")
+CPU = torch.device("cpu")
+
+
+def test_qwen_3b_takes_what_was_worked_out_on_paper():
+    work = Work(prompt=0, response=4096)
+    parts = budget(QWEN_3B, work, Settings(5120, 512, 32))
+    gib = {
+        name: size / GIB
+        for part in (parts.held, parts.training, parts.rollout)
+        for name, size in part.items()
+    }
+    assert gib["base"] == pytest.approx(1.91, abs=0.005)
+    assert gib["adapters"] == pytest.approx(0.45, abs=0.005)
+    assert gib["optimizer state"] == pytest.approx(0.23, abs=0.005)
+    assert gib["gradients of an adapter"] == pytest.approx(0.22, abs=0.005)
+    assert gib["logits of a chunk"] == pytest.approx(0.72, abs=0.006)
+    assert gib["cache of all dialogues"] == 4.5 and cache_bytes(QWEN_3B, work) == 36_864
+    assert 1.8 < gib["inputs of all layers"] + gib["one layer computed again"] < 2.8
+    assert parts.training_peak < 7 * GIB and parts.rollout_peak < 8.5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen2.5-0.5B", 0.49),
+        ("Qwen2.5-1.5B", 1.54),
+        ("Qwen2.5-3B", 3.09),
+        ("Qwen2.5-7B", 7.61),
+        ("Qwen3-4B", 4.02),
+    ],
+)
+def test_published_shapes_have_the_published_number_of_parameters(name, billions):
+    found = [shape for known, shape in PUBLISHED.items() if name in known]
+    assert found
+    for shape in found:
+        embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+        weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear)
+        assert (weights + embeddings) / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-4B"])
+def test_the_settings_fit_and_larger_ones_do_not(name):
+    shape, work, before = find_shape(name), Work(), Settings(0, 0, 0)
+    for gpu in (12.0, 16.0, 24.0):
+        settings = choose(shape, work, gpu)
+        check(shape, work, settings, gpu)
+        assert settings.token_budget >= before.token_budget and settings.max_rows >= before.max_rows
+        parts = budget(shape, work, settings)
+        assert max(parts.training_peak, parts.rollout_peak) <= (gpu - 1) * GIB
+        waves = -(-work.dialogues // settings.max_rows)
+        if waves > 1:
+            fewer = replace(settings, max_rows=-(-work.dialogues // (waves - 1)))
+            with pytest.raises(DoesNotFit, match=f"the largest that fit: .*max_rows {settings.max_rows}$"):
+                check(shape, work, fewer, gpu)
+        before = settings
+
+
+def test_what_does_not_fit_is_refused_with_what_does():
+    with pytest.raises(DoesNotFit, match=r"longest response that fits has (\d+) tokens") as short:
+        choose(QWEN_3B, Work(), 5.0)
+    longest = int(str(short.value).split("--response ")[1].rstrip(")"))
+    choose(QWEN_3B, Work(response=longest), 5.0)
+    with pytest.raises(DoesNotFit):
+        choose(QWEN_3B, Work(response=longest + 256), 5.0)
+    with pytest.raises(DoesNotFit, match="these models fit: Qwen/Qwen2.5-0.5B-Instruct, .*SmolLM2"):
+        choose(find_shape("Qwen/Qwen2.5-7B-Instruct"), Work(), 4.0)
+
+
+def test_the_command_prints_a_plan_or_one_line(capsys, tmp_path):
+    config = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "vocab_size": 151936}
+    config |= {"num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert find_shape(str(tmp_path)) == find_shape(str(tmp_path / "config.json")) == QWEN_3B
+    printed = []
+    for model in ("Qwen/Qwen2.5-3B-Instruct", str(tmp_path)):
+        assert main(["plan", "--model", model, "--gpu", "24"]) == 0
+        printed.append(capsys.readouterr().out.partition(":")[2])
+    assert printed[0] == printed[1] and "settings: token_budget" in printed[0]
+    (tmp_path / "config.json").write_text("{}")
+    for model, wrong in (
+        (str(tmp_path), "the config has no hidden_size"),
+        ("me/mine", "neither a folder or file"),
+    ):
+        assert main(["plan", "--model", model, "--gpu", "24"]) == 2
+        assert wrong in capsys.readouterr().err
+    assert main(["plan", "--model", "Qwen/Qwen3-4B", "--gpu", "12", "--max-rows", "128"]) == 2
+    assert "the largest that fit: token_budget" in capsys.readouterr().err
+
+
+# Measured
+
+
+def small(width=torch.float32, layers=3):
+    """A grouped-query model in which each part of the formula can be seen."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=3000,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).to(width)
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
+def test_the_training_peak_is_the_measured_one(width):
+    model = small(width)
+    shape, rank, tokens, chunk = Shape.of(model.config.to_dict()), 4, 2048, 128
+    backbone = Backbone(model, ["policy"], Adapter(rank, rank), head_chunk=chunk, checkpointing=True)
+    assert sum(p.numel() for p in backbone.parameters("policy").values()) == adapter_parameters(shape, rank)
+    ids = torch.randint(3000, (4, tokens // 4))
+    mask = torch.rand(ids.shape) < 0.4
+    mask[:, 0] = False
+
+    def step():
+        with backbone.use("policy"):
+            logp, entropy = backbone.token_stats(ids, mask)
+            (logp + entropy).sum().backward()
+
+    work = Work(prompt=1, response=1, precision="full", rank=rank, value_bytes=width.itemsize)
+    planned = budget(shape, work, Settings(tokens, chunk, 1))
+    expected = planned.training_peak - sum(planned.held.values())
+    assert 0.8 < peak_bytes(step, CPU) / expected < 1.2
+
+
+def test_more_layers_cost_their_inputs_only():
+    ids = torch.randint(3000, (2, 512))
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[:, -9:] = True
+
+    def backward(backbone):
+        with backbone.use("policy"):
+            backbone.token_stats(ids, mask)[0].sum().backward()
+
+    backbones = [Backbone(small(layers=n), ["policy"], Adapter(2, 2), checkpointing=True) for n in (2, 6)]
+    few, many = (peak_bytes(partial(backward, backbone), CPU) for backbone in backbones)
+    shape = Shape.of(small(layers=4).config.to_dict())
+    assert many - few == pytest.approx(4 * 1024 * 96 * 4 + 4 * adapter_parameters(shape, 2), rel=0.15)
+    assert 4 * layer_bytes(shape, 4) * 1024 > 5 * (many - few)  # what they would cost otherwise
+
+
+@pytest.mark.parametrize("precision", ["full", "nf4"])
+def test_the_base_takes_what_its_tensors_take(precision, tiny_folder):
+    if precision == "nf4":
+        pytest.importorskip("bitsandbytes", reason='needs the extra "gpu"')
+    model, _ = load_base(tiny_folder, precision, "cpu")
+    shape = Shape.of(model.config.to_dict())
+    size = 0
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        norms = "norm" in name
+        size += 0 if norms else parameter.numel() * parameter.element_size()
+        if state is not None:
+            size += state.absmax.numel() + 4 * state.state2.absmax.numel()
+    work = Work(precision=precision, value_bytes=4)
+    assert size == pytest.approx(budget(shape, work, Settings(1, 1, 1)).held["base"], rel=0.02)
+
+
+def test_the_consumer_profile_fits_the_gpu_it_names_and_its_settings_are_the_plans():
+    shape = find_shape("Qwen/Qwen2.5-3B-Instruct")
+    for task in ("math", "documents", "medical"):
+        for config in get_profile("consumer").on(task).grid():
+            work, settings = of_run(config)
+            check(shape, work, settings, gpu_gib=24.0)
+            with pytest.raises(DoesNotFit, match="the largest that fit: token_budget"):
+                check(shape, work, settings, gpu_gib=12.0)
+    run = get_profile("consumer").run
+    chosen = choose(shape, replace(Work(), response=3584, caches=2), gpu_gib=24.0)
+    assert (
+        (run.token_budget, run.head_chunk, run.max_rows) == (18432, 512, 43) == tuple(vars(chosen).values())
+    )
+
+
+def test_an_embedded_model_needs_no_plan():
+    with pytest.raises(TypeError, match="too small to plan for"):
+        of_run(get_profile("laptop").run)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_weights_are_read(tmp_path, monkeypatch):
+    """The folder has no weights at all: whoever tried to read them would complain of that."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    config = dict(zip(names, (2048, 11008, 36, 16, 151936), strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    wanted = replace(get_profile("consumer").run, model=PretrainedModel(str(tmp_path), "nf4"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=12 * GIB))
+    with pytest.raises(DoesNotFit, match="a GPU of 12 GiB has 11.0 to give; the largest that fit"):
+        build_learner(wanted, Store(tmp_path / "runs"))

@@ -1,0 +1,377 @@
+"""Users and judges against a real HTTP server that misbehaves, and what becomes of the dialogues that are lost."""
+
+import dataclasses
+import json
+import random
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from itpo.config import Method, RunConfig
+from itpo.data import Example
+from itpo.dialogue import ChatFormat, Message
+from itpo.models.backbone import Backbone
+from itpo.models.tiny import load
+from itpo.rollout.endpoint import Endpoint, EndpointError, EndpointModel
+from itpo.rollout.llm_judge import EndpointJudge, ModelJudge
+from itpo.rollout.parsing import ReplyError, read_number, read_response
+from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
+from itpo.rollout.sampler import Sampling, rollout
+from itpo.rollout.seeding import seeded
+from itpo.rollout.users import EndpointUser, FrozenBaseUser
+from itpo.runs.files import RunFolderError
+from itpo.runs.store import Store, fingerprint
+from itpo.specs import Adapter
+from itpo.tasks.judging import judge_dialogues
+from itpo.trainer import train
+from itpo.training.learner import DialoguesLost, Learner
+
+MATH = Example(
+    "m", "math", (Message("user", "sam has some pens ."),), "sam has 3 pens and gets 4", {"answer": "7"}
+)
+MEDICAL = Example(
+    "p",
+    "medical",
+    (Message("user", "it hurts ."),),
+    "since 2 days",
+    {"diagnosis": "a", "recommendation": "b"},
+)
+DOCUMENT = Example("d", "documents", (Message("user", "write ."),), "a story", {"document": "a story of sam"})
+SAID = '{"thought": "t", "response": "there are 3 ."}'
+
+
+def completion(text):
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m"} | {
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
+    }
+
+
+class Server(ThreadingHTTPServer):
+    """Answers by the next of ``script``, then by ``default``: (status, headers, body) or a function of the question.
+
+    A body that is a list of bytes is sent in drops, each a tenth of a second after the one before.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.default, self.questions, self.keys = [], say(SAID), [], []
+        self.lock, self.going, self.most = threading.Lock(), 0, 0
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        """A client that hung up is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server = self.server
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.questions.append(question)
+            server.keys.append(self.headers["Authorization"])
+            answer = server.script.pop(0) if server.script else server.default
+            server.going += 1
+            server.most = max(server.most, server.going)
+        status, headers, body = answer(question) if callable(answer) else answer
+        with server.lock:
+            server.going -= 1
+        drops = body if isinstance(body, list) else []
+        content = body if isinstance(body, bytes) else b"".join(drops) or json.dumps(body).encode()
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        for part in drops or [content]:
+            self.wfile.write(part)
+            time.sleep(0.1 * bool(drops))
+
+    def log_message(self, *arguments):
+        """Nothing on the screen."""
+
+
+def say(text):
+    return 200, {}, completion(text)
+
+
+def slow(seconds, text=SAID):
+    def answer(question):
+        time.sleep(seconds)
+        return say(text)
+
+    return answer
+
+
+HTML = 200, {"Content-Type": "text/html"}, b"<html><body>Bad gateway</body></html>"
+DROPS = 200, {}, [b" "] * 20
+BROKEN = 500, {}, {"error": {"message": "out of order"}}
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def model(server, cache=None, **changes):
+    settings = {"attempts": 2, "pause": 0.01, "timeout": 10.0, "temperature": 0.0} | changes
+    return EndpointModel(Endpoint(server.url, "m", **settings), cache)
+
+
+def ask(model, count=1, read=read_response):
+    return model.ask([[Message("user", f"question {i}")] for i in range(count)], list(range(count)), read)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        BROKEN,
+        (503, {"Content-Type": "text/html"}, b"<html>starting</html>"),
+        (429, {"Retry-After": "0.2"}, {"error": {"message": "slow down"}}),
+        (429, {"Retry-After": "nan"}, {"error": {"message": "slow down"}}),
+        HTML,
+        (200, {}, b'{"choices": ['),
+        (200, {}, {"choices": []}),
+        (200, {}, {"nothing": "here"}),
+        say(""),
+        say('{"thought": "no response"}'),
+        say('{"thought":' * 3000),
+        slow(1.0),
+        DROPS,
+    ],
+    ids=[
+        "500",
+        "503 page",
+        "429",
+        "429 with nonsense",
+        "html",
+        "cut json",
+        "no choices",
+        "other json",
+        "empty",
+        "no response",
+        "nested",
+        "slow",
+        "drops",
+    ],
+)
+def test_a_fault_that_passes_costs_an_attempt(server, fault):
+    server.script = [fault]
+    started = time.monotonic()
+    (reply,) = ask(model(server, timeout=0.5 if fault is DROPS or callable(fault) else 10.0))
+    assert reply == "there are 3 ."
+    assert [q["seed"] for q in server.questions] == [0, 1]
+    if not callable(fault) and fault[1].get("Retry-After") == "0.2":
+        assert time.monotonic() - started >= 0.2  # as the server asked
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (BROKEN, "in 2 attempts: status 500.*out of order"),
+        (HTML, "in 2 attempts: the answer is not JSON: .*Bad gateway"),
+        (slow(0.5), "in 2 attempts: no answer within 0.2 seconds"),
+        (say('{"response": 3}'), "in 2 attempts: the response is 3, not text"),
+    ],
+)
+def test_a_fault_that_stays_is_an_error_in_its_place(server, fault, says):
+    server.default = lambda q: (
+        (fault(q) if callable(fault) else fault) if q["messages"][0]["content"] == "question 1" else say(SAID)
+    )
+    one, lost, other = ask(model(server, timeout=0.2 if callable(fault) else 10.0), 3)
+    assert (one, other) == ("there are 3 .", "there are 3 .")
+    with pytest.raises(EndpointError, match=says):
+        raise lost
+    assert len(server.questions) == 4
+
+
+def test_a_refusal_is_not_repeated(server):
+    server.default = 404, {}, {"error": {"message": "no such model"}}
+    (lost,) = ask(model(server, attempts=5))
+    assert "refuses the question: status 404" in str(lost) and "no such model" in str(lost)
+    assert len(server.questions) == 1
+
+
+def test_no_server():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        place = Endpoint(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", "m", attempts=2, pause=0.01)
+        (lost,) = ask(EndpointModel(place))
+    assert "in 2 attempts: no connection" in str(lost) and "is the server running?" in str(lost)
+
+
+def test_concurrency_is_bounded_and_used(server):
+    server.default = slow(0.1)
+    assert ask(model(server, concurrency=4), 16) == ["there are 3 ."] * 16
+    assert server.most == 4
+
+
+def test_replies_are_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a secret")
+    server.script = [say("{}")]
+    kept = ask(model(server, tmp_path, temperature=1.0), 2)
+    assert len(server.questions) == 3 and set(server.keys) == {"Bearer a secret"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2 and not any(
+        b"secret" in p.read_bytes() or server.url.encode() in p.read_bytes() for p in files
+    )
+    server.default = BROKEN
+    again = ask(model(server, tmp_path, temperature=1.0, attempts=2), 2)
+    # The unreadable reply was not kept: its question is asked again, and the next seed's reply was kept.
+    assert again == kept and len(server.questions) == 4
+    assert isinstance(ask(model(server, tmp_path, temperature=0.5))[0], EndpointError)
+    files[0].write_text("{}")
+    with pytest.raises(RunFolderError, match="is not a reply that this library kept.*delete the file"):
+        ask(model(server, tmp_path, temperature=1.0), 2)
+
+
+def test_settings_are_checked():
+    for changes in (
+        {"url": "127.0.0.1:80"},
+        {"attempts": 0},
+        {"timeout": 0.0},
+        {"temperature": float("nan")},
+    ):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            Endpoint(**{"url": "http://x/v1", "model": "m"} | changes)
+    with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
+        EndpointModel(Endpoint("http://x/v1", "m")).ask([[], []], [0], str)
+    with pytest.raises(ValueError, match="temperature 0"):
+        EndpointJudge(Endpoint("http://x/v1", "m"))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"score": "many"}', '{"score": 11}', '{"score": NaN}', '{"score": true}', "8", '["score"]']
+)
+def test_a_score_is_a_number_in_its_range(text):
+    with pytest.raises(ReplyError):
+        read_number(text, "score", 0.0, 10.0)
+
+
+def test_user_and_judge_say_what_the_tasks_need(server):
+    user = EndpointUser(model(server).endpoint)
+    judge = ModelJudge(model(server))
+    talk = [
+        *MATH.prompt,
+        Message("assistant", "the answer is 7"),
+        Message("user", "ok"),
+        Message("assistant", "bye"),
+    ]
+    assert RealMath([MATH], user).scores([MATH, MATH], [talk[:2], talk]) == [1.0, 0.0]
+    server.default = say('{"thought": "", "score": 1}')
+    assert RealMath([MATH], user, judge).score(MATH, talk) == 1.0
+    server.default = say('{"diagnosis": 9, "recommendation": "6"}')
+    assert RealMedical([MEDICAL], user, judge).score(MEDICAL, talk) == 0.75
+    assert RealMedical([MEDICAL], user, judge, accurate_from=8.0).score(MEDICAL, talk) == 0.0
+    server.default = say("Here it is. Final document: a story of sam")
+    assert RealDocuments([DOCUMENT], user, judge).score(DOCUMENT, talk) == pytest.approx(1.0)
+    assert RealDocuments([DOCUMENT], user, judge, keep_marker=True).score(DOCUMENT, talk) < 0.7
+    assert RealDocuments([DOCUMENT], user, judge, unit="words").score(DOCUMENT, talk) == pytest.approx(1.0)
+    server.default = say('{"scores": [3, 1]}')
+    assert judge.scores(MATH, talk, random.Random(0)) == [3.0, 1.0]
+    server.default = say('{"response": "bye [[TERMINATE CHAT]]"}')
+    assert RealMath([MATH], user).reply(MATH, talk, random.Random(0)) is None
+    assert MATH.goal in server.questions[-1]["messages"][0]["content"]
+    server.default = say("no idea")
+    assert isinstance(RealMedical([MEDICAL], user, judge).scores([MEDICAL], [talk])[0], EndpointError)
+    assert RealMedical([MEDICAL], user, judge, lost="zero").score(MEDICAL, talk) == 0.0
+    with pytest.raises(ValueError, match="'m' is of task 'math': pass examples of task 'medical'"):
+        RealMedical([MATH], user, judge)
+
+
+SMALL = RunConfig(
+    method=Method("norm_itpo"),
+    seed=0,
+    steps=2,
+    adapter=Adapter(2, 4),
+    max_turn_tokens=6,
+    prompts=2,
+    rollouts=4,
+    policy_minibatches=2,
+    prm_minibatches=2,
+    warmup=1,
+    eval_every=2,
+    eval_dialogues=4,
+    monitor_dialogues=2,
+    checkpoint_every=1,
+)
+
+
+def learner(tiny_folder, server, config=SMALL, cache=None, **settings):
+    task = RealMath([MATH], EndpointUser(model(server, **settings).endpoint, cache))
+    return Learner(config, *load(tiny_folder), task, judge=ModelJudge(model(server, temperature=0.0)))
+
+
+def fails_for(share):
+    """Users who fail for a share of the seeds."""
+    return lambda q: BROKEN if q["seed"] % 100 < 100 * share else say(SAID)
+
+
+def test_lost_dialogues_are_left_out_and_counted(tiny_folder, server):
+    server.default = fails_for(0.15)
+    found = learner(tiny_folder, server, attempts=1)
+    dialogues, batch = found.collect("a", 4, 4, "policy")
+    lost = [i for i, dialogue in enumerate(dialogues) if dialogue.failure]
+    assert 0 < len(lost) < 8 and not batch.response_mask[lost].any()
+    assert batch.kept.sum() == 16 - len(lost)
+    assert all("EndpointError: no reply from" in dialogues[i].failure for i in lost)
+    before = len(server.questions)
+    server.default = lambda q: say(f'{{"scores": {[1] * q["messages"][0]["content"].count("Assistant (")}}}')
+    judged = judge_dialogues(found.judge, dialogues, [random.Random(i) for i in range(16)], retries=0)
+    assert judged.failed == [] and len(server.questions) == before + 16 - len(
+        lost
+    )  # the lost ones are not shown
+
+
+def test_lanes_do_not_change_what_is_said(tiny_folder, server):
+    """However fast the users are: the order of the policy's draws is fixed."""
+    rng = random.Random(0)
+    dialogues = []
+    for pause in (0.0, 0.03):
+        server.default = lambda q, pause=pause: slow(rng.random() * pause)(q)
+        found = learner(tiny_folder, server)
+        dialogues.append(found.collect("a", 4, 2, None)[0])
+    assert dialogues[0] == dialogues[1] and found.task.lanes == 2
+
+
+def test_a_run_stops_when_the_server_is_down_and_goes_on_when_it_is_back(tiny_folder, server, tmp_path):
+    config = dataclasses.replace(SMALL, max_failed=0.0)  # a loss that is tolerated changes the run
+    whole = Store(tmp_path / "whole").open(config)
+    train(config, whole, learner(tiny_folder, server, config))
+    questions, answered = len(server.questions), 0
+
+    def breaks_down(question):
+        nonlocal answered
+        answered += 1
+        return say(SAID) if answered < 0.6 * questions else BROKEN
+
+    server.default = breaks_down
+    run = Store(tmp_path / "run").open(config)
+    with pytest.raises(
+        DialoguesLost, match="(?s)user or judge failed for .*status 500.*goes on from its last checkpoint"
+    ):
+        train(config, run, learner(tiny_folder, server, config, tmp_path / "replies", attempts=1))
+    assert not run.done
+    server.default = say(SAID)
+    train(config, run, learner(tiny_folder, server, config, tmp_path / "replies", attempts=1))
+    assert run.done and fingerprint(run) == fingerprint(whole)
+    assert run.metrics()["lost"].dropna().tolist() == [0.0, 0.0]
+
+
+def test_the_base_plays_the_user(tiny_folder):
+    base, tokenizer = load(tiny_folder)
+    backbone, chat = Backbone(base, ["policy"], SMALL.adapter), ChatFormat(tokenizer)
+    task = RealMath([MATH], FrozenBaseUser(backbone, chat, Sampling(6)))
+    rngs = [random.Random(i) for i in range(3)]
+    with backbone.use("policy"):
+        held = rollout(backbone, chat, task, [MATH] * 3, rngs, seeded("a"), Sampling(6))
+        assert backbone.active == "policy"
+    assert any(dialogue.assistant_turns > 1 for dialogue in held) and task.lanes == 1

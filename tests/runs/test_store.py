@@ -1,0 +1,497 @@
+"""The run store: what is written comes back, and no crash, edit or full disk goes unnoticed."""
+
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import itpo
+from itpo.runs import files, store
+from itpo.runs.files import hash_sources, read_json
+from itpo.runs.store import Run, RunBusyError, RunFolderError, Store, fingerprint, numerics_version
+from itpo.study.profiles import get_profile
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))  # child processes import the toy by its name
+toy = importlib.import_module("toy_training")
+
+
+def _toy_process(function: str, root: Path, pause: float = 0.0) -> "subprocess.Popen[str]":
+    path = os.pathsep.join([str(Path(itpo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "TOY_PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TESTS / "toy_training.py"), function, str(root)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _train(root: Path) -> Run:
+    run = Store(root).open(toy.Toy())
+    toy.train(run.config, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _train(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Run]:
+    """A run with a checkpoint at step 2 and a log of 3 steps, whose process is gone."""
+    run = Store(tmp_path).open(toy.Toy())
+    for step in (1, 2, 3):
+        run.log(step, {"loss": 1.0 / step})
+        run.save_monitor(step, {"weight": torch.tensor([float(step)])})
+        run.save_dialogues(step, [{"outcome": step}])
+        if step == 2:
+            run.checkpoint(step, {"weight": torch.tensor([2.0])})
+    run.release()
+    yield run
+    run.release()
+
+
+def _content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_reads_back_what_was_saved(finished: Run) -> None:
+    metrics = finished.metrics()
+    assert metrics["step"].tolist() == list(range(1, 11))
+    assert metrics["count"].dtype.kind == "i"
+    assert math.isnan(metrics["ratio"][1]) and metrics["ratio"].drop(1).eq(1.0).all()
+    assert finished.summary() == {"best": metrics["loss"].min()}
+    assert [step for step, _ in finished.probes()] == [2, 4, 6, 8, 10]
+    assert finished.probes()[0][1]["weight"].shape == (1, 3)
+    assert [d["step"] for d in finished.dialogues()] == [4, 4, 8, 8]
+    assert finished.dialogues()[0]["messages"] == [["user", "¿qué?"]]
+    assert set(finished.timing()) == {"step", "pid", "parent", "threads", "pause"}
+    assert not (finished.folder / "checkpoint").exists()
+
+
+def test_files_are_valid_json_and_the_config_is_readable(finished: Run) -> None:
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for line in (finished.folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    document = json.loads((finished.folder / "config.json").read_text())
+    assert document["format"] == "itpo-run" and document["numerics"] == numerics_version()
+    assert document["config"]["optimizer"] == {"class": "Optimizer", "lr": 0.01, "betas": [0.9, 0.99]}
+    assert document["libraries"]["torch"] == torch.__version__
+
+
+def test_a_finished_run_is_loaded_and_can_no_longer_be_written(finished: Run) -> None:
+    again = Store(finished.folder.parent).open(toy.Toy())
+    before = _content(again.folder)
+    assert again.done and again.folder == finished.folder
+    with pytest.raises(RuntimeError, match="finished run"):
+        again.log(11, {"loss": 0.0})
+    with pytest.raises(RuntimeError, match="finished run"):
+        again.restore()
+    assert _content(again.folder) == before
+    again.release()
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    process = _toy_process("kill_at_every_sync", tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    ends = [line.split()[1] for line in output.splitlines()]
+    assert len(ends) > 30 and len(set(ends)) == 1
+
+
+def test_kill_9_frees_the_lock_and_the_run_resumes_to_the_same_bytes(
+    tmp_path: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    run = Store(tmp_path).open(toy.Toy())
+    process = _toy_process("train_one", tmp_path, pause=0.2)
+    while run.steps_done() < 5:
+        assert process.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(RunBusyError, match=f"process {process.pid}"):
+        run.restore()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with open(run.folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 6, "lo')
+    assert run.steps_done() == len(run.metrics()) == 5
+    assert run.checkpoint_step() == 3
+    toy.train(run.config, run)
+    assert fingerprint(run) == fingerprint(finished)
+    assert [f.name for f in run.folder.rglob("*.partial")] == []
+
+
+def test_restore_returns_the_checkpoint_and_removes_what_came_after(started: Run) -> None:
+    with open(started.folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 4, "lo')
+    restored = started.restore()
+    assert restored is not None
+    step, tensors = restored
+    assert (step, tensors["weight"].tolist()) == (2, [2.0])
+    assert started.metrics()["step"].tolist() == [1, 2]
+    assert [step for step, _ in started.probes()] == [1, 2]
+    assert [d["outcome"] for d in started.dialogues()] == [1, 2]
+
+
+def test_without_a_checkpoint_restore_clears_everything(tmp_path: Path) -> None:
+    run = Store(tmp_path).open(toy.Toy())
+    empty = fingerprint(run)
+    run.log(1, {"loss": 1.0})
+    run.save_monitor(1, {"weight": torch.zeros(1)})
+    for name in ("policy", "critic"):
+        (run.folder / name).mkdir()
+        (run.folder / name / "adapter.safetensors").write_bytes(b"half written")
+    assert run.restore() is None
+    assert fingerprint(run) == empty and not (run.folder / "critic").exists() and run.metrics().empty
+
+
+def test_a_started_run_must_be_restored_before_it_is_written(started: Run) -> None:
+    before = _content(started.folder)
+    with pytest.raises(RuntimeError, match=r"call restore\(\) first"):
+        started.log(4, {"loss": 0.0})
+    assert _content(started.folder) == before
+
+
+def test_a_full_disk_is_explained_and_the_run_resumes(tmp_path: Path, finished: Run) -> None:
+    process = _toy_process("train_with_small_files", tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    run = Store(tmp_path).open(toy.Toy())
+    assert f"no space to write in {run.folder}" in output and "resumes from its last checkpoint" in output
+    assert fingerprint(run) == fingerprint(finished)
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json: the file is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json: cannot be read"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: is not a JSON object"),
+        (_edit("config.json", "itpo-run", "other"), "config.json: is not the config of a run"),
+        (_edit("config.json", '"version": 1', '"version": 2'), "config.json: is not the config of a run"),
+        (_edit("config.json", '"seed": 0', '"seed": 1'), "config.json: was edited"),
+        (_edit("config.json", numerics_version(), "0" * 12), "config.json: was edited"),
+        (_edit("metrics.jsonl", "1.0", "1.5"), "metrics.jsonl: was changed"),
+        (_edit("dialogues.jsonl", "user", "tool"), "dialogues.jsonl: was changed"),
+        (
+            lambda f: os.truncate(f / "probe" / "step_000004.safetensors", 9),
+            "step_000004.safetensors: was changed",
+        ),
+        (
+            lambda f: (f / "probe" / "step_000004.safetensors").unlink(),
+            "step_000004.safetensors: was changed",
+        ),
+        (
+            lambda f: os.truncate(f / "policy" / "adapter_model.safetensors", 0),
+            "adapter_model.safetensors: was",
+        ),
+        (lambda f: (f / "done.json").write_text('{"best": 1}'), "done.json: is not the end of a run"),
+        (lambda f: (f / "done.json").write_text(""), "done.json: cannot be read"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_named_and_left_alone(
+    tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    folder = _train(tmp_path).folder
+    damage(folder)
+    before = _content(folder)
+    with pytest.raises(RunFolderError) as caught:
+        Store(tmp_path).open(toy.Toy())
+    assert message in str(caught.value) and str(folder) in str(caught.value)
+    assert "move the folder away" in str(caught.value)
+    assert _content(folder) == before
+
+
+def test_a_foreign_file_or_folder_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    folder = Store(tmp_path / "a").open(toy.Toy()).folder
+    (tmp_path / "b" / folder.name).mkdir(parents=True)
+    (tmp_path / "b" / folder.name / "thesis.txt").write_text("mine")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / folder.name).write_text("mine")
+    for root in (tmp_path / "b", tmp_path / "c"):
+        before = _content(root)
+        with pytest.raises(RunFolderError, match=folder.name):
+            Store(root).open(toy.Toy())
+        assert _content(root) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_edit("checkpoint/state.json", "{", "["), "state.json: cannot be read"),
+        (
+            lambda f: (f / "checkpoint" / "state.json").write_text('{"step": 2}'),
+            "state.json: is not a checkpoint",
+        ),
+        (lambda f: os.truncate(next((f / "checkpoint").glob("*.safetensors")), 20), "is missing or damaged"),
+        (lambda f: next((f / "checkpoint").glob("*.safetensors")).unlink(), "is missing or damaged"),
+        (lambda f: os.truncate(f / "metrics.jsonl", 10), "metrics.jsonl: is shorter than at the last"),
+        (lambda f: (f / "probe" / "step_000001.safetensors").unlink(), "step_000001.safetensors: is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_removed(
+    started: Run, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(started.folder)
+    before = _content(started.folder)
+    with pytest.raises(RunFolderError) as caught:
+        started.restore()
+    assert message in str(caught.value) and str(started.folder) in str(caught.value)
+    assert _content(started.folder) == before
+
+
+def test_damaged_logs_and_probes_of_an_unfinished_run_are_named(started: Run) -> None:
+    os.truncate(started.folder / "probe" / "step_000001.safetensors", 9)
+    with pytest.raises(RunFolderError, match="step_000001.safetensors: is not a probe"):
+        started.probes()
+    (started.folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(RunFolderError, match="metrics.jsonl: has a line that is not JSON"):
+        started.metrics()
+    with pytest.raises(RunFolderError, match="done.json: the file is missing.*train the run to its end"):
+        started.summary()
+
+
+def test_values_that_json_cannot_hold_are_refused_before_anything_is_written(started: Run) -> None:
+    started.restore()
+    before = _content(started.folder)
+    with pytest.raises(ValueError, match="step"):
+        started.log(3, {"step": 3.0})
+    with pytest.raises(TypeError):
+        started.save_dialogues(3, [{"outcome": torch.ones(1)}])
+    assert _content(started.folder) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        toy.Toy(seed=1),
+        toy.Toy(steps=11),
+        toy.Toy(checkpoint_every=4),
+        toy.Toy(accident="raise"),
+        toy.Toy(optimizer=toy.Optimizer(lr=0.1)),
+        toy.Toy(optimizer=toy.Optimizer(betas=(0.9, 0.999))),
+    ],
+)
+def test_any_field_of_a_config_gives_another_folder(tmp_path: Path, other: Any) -> None:
+    store = Store(tmp_path)
+    assert store.open(toy.Toy()).folder == store.open(replace(toy.Toy())).folder != store.open(other).folder
+
+
+def test_two_config_classes_with_equal_fields_differ(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Left:
+        seed: int = 0
+
+    @dataclass(frozen=True)
+    class Right:
+        seed: int = 0
+
+    assert Store(tmp_path).open(Left()).folder != Store(tmp_path).open(Right()).folder
+
+
+def test_a_config_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
+    @dataclass
+    class Changing:
+        seed: int = 0
+
+    @dataclass(frozen=True)
+    class Wide:
+        inner: Any
+
+    with pytest.raises(TypeError, match="Changing is not a frozen dataclass"):
+        Store(tmp_path).open(Changing())
+    for value in (float("nan"), torch.ones(1), {1: 2}, tmp_path):
+        with pytest.raises(TypeError, match=r"Wide\.inner\[0\] is"):
+            Store(tmp_path).open(Wide([value]))
+    assert not list(tmp_path.iterdir())
+
+
+SOURCE = b'''
+"""What the module does."""
+class A:
+    """Doc."""
+    x: int | None = None
+    def f(self, a, *, b=(1, 2.5, "s")):
+        """Doc."""
+        match a:
+            case [1, *rest] if rest:
+                return f"{a!r:>{b}} {{x}}"
+        return {**b, "k": [i for i in a if i]}
+async def g(): "only a docstring"
+'''
+
+
+def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None:
+    edited = SOURCE.replace(b'"""Doc."""', b'"""Another\n    text."""  # said').replace(
+        b"(1, 2.5", b"(1,\n\n 2.5"
+    )
+    assert hash_sources({"m.py": edited}, {}) == hash_sources({"m.py": SOURCE}, {})
+    assert hash_sources({"m.py": SOURCE.replace(b'    """Doc."""\n    x', b"    x")}, {}) == hash_sources(
+        {"m.py": SOURCE}, {}
+    )
+
+
+def test_the_code_version_is_the_same_under_every_python() -> None:
+    assert hash_sources({"m.py": SOURCE}, {"torch": "2.13.0"}) == "7a9be9adfca1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"2.5", b"2.25"), (b"= None", b"= 0"), (b"if rest", b"if a"), (b"{**b,", b"{b: 1,"), (b"!r", b"!s")],
+)
+def test_any_code_edit_changes_the_code_version(old: bytes, new: bytes) -> None:
+    assert old in SOURCE
+    assert hash_sources({"m.py": SOURCE.replace(old, new, 1)}, {}) != hash_sources({"m.py": SOURCE}, {})
+
+
+def test_names_of_files_and_versions_of_libraries_count() -> None:
+    first = hash_sources({"m.py": SOURCE}, {"torch": "1"})
+    assert first != hash_sources({"n.py": SOURCE}, {"torch": "1"})
+    assert first != hash_sources({"m.py": SOURCE}, {"torch": "2"})
+
+
+def test_the_numerics_are_the_listed_modules_and_those_a_config_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(files, "_NUMERICS", ["trainer"])
+    seen = []
+    for name in (
+        "trainer.py",
+        "tasks/math.py",
+        "tasks/words.py",
+        "figures.py",
+        "prompts/math.txt",
+        "prompts/__pycache__/m.pyc",
+        "prompts/math.txt~",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+        codes: list[tuple[str, ...]] = [(), ("tasks/math",), ("tasks/math", "prompts")]
+        known = [code for code in codes if all(any(tmp_path.glob(f"{part}*")) for part in code)]
+        seen.append([files._numerics.__wrapped__(code) for code in known])
+    plain, with_math, with_prompts = seen[-1]
+    assert len({plain, with_math, with_prompts}) == 3
+    assert {found[0] for found in seen} == {plain}  # what a config does not name does not count for it
+    assert {found[1] for found in seen[1:]} == {with_math}
+    assert {found[2] for found in seen[4:]} == {with_prompts}  # by-products do not count either
+    (tmp_path / "prompts" / "math.txt").write_text("x = 2")
+    assert files._numerics.__wrapped__(("tasks/math", "prompts")) != with_prompts
+    with pytest.raises(ValueError, match="neither a module tasks/maths.py nor a folder"):
+        files._numerics.__wrapped__(("tasks/maths",))
+    monkeypatch.setattr(files, "library_versions", lambda: {"torch": "2.0+cpu"})
+    on_cpu = files._numerics.__wrapped__(())
+    monkeypatch.setattr(files, "library_versions", lambda: {"torch": "2.0+cu130"})
+    assert files._numerics.__wrapped__(()) == on_cpu != plain
+
+
+def test_a_config_names_the_code_that_decides_its_numbers(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Tutor:
+        code = ("tasks/math",)
+
+    @dataclass(frozen=True)
+    class Same:
+        pass
+
+    numerics = [
+        read_json(Store(tmp_path).open(c).folder / "config.json")["numerics"] for c in (Tutor(), Same())
+    ]
+    assert numerics == [numerics_version(["tasks/math"]), numerics_version()]
+    built = [Store(tmp_path).artifact("a", {}, lambda f: None, code) for code in ((), ("tasks/math",))]
+    assert built[0] != built[1]
+
+
+def test_whatever_the_trainer_imports_counts_as_numerics() -> None:
+    package = Path(itpo.__file__).parent
+    seen: set[str] = set()
+    queue = ["trainer"]
+    while queue:
+        name = queue.pop()
+        seen.add(name)
+        module = package / f"{name}.py"
+        source = (module if module.is_file() else package / name / "__init__.py").read_text()
+        imported = re.findall(r"^ *from itpo\.(\w+)", source, re.M)
+        for names in re.findall(r"^ *from itpo import ([\w, ]+)", source, re.M):
+            imported += names.split(", ")
+        queue += [module for module in imported if module not in seen and module != "tasks"]
+    # What only runs with a pretrained model use is named by their configs.
+    named = {module for profile in ("smol", "consumer") for module in get_profile(profile).run.code}
+    # A run holds the values of its config; analysis and plan only describe; the client of servers is not used by these runs.
+    assert seen - {*files._NUMERICS} - named <= {
+        "runs",
+        "storage",
+        "config",
+        "analysis",
+        "plan",
+        "endpoint",
+    }
+
+
+def test_fingerprint_sees_results_and_not_the_clock(finished: Run, tmp_path: Path) -> None:
+    run = _train(tmp_path)
+    assert fingerprint(run) == fingerprint(finished)
+    (run.folder / "timing.jsonl").write_text("")
+    assert fingerprint(run) == fingerprint(finished)
+    (run.folder / "prm").mkdir()
+    (run.folder / "prm" / "adapter_model.safetensors").write_bytes(b"x")
+    assert fingerprint(run) != fingerprint(finished)
+
+
+def test_an_artifact_is_built_once_when_several_ask_at_the_same_time(tmp_path: Path) -> None:
+    built: list[Path] = []
+    answers: list[Path] = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        time.sleep(0.2)
+        (folder / "model.txt").write_text("weights")
+
+    def ask() -> None:
+        answers.append(Store(tmp_path).artifact("warm", {"config": toy.Toy()}, build))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1 and len(set(answers)) == 1 and len(answers) == 4
+    assert (answers[0] / "model.txt").read_text() == "weights"
+    assert answers[0].parent == tmp_path.resolve() / "models" and answers[0].name.startswith("warm-")
+    assert Store(tmp_path).artifact("warm", {"config": toy.Toy(seed=1)}, build) != answers[0]
+
+
+def test_a_broken_build_leaves_no_artifact_and_the_next_starts_afresh(tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise ArithmeticError("no convergence")
+
+    with pytest.raises(ArithmeticError):
+        Store(tmp_path).artifact("warm", {}, broken)
+    folder = Store(tmp_path).artifact("warm", {}, lambda folder: (folder / "whole.txt").write_text("whole"))
+    assert sorted(path.name for path in folder.iterdir()) == ["artifact.json", "whole.txt"]
+    (folder / "artifact.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="artifact.json"):
+        Store(tmp_path).artifact("warm", {}, broken)
+    with pytest.raises(ValueError, match="names a folder"):
+        Store(tmp_path).artifact("../warm", {}, broken)

@@ -1,0 +1,91 @@
+"""What is said of probe dialogues against runs written by hand, whose probes all hold one conversation."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from itpo.dialogue import ChatFormat, Message
+from itpo.models.tiny import build_tokenizer, scripted_dialogue
+from itpo.runs.store import Run
+from itpo.study import reward_dynamics, statistics, tables
+from itpo.study.profiles import Profile
+from itpo.tasks.registry import PROSE, TASKS, get_task
+
+
+def test_probes_are_read_back_as_conversations(judged_runs: list[Run], written_runs: list[Run]) -> None:
+    found = reward_dynamics.read_monitor(judged_runs[0])
+    assert found.messages(0)[2] == Message("user", "a lot of pears .")
+    assert found.kinds(0) == ["ask_first", "missed repair", "check", "answer"]
+    assert found.turn_rewards.shape == (5, 4, 4)
+    np.testing.assert_allclose(found.turn_rewards.sum(-1), found.token_rewards.sum(-1), rtol=1e-6)
+    with pytest.raises(ValueError, match="kept no log-ratios"):
+        reward_dynamics.read_monitor(written_runs[0])
+
+
+@pytest.mark.parametrize("name", [*TASKS, *PROSE])
+@pytest.mark.parametrize("cut", [False, True])
+def test_conversations_are_read_back_from_their_tokens(name: str, cut: bool) -> None:
+    """As they were encoded; a turn that its limit cut off has no end marker, and the user's block begins with one."""
+    task = get_task(name)
+    for seed in range(30):
+        said = scripted_dialogue(task, task.noisy_expert, random.Random(seed))[1]
+        words = {word for message in said for word in message.content.split()}
+        chat = ChatFormat(build_tokenizer(sorted(words)))
+        ids, turn_ids = chat.opening(said[:1]), [-1] * len(chat.opening(said[:1]))
+        for number, message in enumerate(said[1:]):
+            mine = message.role == "assistant"
+            block = chat.assistant_ids(message.content) if mine else chat.user_block(message.content, not cut)
+            block = block[:-1] if mine and cut else block
+            ids, turn_ids = ids + block, turn_ids + [number // 2 if mine else -1] * len(block)
+        padding = [chat.pad_id] * (seed % 3)
+        assert reward_dynamics.read_back(chat, ids + padding, turn_ids + [-1] * len(padding)) == said
+
+
+def test_the_case_is_chosen_by_the_first_rule_that_applies(judged_runs: list[Run]) -> None:
+    found = reward_dynamics.read_monitor(judged_runs[0])
+    case, rule = reward_dynamics.choose_case(found)
+    assert case == 1 and "unrepaired" in rule
+    case, rule = reward_dynamics.choose_case(replace(found, outcome=np.ones(4)))
+    assert case == 0 and "failed" not in rule
+    assert "most turns" in reward_dynamics.choose_case(found, turns_wanted=9)[1]
+    picture = reward_dynamics.case_of(found, 1)
+    assert picture.answers == ["a lot of pears .", "maybe 3 .", "sorry , it is 4 .", ""]
+    assert len(reward_dynamics.case_table(picture)) == picture.token_rewards.size
+    assert np.abs(picture.turn_rewards).max() == 1.0
+
+
+def test_credit_by_kind_sums_to_nothing_in_a_dialogue(judged_runs: list[Run], three_seeds: Profile) -> None:
+    credit = reward_dynamics.credit_by_kind(judged_runs)
+    total = (credit["value"] * credit["turns"]).groupby([credit["row"], credit["seed"]]).sum()
+    np.testing.assert_allclose(total, 0.0, atol=1e-6)
+    assert "confirmed" in (text := reward_dynamics.credit_text(credit, three_seeds)) or "inconclusive" in text
+    assert "replicated" not in text
+
+
+def test_stability_tables(judged_runs: list[Run]) -> None:
+    frame = reward_dynamics.spearman_curves(judged_runs, np.random.default_rng(0))
+    assert frame.loc[frame["step"] == 4, "value"].to_numpy() == pytest.approx(1.0)
+    table = reward_dynamics.convergence_table(frame, level=-1.0)
+    assert (table["first_step"] == 0).all() and (table["reached"] == 3).all() and len(table) == 12
+    assert reward_dynamics.convergence_table(frame, level=2.0)["first_step"].isna().all()
+    for rival in reward_dynamics.RIVALS:
+        assert len(reward_dynamics.stability_verdicts(frame, rival)) == 3
+
+
+def test_tau_tables(judged_runs: list[Run]) -> None:
+    curves = reward_dynamics.monitor_curves(judged_runs)
+    found = reward_dynamics.read_monitor(judged_runs[0])
+    expected = stats.kendalltau(found.log_ratio[2].sum(-1), found.outcome).statistic
+    assert curves["value"][2] == pytest.approx(expected)
+    ceilings = reward_dynamics.tau_ceilings(judged_runs, curves)
+    assert set(ceilings["panel"]) == {"batches", "probes"}
+    changes = reward_dynamics.tau_changes(judged_runs)
+    assert changes["tau"].tolist() == pytest.approx([0.26] * 6)
+    np.testing.assert_allclose(changes["ceiling"], statistics.kendall_ceiling(0.5, 32))
+    rulings = [v.ruling for v in reward_dynamics.tau_verdicts(tables.results(judged_runs))]
+    assert (
+        rulings == ["replicated", "not replicated"] * 3
+    )  # tau is 0.26: above chance, below the reported 0.5

@@ -1,0 +1,195 @@
+"""The tables of the result notebooks against runs written by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from itpo.figures import style
+from itpo.runs.store import Run
+from itpo.study import claims, statistics, tables
+from itpo.study.profiles import Profile, get_profile
+from itpo.study.reported import REPORTED
+
+
+def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -> None:
+    frame = tables.results(written_runs)
+    assert len(frame) == 18
+    assert set(frame["estimator"]) == {"rloo"} and set(frame["baseline"]) == {"released"}
+    line = frame[(frame["row"] == "uniform") & (frame["seed"] == 1)].iloc[0]
+    assert line["mean_success"] == pytest.approx(0.41) and np.isnan(line["tau"])
+    table = tables.main_table(frame, np.random.default_rng(0))
+    assert table["gain"].tolist()[1:] == pytest.approx([0.1, 0.3, 0.4, 0.5, 0.6])
+    assert np.isnan(table["gain"][0]) and np.isnan(table["tau"][0])
+    text = tables.main_text(table)
+    assert text["gain [S]"].tolist() == ["–", "+0.94", "-0.19", "+0.69", "+0.00", "+3.44"]
+    assert text["paper [S] (%)"][4] == "29.06 (one source)"
+    assert "for 3 of the 4 rows" in claims.order_text(table, three_seeds)
+
+
+def test_differences_are_paired_by_seed_in_any_order(written_runs: list[Run]) -> None:
+    frame = tables.results(written_runs)
+    expected = tables.effects(frame, "norm_itpo", "uniform", "success")
+    np.testing.assert_allclose(expected, [0.5, 0.5, 0.5])
+    mixed = frame.sample(frac=1.0, random_state=0)
+    np.testing.assert_allclose(tables.effects(mixed, "norm_itpo", "uniform", "success"), expected)
+    with pytest.raises(ValueError, match="train both"):
+        tables.effects(frame.iloc[1:], "norm_itpo", "trajectory_share", "success")
+
+
+def test_verdicts_are_marked_at_the_smoke_profile(written_runs: list[Run], three_seeds: Profile) -> None:
+    verdicts = claims.row_verdicts(tables.results(written_runs))
+    assert [verdict.claim for verdict in verdicts] == [
+        "C1",
+        "C3",
+        "C3, normalised",
+        "C4, uniform",
+        "C4, judge",
+    ]
+    lines = claims.verdict_text(verdicts, three_seeds).splitlines()
+    assert all("not meaningful" in line for line in lines)
+    assert "not meaningful" not in claims.verdict_text(verdicts, get_profile("laptop"))
+
+
+def test_one_seed_fills_every_table_without_an_interval(written_runs: list[Run]) -> None:
+    frame = tables.results([run for run in written_runs if run.config.seed == 0])
+    text = tables.main_text(tables.main_table(frame, np.random.default_rng(0)))
+    assert "no interval from 1 seed" in text.iloc[1, 1]
+    assert all(verdict.ruling == statistics.INCONCLUSIVE for verdict in claims.row_verdicts(frame))
+
+
+METHODS = ("trajectory_share", "itpo", "norm_itpo")
+
+
+def runs_of(
+    estimator: str,
+    *levels: list[float],
+    turns: float = 3.0,
+    rows: tuple[str, ...] = METHODS,
+    task: str = "math",
+) -> pd.DataFrame:
+    """A frame of results: the success of each row in seeds 0, 1, ...; a row has half a turn more than the one before."""
+    lines = [
+        (row, estimator, "released", seed, value, turns + 0.5 * place + 0.1 * seed * place)
+        for place, (row, values) in enumerate(zip(rows, levels, strict=True))
+        for seed, value in enumerate(values)
+    ]
+    frame = pd.DataFrame(lines, columns=["row", "estimator", "baseline", "seed", "success", "turns"])
+    return frame.assign(
+        task=task, greedy_success=frame["success"], mean_success=frame["success"], auc=np.nan, tau=np.nan
+    )
+
+
+RLOO = runs_of("rloo", [0.5, 0.6, 0.5, 0.6], [0.6, 0.7, 0.6, 0.7], [0.7, 0.81, 0.72, 0.83])
+PPO = runs_of("ppo", [0.8, 0.8, 0.8], [0.3, 0.3, 0.4], [0.7, 0.72, 0.8])
+
+
+def test_every_estimator_is_compared_with_its_own_baseline() -> None:
+    table = tables.main_table(pd.concat([RLOO, PPO]), np.random.default_rng(0)).set_index(
+        ["estimator", "row"]
+    )
+    assert table.loc[("rloo", "norm_itpo"), "gain"] == pytest.approx(0.215)
+    assert table.loc[("ppo", "norm_itpo"), "gain"] == pytest.approx(-0.06)
+    assert table.loc[("ppo", "norm_itpo"), "reported_gain"] == pytest.approx(0.0034)
+    text = tables.estimators_text(table.reset_index())
+    assert text["estimator"].tolist() == ["RLOO"] * 3 + ["PPO"] * 3
+    assert text["paper [S] (%)"].tolist() == ["29.06", "29.06 (one source)", "32.50", "26.81", "–", "27.15"]
+    assert text["gain [S]"].tolist() == ["–", "+0.00", "+3.44", "–", "–", "+0.34"]
+
+
+def test_every_task_is_compared_with_its_own_baseline_and_report() -> None:
+    medical = runs_of("rloo", [0.2, 0.3], [0.4, 0.5], [0.1, 0.3], task="medical")
+    table = tables.main_table(pd.concat([RLOO, medical]), np.random.default_rng(0))
+    assert table.set_index(["task", "row"]).loc[("medical", "norm_itpo"), "gain"] == pytest.approx(-0.05)
+    text = tables.tasks_text(table)
+    assert text["row"].tolist() == ["Trajectory-share", "ITPO", "Norm-ITPO"]
+    assert [name for name in text if name.endswith("(%)") and ":" in name] == [
+        "math tutoring: success (%)",
+        "medical recommendation: score (%)",
+    ]
+    assert text["medical recommendation: score (%)"][1].startswith("45.0 [")
+    assert text["paper [S] (%)"].iloc[2].tolist() == ["32.50", "66.14 or 69.24 (sources differ)"]
+    assert "score, sampled (%)" in tables.main_text(table[table["task"] == "medical"])
+
+
+def test_verdicts_take_one_task_and_its_smallest_gain(written_runs: list[Run]) -> None:
+    frame = tables.results(written_runs)
+    rules = {task: claims.row_verdicts(frame.assign(task=task))[-1].rule for task in REPORTED}
+    assert "0.0344" in rules["math"] and "0.0748" in rules["documents"] and "0.0492" in rules["medical"]
+    with pytest.raises(ValueError, match="2 tasks .math, medical."):
+        claims.row_verdicts(pd.concat([frame, frame.assign(task="medical")]))
+
+
+def test_runs_of_two_estimators_are_never_paired_by_accident() -> None:
+    with pytest.raises(ValueError, match="one task, estimator"):
+        tables.effects(pd.concat([RLOO, PPO]), "norm_itpo", "itpo", "success")
+
+
+def test_claims_by_estimator_and_where_the_gain_is_largest() -> None:
+    verdicts = {v.claim: v for v in claims.estimator_verdicts(pd.concat([RLOO, PPO]))}
+    assert list(verdicts) == ["C1, RLOO", "C1, PPO", "C2, RLOO", "C2, PPO", "C2, PPO against RLOO"]
+    assert verdicts["C1, RLOO"].ruling == "replicated"
+    assert verdicts["C1, PPO"].ruling == statistics.INCONCLUSIVE
+    most = verdicts["C2, PPO against RLOO"]
+    # Norm-ITPO's gain on ITPO in the seeds that both have: PPO .4 .42 .4, RLOO .1 .11 .12
+    assert most.effect.n == 3 and most.effect.mean == pytest.approx((0.3 + 0.31 + 0.28) / 3)
+    assert most.ruling == "replicated"
+    assert len(claims.estimator_verdicts(RLOO)) == 2
+
+
+def test_variants_are_compared_in_the_seeds_that_both_have(three_seeds: Profile) -> None:
+    rows = ("norm_itpo",)
+    groups = {"usual": RLOO, "other": runs_of("rloo", [0.6, 0.61], turns=5.0, rows=rows)}
+    table = tables.variant_table(groups)
+    assert table["variant"].tolist() == ["usual"] * 3 + ["other"]
+    line = table.iloc[3]
+    assert (
+        line["success_change"] == pytest.approx((0.6 - 0.7 + 0.61 - 0.81) / 2)
+        and line["success_change_n"] == 2
+    )
+    assert line["turns_change"] == pytest.approx((5 - 4 + 5 - 4.2) / 2)
+    assert line["gain"] == pytest.approx((0.6 - 0.5 + 0.61 - 0.6) / 2)
+    assert np.isnan(table["success_change"][0]) and np.isnan(table["gain"][0])
+    text = tables.variant_text(table)
+    assert text["change of turns"].tolist()[:3] == ["–"] * 3 and text["change of turns"][3].startswith(
+        "+0.90 ["
+    )
+
+
+def test_length_of_dialogues_is_ruled_by_the_interval(three_seeds: Profile) -> None:
+    swapped = RLOO.assign(turns=-RLOO["turns"])
+    even = RLOO.assign(turns=3.0)
+    one = RLOO[RLOO["seed"] == 0]
+    text = claims.turns_text({"a": RLOO, "b": swapped, "c": even, "d": one}, get_profile("laptop"))
+    rulings = [line.split("**")[1] for line in text.splitlines()]
+    assert rulings == ["longer dialogues", "shorter dialogues", *["no difference can be told"] * 2]
+    assert text.startswith("- a: +1.30 [") and "not meaningful" in claims.turns_text({"a": RLOO}, three_seeds)
+
+
+def test_curves_and_bands(written_runs: list[Run]) -> None:
+    curves = tables.curves(written_runs, "prm_kendall", smooth=3)
+    assert set(curves["row"]) == {"prime", "itpo", "norm_itpo"}
+    band = tables.bands(curves.sample(frac=1.0, random_state=0))
+    for _, part in band.groupby("row"):
+        assert part["step"].tolist() == [-1, 0, 1, 2, 3]
+        assert part["mean"].tolist() == pytest.approx([0.26] * 5)
+    assert tables.curves(written_runs, "nothing").empty
+
+
+def test_tables_are_written_with_their_label(
+    three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "output_folder", lambda profile: tmp_path)
+    tables.write_table(pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [0.5]}), "T0", three_seeds, "A note.")
+    assert "These numbers mean nothing" in (tmp_path / "T0.md").read_text()
+    assert (tmp_path / "T0.csv").read_text() == "b\n0.5\n"
+
+
+def test_settings_and_tuning(three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tables.settings_text(three_seeds.methods)["row"].tolist()[-1] == "Norm-ITPO"
+    monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
+    assert "no tuning record" in tables.tuning_text("math")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "tuning.csv").write_text("task,row,beta\nmath,itpo,0.2\nmedical,itpo,0.5\n")
+    assert "| itpo | 0.2 |" in (text := tables.tuning_text("math")) and "medical" not in text

@@ -1,0 +1,173 @@
+"""Conversations of finished runs: weights against the run's own probes, the same problems before and after, honest tables."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from itpo import turns
+from itpo.dialogue import Message
+from itpo.figures.conversations import Conversation
+from itpo.runs.store import Run, Store
+from itpo.specs import Adapter, TinyLM
+from itpo.study import reward_dynamics, transcripts
+from itpo.study.profiles import get_profile
+from itpo.study.statistics import t_interval
+from itpo.tasks.bleu import word_bleu
+from itpo.tasks.documents import Wish
+from itpo.tasks.medical import MedicalRecommendation, Patient
+from itpo.tasks.registry import TASKS, get_task
+from itpo.trainer import train
+from itpo.training.build import trained
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+SPEC = TinyLM(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16)
+
+
+def tiny_run(store: Store, task: str, row: str) -> Run:
+    """Two steps on a tiny model: enough to move policy and PRM."""
+    config = get_profile("smoke").on(task).config(row, seed=0)
+    sizes = {"steps": 2, "prompts": 2, "rollouts": 2, "monitor_dialogues": 6, "eval_dialogues": 2}
+    method = replace(config.method, policy_lr=0.05)  # so large that the policy speaks differently
+    run = store.open(
+        replace(config, method=method, model=SPEC, adapter=Adapter(), **sizes, monitor_every=1, prm_lr=0.05)
+    )
+    train(run.config, run)
+    return store.open(run.config)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def run(store):
+    return tiny_run(store, "math", "norm_itpo")
+
+
+@pytest.fixture(scope="module")
+def learner(run):
+    return trained(run)
+
+
+def words(messages):
+    return [word for m in messages for word in m.content.split() if word != "<|unk|>"]
+
+
+def test_weights_are_those_of_the_runs_own_probes(run, learner):
+    watched = reward_dynamics.read_monitor(run)
+    talks = transcripts.hold(learner, None, len(watched.outcome), "probe")
+    mask = torch.from_numpy(watched.turn_mask)
+    wanted = turns.normalize(torch.from_numpy(watched.turn_rewards[-1]), mask, run.config.method.eta)
+    spread = 0.0
+    for p, talk in enumerate(talks):
+        # A tiny model says special tokens, which read as further messages in the probes and not at all in text.
+        assert words(talk.messages) == words(watched.messages(p)) and talk.outcome == watched.outcome[p]
+        np.testing.assert_allclose(talk.weights, wanted[p][mask[p]], atol=1e-5)
+        assert sum(talk.weights) == pytest.approx(1.0, abs=1e-6)
+        spread = max(spread, max(talk.weights) - min(talk.weights))
+    assert spread > 0.01  # a PRM that says nothing would pass the rest
+
+
+def test_settings_of_the_method_are_used(run, learner):
+    watched = reward_dynamics.read_monitor(run)
+    learner.config = replace(run.config, method=replace(run.config.method, reduction="mean", eta=0.05))
+    try:
+        talk = transcripts.hold(learner, None, len(watched.outcome), "probe")[0]
+    finally:
+        learner.config = run.config
+    rewards = watched.token_rewards[-1][0]
+    means = [rewards[watched.turn_ids[0] == k].mean() / 0.05 for k in range(talk.turns)]
+    np.testing.assert_allclose(talk.weights, np.exp(means) / np.exp(means).sum(), atol=1e-5)
+
+
+def test_before_and_after_share_problems_and_first_messages(learner):
+    before, after = (transcripts.hold(learner, adapter, 8, "fresh") for adapter in (None, "policy"))
+    assert [talk.hidden for talk in before] == [talk.hidden for talk in after]
+    assert [talk.messages[0] for talk in before] == [talk.messages[0] for talk in after]
+    assert len({talk.hidden for talk in before}) > 1
+    assert [talk.messages for talk in before] != [talk.messages for talk in after]
+    assert before == transcripts.hold(learner, None, 8, "fresh")
+
+
+def test_rows_without_a_prm_have_no_weights(store):
+    learner = trained(tiny_run(store, "math", "trajectory_share"))
+    assert transcripts.hold(learner, "policy", 2, "fresh")[0].weights == ()
+
+
+def test_an_unfinished_run_is_refused(store):
+    config = get_profile("smoke").config("norm_itpo", seed=9)
+    with pytest.raises(ValueError, match="not finished: train it first"):
+        trained(store.open(config))
+
+
+def test_scripts_talk_about_the_same_problem(learner):
+    task = get_task("math")
+    ideal, noisy_expert = (
+        transcripts.scripted(learner, params, 3) for params in (task.expert, task.noisy_expert)
+    )
+    assert ideal.hidden == noisy_expert.hidden and ideal.messages[0] == noisy_expert.messages[0]
+    assert ideal.outcome == 1.0 and sum(ideal.weights) == pytest.approx(1.0, abs=1e-6)
+    assert ideal.kinds == tuple(task.turn_kinds(ideal.messages))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_can_be_read(name):
+    reading, task = transcripts.READINGS[name], get_task(name)
+    problem = task.sample(random.Random(0))
+    assert reading.hidden(problem) and (reading.measure is None) == (reading.beside == "")
+    if reading.measure:
+        assert reading.measure(problem, [Message("assistant", "hello")]) == 0.0
+
+
+def test_the_second_measures_score_the_last_words():
+    wish = Wish("music", "children", "warm")
+    said = [wish.draft, replace(wish, tone="funny").draft, "let me think ."]
+    talk = [Message("assistant", text) for text in said]
+    assert transcripts.word_score(wish, talk[:1]) == pytest.approx(1.0)
+    funny = replace(wish, tone="funny").target
+    assert transcripts.word_score(wish, talk) == word_bleu(funny, wish.target) < 1.0
+    patient = Patient("rash", "back", "days", "pollen")
+    for remedy, points in (("warmth", 10), ("tea", 6)):
+        last = [Message("assistant", f"you have subacute dorsal dermatitis . take {remedy} .")]
+        assert MedicalRecommendation.points(patient, last) == points
+        assert transcripts.is_accurate(patient, last) == float(points >= 8)
+
+
+def talk(outcome, kind="chat", turns=1, beside=None):
+    said = (Message("user", "hello"), Message("assistant", "hi")) * turns
+    scores = {"R": outcome} | ({} if beside is None else {"beside": beside})
+    return Conversation(said, (kind,) * turns, scores)
+
+
+def test_the_choice_looks_for_a_missed_repair_then_a_failure():
+    won, lost, missed = talk(1.0, "missed repair"), talk(0.5), talk(0.0, "missed repair")
+    assert transcripts.choose([won, lost, missed])[0] == 2
+    chosen, rule = transcripts.choose([won, lost])
+    assert chosen == 1 and "unrepaired" not in rule
+    assert transcripts.choose([won, won]) == (0, "the first")
+
+
+def test_comparison_is_paired_by_problem():
+    first = [talk(r, beside=r / 2) for r in (0.0, 0.5, 1.0)]
+    then = [talk(r, beside=r / 4, turns=2) for r in (0.5, 0.75, 1.0)]
+    frame = transcripts.comparison("documents", {"warm start": first, "trained": then})
+    assert frame["outcome"].tolist() == [0.5, 0.75] and frame["turns"].tolist() == [1.0, 2.0]
+    assert pd.isna(frame["gain"][0]) and frame["gain"][1] == 0.25
+    wanted = t_interval([0.5, 0.25, 0.0])
+    assert (frame["gain_low"][1], frame["gain_high"][1]) == (wanted.low, wanted.high)
+    assert frame["beside"].tolist() == [0.25, 0.1875]
+    text = transcripts.comparison_text(frame)
+    assert text["gain of R"].tolist()[0] == "–" and text["gain of R"][1].startswith("+0.25 [")
+    assert text["outcome R"][0].startswith("character BLEU 0.50 [")
+
+
+def test_comparison_without_a_second_measure():
+    frame = transcripts.comparison("math", {"a": [talk(0.0), talk(1.0)], "b": [talk(1.0), talk(1.0)]})
+    assert transcripts.comparison_text(frame)["beside it"].tolist() == ["–", "–"]
+    with pytest.raises(ValueError):
+        transcripts.comparison("math", {"a": [talk(0.0)], "b": [talk(0.0), talk(1.0)]})

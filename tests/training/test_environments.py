@@ -1,0 +1,170 @@
+"""Runs on real data whose users and judges are the policy's own base."""
+
+import json
+from functools import partial
+
+import pytest
+
+from itpo.config import Method, RunConfig
+from itpo.data import DataError, Example
+from itpo.dialogue import Message
+from itpo.models.loading import load_base
+from itpo.rollout.endpoint import EndpointError
+from itpo.rollout.llm_judge import ModelJudge
+from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
+from itpo.rollout.users import ModelUser
+from itpo.runs.store import Store
+from itpo.specs import Adapter, PretrainedModel, RealData
+from itpo.study import reward_dynamics, transcripts
+from itpo.trainer import train
+from itpo.training.build import build_learner, trained
+from itpo.training.environments import cast
+from itpo.training.learner import Learner
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def problems(tmp_path_factory):
+    rows = [
+        {
+            "conv_id": n,
+            "prompt": [{"role": "user", "content": "sam has some pens and gets more . how many now ?"}],
+            "single_turn_prompt": f"sam has {n} pens and gets 2 more . how many now ?",
+            "single_turn_completion": f"the answer is $\\boxed{{{n + 2}}}$",
+        }
+        for n in range(2, 12)
+    ]
+    for row in rows:  # equal openings would be repetitions
+        row["prompt"][0]["content"] += " ." * row["conv_id"]
+    return write(tmp_path_factory.mktemp("data") / "problems.jsonl", rows)
+
+
+def config(base, source, row="norm_itpo", **changes):
+    values = {
+        "method": Method(row, policy_lr=1e-3, beta=0.05),
+        "seed": 0,
+        "steps": 1,
+        "data": RealData("collabllm-math", source, user_tokens=6, judge_tokens=6),
+        "model": PretrainedModel(str(base)),
+        "adapter": Adapter(4, 8),
+        "max_turn_tokens": 6,
+        "prompts": 2,
+        "rollouts": 2,
+        "policy_minibatches": 2,
+        "prm_minibatches": 2,
+        "warmup": 1,
+        "eval_dialogues": 2,
+        "monitor_dialogues": 2,
+    }
+    return RunConfig(**values | changes)
+
+
+def test_a_run_on_real_data_with_users_of_its_own_base(tiny_folder, problems, tmp_path, unchecked):
+    wanted = config(tiny_folder, problems)
+    run = Store(tmp_path).open(wanted)
+    train(wanted, run)
+    assert run.done and run.metrics()["lost"].dropna().tolist() == [0.0]
+    again = Store(tmp_path / "again").open(wanted)
+    train(wanted, again)
+    assert run.summary() == again.summary()
+    (talk,) = transcripts.hold(trained(run), "policy", 1, "test")
+    assert "pens" in talk.hidden and set(talk.kinds) == {""} and talk.result.startswith("outcome 0.")
+    assert set(reward_dynamics.read_monitor(run).kinds(0)) == {""}
+
+
+def test_examples_of_evaluation_are_held_out(tiny_folder, problems, tmp_path, unchecked):
+    learner = build_learner(config(tiny_folder, problems), Store(tmp_path))
+    training, held_out = ({e.id for e in task.examples} for task in (learner.task, learner.evaluation))
+    assert len(training) == 9 and len(held_out) == 1 and not training & held_out
+    assert not learner.task.user.model.sampling.greedy and learner.evaluation.user.model.sampling.greedy
+    assert isinstance(learner.task, RealMath) and learner.task.judge is None
+    assert isinstance(learner.judge, ModelJudge)
+
+
+def test_plain_problems_are_opened_by_their_users(tiny_folder, tmp_path, unchecked):
+    """What the tiny model says is no opening anybody would write; it must be its own words, and not the problem."""
+    rows = [{"question": f"sam has {n} pens ?", "answer": f"#### {n}"} for n in range(4)]
+    data = RealData("gsm8k", write(tmp_path / "plain.jsonl", rows), user_tokens=3)
+    learner = Learner(config(tiny_folder, None), *load_base(tiny_folder), partial(cast, data, 8))
+    for example in (*learner.task.examples, *learner.evaluation.examples):
+        assert example.prompt[-1].role == "user" and example.prompt[-1].content not in ("", example.goal)
+
+
+class Shy:
+    """A language model that says nothing the first ``silent`` times that it is asked about an example."""
+
+    lanes = 1
+
+    def __init__(self, silent):
+        self.silent, self.asked = silent, []
+
+    def ask(self, prompts, seeds, read):
+        self.asked.append((len(prompts), tuple(seeds)))
+        answers = [EndpointError("no words")] * len(prompts)
+        return (
+            answers if len(self.asked) <= self.silent else [answers[0], *[read("hello")] * (len(prompts) - 1)]
+        )
+
+
+def test_who_says_nothing_is_asked_again_by_another_seed():
+    rows = [Example(str(n), "math", (Message("user", "2 + 2"),), "2 + 2", {"answer": "4"}) for n in range(3)]
+    shy = Shy(silent=1)
+    with pytest.raises(EndpointError, match="no words"):
+        ModelUser(shy).open(rows, seed=0)
+    assert [count for count, _ in shy.asked] == [3, 3, 1]
+    assert len({seed for _, seeds in shy.asked for seed in seeds}) == 7
+
+
+def test_the_count_limits_the_examples(tiny_folder, problems, unchecked):
+    data = RealData("collabllm-math", problems, count=4, user_tokens=4)
+    learner = Learner(config(tiny_folder, problems), *load_base(tiny_folder), partial(cast, data, 8))
+    assert len(learner.task.examples) == 3 and len(learner.evaluation.examples) == 1
+
+
+METHODS = {
+    "mtmeddialog": (
+        RealMedical,
+        [
+            {
+                "id": n,
+                "prompt": [{"role": "user", "content": f"my head hurts since {n} days ."}],
+                "reward_model": {
+                    "ground_truth": {"diagnosis": "migraine", "recommendation": "rest"},
+                    "patient_information": [
+                        {"doctor_question": "since when ?", "patient_response": f"{n} days"}
+                    ],
+                },
+            }
+            for n in range(3)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", METHODS)
+def test_tasks_without_a_rule_are_judged_by_the_base(layout, tiny_folder, tmp_path, unchecked):
+    kind, rows = METHODS[layout]
+    data = RealData(layout, write(tmp_path / "rows.jsonl", rows))
+    learner = Learner(config(tiny_folder, None), *load_base(tiny_folder), partial(cast, data, 8))
+    assert isinstance(learner.task, kind) and learner.task.judge is learner.judge
+    assert not isinstance(learner.task, RealDocuments)
+
+
+def test_data_that_cannot_be_read_says_what_to_do(tiny_folder, tmp_path):
+    with pytest.raises(DataError, match="download its files and pass their path"):
+        build_learner(config(tiny_folder, None, data=RealData("mtmeddialog")), Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["count", "user_tokens", "judge_tokens"])
+def test_sizes_are_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        RealData("gsm8k", **{name: 0})
+
+
+def test_unknown_formats_are_named_with_the_known():
+    with pytest.raises(ValueError, match="format is 'xml'; it must be one of .*gsm8k"):
+        RealData("xml")

@@ -1,0 +1,68 @@
+"""What a run takes, measured on a tiny model, against sizes that can be worked out by hand."""
+
+import pytest
+import torch
+
+from itpo import trainer
+from itpo.config import Method, RunConfig
+from itpo.models.loading import load_base
+from itpo.runs.store import Store
+from itpo.specs import Adapter
+from itpo.training import profiling
+
+SMALL = RunConfig(
+    method=Method("norm_itpo"),
+    seed=0,
+    steps=2,
+    adapter=Adapter(4, 8),
+    prompts=2,
+    rollouts=2,
+    policy_minibatches=2,
+    prm_minibatches=2,
+)
+
+
+def test_memory_by_part(tiny_folder, unchecked):
+    learner = trainer.Learner(SMALL, *load_base(tiny_folder, device="cpu"), trainer.get_task("math"))
+    frame = profiling.memory(learner)
+    found = dict(zip(frame["part"], frame["bytes"], strict=True))
+    plain, _ = load_base(tiny_folder, device="cpu")
+    assert found["base"] == 4 * sum(p.numel() for p in plain.parameters())
+    own = sum(p.numel() for name in ("policy", "prm") for p in learner.backbone.parameters(name).values())
+    assert found["adapters (2)"] == 4 * own
+    # Two moments a parameter, and a step count a tensor.
+    assert found["optimizer state"] == pytest.approx(8 * own, rel=0.05)
+    assert set(frame.loc[frame["when"] == "peak", "part"]) == {
+        "rollout",
+        "update of the PRM",
+        "update of the policy",
+    }
+    assert (frame["bytes"] > 0).all()
+
+
+def test_bytes_of_four_bits(tiny_folder):
+    pytest.importorskip("bitsandbytes")
+    full, _ = load_base(tiny_folder, device="cpu")
+    small, _ = load_base(tiny_folder, "nf4", "cpu")
+    linear = sum(p.numel() for n, p in full.named_parameters() if "proj" in n)
+    saved = profiling.model_bytes(full) - profiling.model_bytes(small)
+    assert saved == pytest.approx(3.48 * linear, rel=0.02)
+
+
+def test_peaks_are_of_what_is_held_at_once():
+    def call():
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert 8000 <= profiling.peak_bytes(call, torch.device("cpu")) < 8100  # and the two numbers
+
+
+def test_seconds_are_means_over_steps(tmp_path):
+    run = Store(tmp_path).open(SMALL)
+    for step, scale in enumerate((1.0, 3.0)):
+        run.log_time(step, {"generation": scale, "reference": 1.0, "prm": 2.0, "critic": 0.0, "policy": 4.0})
+    frame = profiling.seconds([run])
+    assert frame["part"].tolist() == ["generation", "reference", "prm", "policy"]
+    assert frame["seconds"].tolist() == [2.0, 1.0, 2.0, 4.0] and set(frame["row"]) == {"norm_itpo"}
