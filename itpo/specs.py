@@ -61,10 +61,10 @@ class Options(dict[str, Any]):
 def setting(
     default: Any = dataclasses.MISSING,
     *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
+    low: int | float | None = None,
+    above: int | float | None = None,
+    high: int | float | None = None,
+    below: int | float | None = None,
     among: Sequence[str] | None = None,
     names_run: bool = True,
 ) -> Any:
