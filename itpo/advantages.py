@@ -1,8 +1,8 @@
 """Advantage estimators: rewards of a group of rollouts in, returns and whitened advantages out.
 
-Shapes: B dialogues, T tokens. The n rollouts of one prompt are a group and lie in consecutive rows, so B =
-groups * n. Every function is a plain tensor function. RLOO and GRPO: add the sources of reward after each
-was baselined or normalised, then take the returns. PPO: add the sources, then take `gae`.
+In signatures B counts dialogues and T tokens. The n rollouts of one prompt are a group and lie in consecutive rows of a
+batch: B = groups * n. RLOO and GRPO: add the sources of reward after each was baselined or normalised, then take the returns.
+PPO: add the sources, then take `gae`.
 """
 
 import torch
@@ -64,24 +64,26 @@ def rloo(
     group_size: int,
     baseline: str = "released",
 ) -> Float[Tensor, "B T"]:
-    """Subtract a leave-one-out baseline, taken over the prompt's other rollouts, from a source of reward.
+    """Subtract a leave-one-out baseline, taken over the prompt's other rollouts, from a source of reward; 0 off its positions.
 
-    Source: the released code for `baseline="released"`: with m_i the mean of row i's rewards over its
-    reward positions, each reward becomes r * n/(n-1) - sum_j m_j / (n-1). `baseline="trajectory"` is RLOO
-    on whole trajectories: the mean total reward of the other n-1 rollouts is subtracted once, at the row's
-    last reward position, so that it reaches the return of every earlier token exactly once.
-    `baseline="to_go"` compares what is still to come [O]: the return from a row's k-th reward position on is reduced by the
-    mean of the same of those other rollouts that have a k-th position, and not at all where none has.
+    `reward_mask` marks where this source places rewards. A rollout without any reward position was dropped: it is left out,
+    and n counts the others. A rollout that is alone in its group has nobody to be compared with: its baseline is 0.
 
-    Shapes: `rewards` (B, T), `reward_mask` (B, T) bool, where this source places rewards -> (B, T), 0 off
-    the mask. Groups are consecutive rows. A row without reward positions, a dialogue that was dropped, is
-    left out of its group: n counts the rows that have some. A row that is alone in its group has nobody to
-    be compared with: its baseline is 0 and its rewards are kept.
-    Errors: ValueError for an unknown baseline, a group size that does not divide B, or a mask that is not
-    bool or not of the rewards' shape.
-    Deviations from the paper: "released" subtracts its baseline at every reward position, so dialogues of
-    equal outcome and unequal turn counts get unequal returns; "trajectory" and "to_go" have no such bias, as what they
-    subtract from a return does not depend on the row's own choices.
+    `baseline="released"` is the released code: with m_i the mean reward of rollout i over its reward positions, each reward r
+    of it becomes r * n/(n-1) - sum_j m_j / (n-1).
+
+    `baseline="trajectory"` is RLOO on whole trajectories: the mean total reward of the other n-1 rollouts is subtracted once,
+    at the last reward position, so that it reaches the return of every earlier token exactly once.
+
+    `baseline="to_go"` compares what is still to come [O]: from the return at a rollout's k-th reward position it subtracts the
+    mean of the same over those other rollouts that have a k-th position, and nothing where none has.
+
+    Deviation from the paper: "released" subtracts its baseline at every reward position, so that dialogues of equal outcome
+    and unequal turn counts get unequal returns. The other two have no such bias, as what they subtract from a return does not
+    depend on the rollout's own choices.
+
+    Raises ValueError for an unknown baseline, a group size that does not divide B, or a mask that is not bool or not of the
+    rewards' shape.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
@@ -96,7 +98,7 @@ def rloo(
         raise ValueError(f"unknown baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
     _check_groups(rewards, reward_mask, group_size)
     if baseline == "to_go":
-        return _less_to_go_of_others(rewards, reward_mask, group_size)
+        return _subtract_mean_to_go(rewards, reward_mask, group_size)
 
     def group_sum(per_row: Tensor) -> Tensor:
         return per_row.view(-1, group_size).sum(-1).repeat_interleave(group_size)
@@ -115,8 +117,8 @@ def rloo(
     return torch.where(reward_mask & (n > 1), baselined, rewards)
 
 
-def _less_to_go_of_others(rewards: Tensor, reward_mask: Tensor, group_size: int) -> Tensor:
-    """Rewards whose sum from each reward position on is that of `rewards` less the mean of the same over other rollouts."""
+def _subtract_mean_to_go(rewards: Tensor, reward_mask: Tensor, group_size: int) -> Tensor:
+    """Subtract from each reward-to-go the mean reward-to-go of the other rollouts at the same position."""
     rewards = torch.where(reward_mask, rewards, 0)
     order = reward_mask.long().cumsum(-1) - 1
     # Column k of what follows is about a row's k-th reward position; whether it has one.
@@ -129,29 +131,26 @@ def _less_to_go_of_others(rewards: Tensor, reward_mask: Tensor, group_size: int)
         return (grouped.sum(1, keepdim=True) - grouped).flatten(0, 1)
 
     mean = torch.where(has, of_others(to_go) / of_others(has.long()).clamp(min=1), 0)
-    charge = mean - torch.nn.functional.pad(mean, (0, 1))[:, 1:]
-    return torch.where(reward_mask, rewards - charge.gather(-1, order.clamp(min=0)), 0)
+    baseline = mean - torch.nn.functional.pad(mean, (0, 1))[:, 1:]
+    return torch.where(reward_mask, rewards - baseline.gather(-1, order.clamp(min=0)), 0)
 
 
 def grpo(
     rewards: Float[Tensor, "B T"], reward_mask: Bool[Tensor, "B T"], group_size: int
 ) -> Float[Tensor, "B T"]:
-    """Normalise a source of reward over the prompt's rollouts, (r - mean) / sqrt(var + 1e-8).
+    """Normalise a source of reward over the prompt's rollouts, (r - mean) / sqrt(var + 1e-8); 0 off its positions.
 
-    Mean and variance are taken over all reward positions of the group together, the variance being
-    Bessel-corrected. The advantage of a token is the sum of the normalised rewards from its position on,
-    see `returns`; with one reward a rollout this is GRPO with outcome supervision.
+    Mean and variance are taken over all reward positions of the group together; the variance is Bessel-corrected. The
+    advantage of a token is the sum of the normalised rewards from its position on, see `returns`; with one reward a rollout
+    this is GRPO with outcome supervision. A group with one reward position, or with rewards that differ by no more than
+    rounding, gives zeros.
 
-    Source: GRPO with process supervision (DeepSeekMath, Shao et al., 2024).
+    Source: GRPO with process supervision (DeepSeekMath, Shao et al., 2024), with 1e-8 added to the variance; the paper's own
+    GRPO is known to us by name only. As in the released RLOO a mean is subtracted at every reward position, so that dialogues
+    of equal outcome and unequal turn counts get unequal returns.
 
-    Shapes: `rewards` (B, T), `reward_mask` (B, T) bool, where this source places rewards -> (B, T) without
-    unit, 0 off the mask. Groups are consecutive rows. A row without reward positions does not count. A
-    group with one reward position, or with rewards that differ by no more than rounding, gives zeros.
-    Errors: ValueError for a group size that does not divide B, a mask that is not bool or not of the
-    rewards' shape, or masked rewards that are not finite.
-    Deviations from the paper: its GRPO is known to us by name only; this is DeepSeekMath's, with 1e-8 added
-    to the variance. As in the released RLOO a mean is subtracted at every reward position, so dialogues of
-    equal outcome and unequal turn counts get unequal returns.
+    Raises ValueError for a group size that does not divide B, a mask that is not bool or not of the rewards' shape, or masked
+    rewards that are not finite.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
@@ -166,14 +165,10 @@ def grpo(
 
 
 def returns(rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Sum the rewards from each assistant token to the dialogue's end, G_t = sum_{s >= t} r_s, undiscounted.
+    """Sum the rewards from each assistant token to the dialogue's end, G_t = sum_{s >= t} r_s, undiscounted; 0 off the mask.
 
-    Source: the released code.
-
-    Shapes: `rewards` (B, T), `response_mask` (B, T) bool -> (B, T) in the units of `rewards`, 0 off the
-    mask. Rewards off the mask are left out.
-    Errors: ValueError for a mask that is not bool or not of the rewards' shape.
-    Deviations from the paper: none.
+    Source: the released code. Rewards off the mask are left out. Raises ValueError if the mask is not bool or not of the
+    rewards' shape.
 
     >>> returns(torch.tensor([[1.0, 9.0, 2.0]]), torch.tensor([[True, False, True]])).tolist()
     [[3.0, 0.0, 2.0]]
@@ -184,15 +179,12 @@ def returns(rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -
 
 
 def whiten(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Shift and scale the masked values of the batch to mean 0 and variance 1, (v - mean) / sqrt(var + 1e-8).
+    """Shift and scale the masked values of the batch to mean 0 and variance 1, (v - mean) / sqrt(var + 1e-8); 0 off the mask.
 
-    Source: the released code; the variance is Bessel-corrected.
+    Source: the released code; the variance is Bessel-corrected. A single value, and values that differ by no more than
+    rounding, give zeros.
 
-    Shapes: `values` (B, T), `mask` (B, T) bool -> (B, T) without unit, 0 off the mask. A single value, and
-    values that differ by no more than rounding, give zeros.
-    Errors: ValueError for a mask that is not bool or not of the values' shape, or for masked values that
-    are not finite.
-    Deviations from the paper: none.
+    Raises ValueError if the mask is not bool or not of the values' shape, or if masked values are not finite.
 
     >>> whiten(torch.tensor([[0.0, 2.0, 4.0, 99.0]]), torch.tensor([[True, True, True, False]])).tolist()
     [[-1.0, 0.0, 1.0, 0.0]]
@@ -210,20 +202,16 @@ def gae(
     gamma: float = 1.0,
     lam: float = 1.0,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Estimate advantages with a learned value, A_t = sum_l (gamma lam)^l delta_{t+l}, and the returns.
+    """Estimate advantages with a learned value, A_t = sum_l (gamma lam)^l delta_{t+l}, and the returns A_t + V_t that train it.
 
-    Here delta_t = r_t + gamma V_{t+1} - V_t, and t counts assistant tokens only: the state after a turn's
-    last token is the one before the next turn's first token, and the value after the last token of all is
-    0. The returns A_t + V_t are what the value is trained on.
+    Here delta_t = r_t + gamma V_{t+1} - V_t, where V_t is the value before token t is chosen and t counts assistant tokens
+    only: the state after a turn's last token is the one before the next turn's first token, and the value after the last token
+    of all is 0. What stands off the mask is left out; advantages and returns are 0 there.
 
-    Source: generalised advantage estimation (Schulman et al., 2016).
+    Source: generalised advantage estimation (Schulman et al., 2016); the released code has no PPO.
 
-    Shapes: `rewards`, `values` (B, T), V_t being the value before token t is chosen, `response_mask` (B, T)
-    bool -> advantages and returns, both (B, T) in the units of `rewards`, 0 off the mask. Rewards and
-    values off the mask are left out.
-    Errors: ValueError for a gamma or lam outside [0, 1], shapes that do not match, a mask that is not bool,
-    or masked rewards or values that are not finite.
-    Deviations from the paper: none known; the released code has no PPO.
+    Raises ValueError for a gamma or lam outside [0, 1], if shapes differ, if the mask is not bool, or if masked rewards or
+    values are not finite.
 
     >>> mask = torch.tensor([[True, False, True]])
     >>> advantages, returns = gae(torch.tensor([[0.0, 9.0, 1.0]]), torch.tensor([[0.5, 9.0, 0.25]]), mask)
@@ -259,10 +247,9 @@ def explained_variance(
 ) -> Float[Tensor, ""]:
     """Measure how much of the returns a critic predicts, 1 - Var(G - V) / Var(G) over the masked tokens.
 
-    Shapes: `values`, `returns` (B, T), `mask` (B, T) bool -> (), 1 for a perfect critic, 0 for one that
-    tells nothing, below 0 for one that misleads, nan if the returns differ by no more than rounding.
-    Errors: ValueError for shapes that do not match, a mask that is not bool, or masked values or returns
-    that are not finite.
+    It is 1 for a perfect critic, 0 for one that tells nothing, below 0 for one that misleads, and nan if the returns differ by
+    no more than rounding. Raises ValueError if shapes differ, if the mask is not bool, or if masked values or returns are not
+    finite.
 
     >>> mask = torch.tensor([[True, True, True, False]])
     >>> returns = torch.tensor([[0.0, 1.0, 2.0, 9.0]])

@@ -1,10 +1,9 @@
-"""Reward attribution: one function for each row of the paper's Table 1, and the registry that names them.
+"""Reward attribution: one function for each method of the paper's Table 1, and the registry that names them.
 
-A row turns signals about a batch of dialogues into rewards (B, T), zero wherever the row places none. To
-add a row, write one function whose parameters are named after the signals it needs, and add one line to
-`METHODS`.
+A method turns signals about a batch of dialogues into rewards of tokens, zero wherever it places none. To add one, write a
+function whose parameters are named after the signals it needs, and add its entry to `METHODS`.
 
-Shapes: B dialogues, T tokens, K turns. Equation numbers are those of the ITPO paper.
+In signatures B counts dialogues, T tokens and K turns. Equation numbers are those of the ITPO paper.
 """
 
 import importlib
@@ -40,11 +39,7 @@ def _check_tokens(values: Tensor, response_mask: Tensor, name: str) -> None:
 def trajectory_share(outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Place the whole outcome R at the last assistant token, so that every token's return is R.
 
-    Source: Table 1, "trajectory-share".
-
-    Shapes: `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome.
-    Errors: ValueError if the number of outcomes is not that of dialogues.
-    Deviations from the paper: none.
+    Source: Table 1, "trajectory-share". Raises ValueError unless there is one outcome for each dialogue.
 
     >>> trajectory_share(torch.tensor([0.75]), torch.tensor([[0, 0, -1, 1]])).tolist()
     [[0.0, 0.0, 0.0, 0.75]]
@@ -61,16 +56,13 @@ def uniform(
 ) -> Float[Tensor, "B T"]:
     """Split the outcome over turns by a draw from a symmetric Dirichlet, w ~ Dir(alpha, ..., alpha).
 
-    Source: Table 1, "uniform decomposition".
+    Source: Table 1, "uniform decomposition". `concentration` is alpha; at 1 every split is equally likely. The draw happens on
+    the generator's device.
 
-    Shapes: `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome; rows sum to the outcome.
-    `concentration` is alpha; at 1 every split is equally likely. The draw happens on the generator's
-    device.
-    Errors: ValueError if the number of outcomes is not that of dialogues, or for a concentration that is
-    not positive.
-    Deviations from the paper: the concentration is our choice, the paper's value being unknown to us. The
-    draws follow the (B, K) shape of the batch, so that another batch layout gives another split from the
-    same seed.
+    Deviation from the paper: the concentration is our choice, the paper's value being unknown to us. The draws follow the
+    number of dialogues and turns of the batch, so that another batch layout gives another split from the same seed.
+
+    Raises ValueError unless there is one outcome for each dialogue, or for a concentration that is not positive and finite.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> split = uniform(torch.tensor([0.8]), torch.tensor([[0, 0, -1, 1]]), generator)
@@ -96,17 +88,13 @@ def value_model(
 ) -> Float[Tensor, "B T"]:
     """Give every assistant token the change of a learned value, V_{t+1} - V_t, and R - V_t at the last one.
 
-    This is the undiscounted TD error when the outcome comes at the end. t counts assistant tokens only: the
-    value after a turn's last token is that before the next turn's first one.
+    This is the undiscounted TD error when the outcome comes at the end; the rewards from token t on sum to R - V_t. V_t is the
+    value before token t is chosen, and t counts assistant tokens only: the value after a turn's last token is that before the
+    next turn's first one. `outcome` is the total return of the dialogue in the units of the values.
 
-    Source: Table 1, "Value model".
+    Source: Table 1, "Value model". The paper uses it with PPO only, whose critic gives V.
 
-    Shapes: `values` (B, T), V_t being the value before token t is chosen, `outcome` (B,), the total return
-    of the dialogue in the units of the values, `response_mask` (B, T) bool -> (B, T), 0 off the mask. The
-    rewards from token t on sum to R - V_t.
-    Errors: ValueError if the number of outcomes is not that of dialogues, or for a mask that is not bool or
-    not of the values' shape.
-    Deviations from the paper: none known; the paper uses the row with PPO only, whose critic gives V.
+    Raises ValueError unless there is one outcome for each dialogue, or if the mask is not bool or not of the values' shape.
 
     >>> mask = torch.tensor([[True, False, True]])
     >>> value_model(torch.tensor([[0.25, 9.0, 0.5]]), torch.tensor([1.0]), mask).tolist()
@@ -127,14 +115,11 @@ def judge(
 ) -> Float[Tensor, "B T"]:
     """Split the outcome over turns in proportion to a judge's scores, c_k / sum_j c_j * R at turn ends.
 
-    Source: Table 1, "LLM-as-a-judge".
+    Source: Table 1, "LLM-as-a-judge". Scores are at least 0 and in any unit; those of turns that a dialogue does not have are
+    left out. Deviation from the paper: a dialogue whose scores are all 0 is shared equally, which is our choice.
 
-    Shapes: `judge_scores` (B, K), at least 0 and in any unit, `outcome` (B,), `turn_ids` (B, T) int64 ->
-    (B, T) in units of outcome; rows sum to the outcome, or to 0 in a dialogue without any turn. Scores of
-    turns that a dialogue does not have are left out. A dialogue whose scores are all 0 shares equally.
-    Errors: ValueError if the number of outcomes is not that of dialogues, if the scores are not one for
-    each turn, or for scores of existing turns that are negative or not finite.
-    Deviations from the paper: that zeros share equally is our choice.
+    Raises ValueError unless there is one outcome for each dialogue and one score for each turn, or for scores of existing
+    turns that are negative or not finite.
 
     >>> ids = torch.tensor([[0, 0, -1, 1]])
     >>> judge(torch.tensor([[1.0, 3.0]]), torch.tensor([0.5]), ids).tolist()
@@ -163,11 +148,7 @@ def judge(
 def prime(token_rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Keep the implicit reward r_t of eq. (2) at every assistant token.
 
-    Source: Table 1, "PRIME".
-
-    Shapes: `token_rewards` (B, T), `response_mask` (B, T) bool -> (B, T) in the units of `token_rewards`.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
-    Deviations from the paper: none.
+    Source: Table 1, "PRIME". Raises ValueError if the mask is not bool or not of the tokens' shape.
 
     >>> prime(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])).tolist()
     [[1.0, 2.0, 0.0]]
@@ -181,11 +162,8 @@ def itpo(
 ) -> Float[Tensor, "B T"]:
     """Place each turn's implicit reward R_k = sum_{t in T_k} r_t at the turn's last token.
 
-    Equation (4); Table 1, "ITPO".
-
-    Shapes: `token_rewards` (B, T), `turn_ids` (B, T) int64 -> (B, T) in the units of `token_rewards`.
-    Errors: ValueError for an unknown reduction or for shapes that do not match.
-    Deviations from the paper: reductions other than "sum", see `itpo.turns.aggregate`.
+    Equation (4); Table 1, "ITPO". Deviation from the paper: reductions other than "sum", see `itpo.turns.aggregate`, which
+    also says what it raises.
 
     >>> itpo(torch.tensor([[1.0, 2.0, 9.0, 4.0]]), torch.tensor([[0, 0, -1, 1]])).tolist()
     [[0.0, 3.0, 0.0, 4.0]]
@@ -202,13 +180,10 @@ def norm_itpo(
 ) -> Float[Tensor, "B T"]:
     """Split the outcome over turns by the posterior of eq. (5), placing w_k * R at each turn's last token.
 
-    Equation (6); Table 1, "Norm-ITPO".
+    Equation (6); Table 1, "Norm-ITPO". Rewards of a dialogue sum to its outcome, or to 0 where it has no turns. Deviation from
+    the paper: reductions other than "sum"; the released code uses "length_normalized".
 
-    Shapes: `token_rewards` (B, T), `outcome` (B,), `turn_ids` (B, T) int64 -> (B, T) in units of outcome;
-    rows sum to the outcome, or to 0 in a dialogue without any turn.
-    Errors: ValueError for an unknown reduction, a temperature that is not positive, or shapes that do not
-    match.
-    Deviations from the paper: reductions other than "sum"; the released code uses "length_normalized".
+    Raises ValueError for an unknown reduction, a temperature that is not positive and finite, or shapes that do not match.
 
     >>> rewards, ids = torch.tensor([[0.1, 0.1, 9.0, 0.2]]), torch.tensor([[0, 0, -1, 1]])
     >>> norm_itpo(rewards, torch.tensor([0.5]), ids, temperature=0.4).tolist()
@@ -229,13 +204,10 @@ _REWARD_POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def reward_mask(granularity: str, turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Mark the positions at which a row of the given granularity places rewards.
+    """Mark where a method of the given granularity places rewards: last assistant tokens, turn ends, or all assistant tokens.
 
-    Source: the released code, whose baselines average over the positions at which a source places rewards.
-
-    Shapes: `turn_ids` (B, T) int64 -> (B, T) bool: last assistant tokens, turn ends, or all assistant
-    tokens.
-    Errors: ValueError for an unknown granularity.
+    Source: the released code, whose baselines average over the positions at which a source places rewards. Raises ValueError
+    for an unknown granularity.
 
     >>> reward_mask("turn", torch.tensor([[0, 0, -1, 1]])).tolist()
     [[False, True, False, True]]
@@ -328,7 +300,7 @@ class MethodEntry:
         >>> get_method("norm_itpo").check_options({"temperature": -1.0})
         Traceback (most recent call last):
             ...
-        ValueError: options of method 'norm_itpo': temperature must be a positive finite number, got -1.0
+        ValueError: options of method 'norm_itpo': temperature must be positive and finite, got -1.0; try 0.4
         """
         merged = merge_options(f"method {self.name!r}", self.options, options)
         ids = torch.tensor([[-1, 0, -1, 1]])

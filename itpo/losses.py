@@ -1,8 +1,7 @@
 """Losses over assistant tokens: clipped surrogate, KL to the reference, clipped value loss, masked mean.
 
-Shapes: B dialogues, T tokens. Log-probabilities are in nats. Every mean takes an optional `denominator`,
-the number of assistant tokens of the whole minibatch: losses of micro-batches divided by it add up to the
-loss of the minibatch.
+In signatures B counts dialogues and T tokens. Log-probabilities are in nats. Every mean takes an optional `denominator`, the
+number of assistant tokens of the whole minibatch: losses of micro-batches divided by it add up to the loss of the minibatch.
 """
 
 import torch
@@ -46,14 +45,10 @@ def _check_surrogate(advantages: Tensor, logp: Tensor, clip: float) -> None:
 def masked_mean(
     values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], denominator: int | None = None
 ) -> Float[Tensor, ""]:
-    """Average the masked values, sum_{t in mask} v_t / N; on token entropies this is the entropy bonus.
+    """Average the masked values, sum_{t in mask} v_t / N; 0 for an empty mask. On token entropies this is the entropy bonus.
 
-    Source: the released code, which averages every policy loss over assistant tokens.
-
-    Shapes: `values` (B, T), `mask` (B, T) bool -> () in the units of `values`; 0 for an empty mask.
-    `denominator` is N, left out: the number of masked tokens here.
-    Errors: ValueError for a mask that is not bool or not of the values' shape, or a denominator below 1.
-    Deviations from the paper: none.
+    Source: the released code, which averages every policy loss over assistant tokens. N is `denominator`, or else the number
+    of masked tokens here. Raises ValueError if the mask is not bool or not of the values' shape, or for a denominator below 1.
 
     >>> masked_mean(torch.tensor([[1.0, 3.0, 99.0]]), torch.tensor([[True, True, False]])).item()
     2.0
@@ -70,13 +65,11 @@ def masked_mean(
 def importance_ratio(
     logp: Float[Tensor, "B T"], old_logp: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Give the probability ratio of the new policy to the one that sampled, rho_t = exp(log pi - log pi_old).
+    """Compute the probability ratio of the new policy to the sampling one, rho_t = exp(log pi - log pi_old); 1 off the mask.
 
-    Source: the ratio inside the clipped surrogate (Schulman et al., 2017).
+    Source: the ratio inside the clipped surrogate (Schulman et al., 2017). Deviation: it is cut at exp(20), to keep it finite.
 
-    Shapes: `logp`, `old_logp` (B, T) in nats, `mask` (B, T) bool -> (B, T), 1 off the mask.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
-    Deviations from the paper: ratios are cut at exp(20), which keeps them finite.
+    Raises ValueError if the mask is not bool, or if shapes differ.
 
     >>> logp, old_logp = torch.tensor([[-1.0, -9.0]]), torch.tensor([[-1.0, -1.0]])
     >>> importance_ratio(logp, old_logp, torch.tensor([[True, False]])).tolist()
@@ -95,13 +88,10 @@ def clipped_surrogate(
 ) -> Float[Tensor, ""]:
     """Score a policy step, -mean_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t), to be minimised.
 
-    Source: PPO (Schulman et al., 2017), averaged over assistant tokens as in the released code, clip 0.2.
+    Source: PPO (Schulman et al., 2017), averaged over assistant tokens as in the released code, whose c is 0.2. Deviation:
+    ratios are cut at exp(20), which keeps them finite. Gradients reach `logp` only. For `denominator` see `masked_mean`.
 
-    Shapes: `logp`, `old_logp` (B, T) in nats, `advantages` (B, T), `mask` (B, T) bool -> (). Gradients
-    reach `logp` only. `denominator`: see `masked_mean`.
-    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip or denominator out
-    of range.
-    Deviations from the paper: ratios are cut at exp(20), which keeps them finite.
+    Raises ValueError if shapes differ, if the mask is not bool, or for a clip or denominator that is not positive.
 
     >>> logp = torch.log(torch.tensor([[0.9, 0.5]]))
     >>> old_logp = torch.log(torch.tensor([[0.5, 0.5]]))
@@ -125,12 +115,7 @@ def clip_fraction(
 ) -> Float[Tensor, ""]:
     """Measure the share of assistant tokens whose gradient the clipping removes.
 
-    Those are the tokens with A_t > 0 and rho_t > 1 + c, or A_t < 0 and rho_t < 1 - c.
-
-    Shapes: `logp`, `old_logp` (B, T) in nats, `advantages` (B, T), `mask` (B, T) bool -> () between 0 and
-    1.
-    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip that is not
-    positive.
+    Those are the tokens with A_t > 0 and rho_t > 1 + c, or A_t < 0 and rho_t < 1 - c. Raises as `clipped_surrogate`.
 
     >>> logp = torch.log(torch.tensor([[0.9, 0.5]]))
     >>> old_logp = torch.log(torch.tensor([[0.5, 0.5]]))
@@ -149,17 +134,15 @@ def kl_k3(
     mask: Bool[Tensor, "B T"],
     denominator: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Estimate the KL divergence from the policy to the reference, mean_t exp(d_t) - d_t - 1.
+    """Estimate the KL divergence from the policy to the reference in nats, mean_t exp(d_t) - d_t - 1.
 
     Here d_t = log pi_ref - log pi at token t.
 
-    Source: the k3 estimator (Schulman, 2020), which the released code uses with coefficient 1e-3. It is
-    never negative, and unbiased on tokens drawn from the policy.
+    Source: the k3 estimator (Schulman, 2020), which the released code uses with coefficient 1e-3. It is never negative, and
+    unbiased on tokens drawn from the policy. Deviation: d_t is cut at 20, which keeps the estimate finite. Gradients reach
+    `logp` only. For `denominator` see `masked_mean`.
 
-    Shapes: `logp`, `ref_logp` (B, T) in nats, `mask` (B, T) bool -> () in nats. Gradients reach `logp`
-    only. `denominator`: see `masked_mean`.
-    Errors: ValueError for shapes that do not match, a mask that is not bool, or a denominator below 1.
-    Deviations from the paper: d is cut at 20, which keeps the estimate finite.
+    Raises ValueError if shapes differ, if the mask is not bool, or for a denominator below 1.
 
     >>> logp, mask = torch.tensor([[-1.0, -2.0]]), torch.tensor([[True, False]])
     >>> round(kl_k3(logp, torch.tensor([[-2.0, -9.0]]), mask).item(), 4)
@@ -180,16 +163,13 @@ def value_loss(
 ) -> Float[Tensor, ""]:
     """Score a critic, 1/2 mean_t max((v_t - G_t)^2, (clip(v_t, u_t - c, u_t + c) - G_t)^2), to be minimised.
 
-    Here u_t is the value at the time of the rollout. The maximum takes the gradient from a value that has
-    moved towards G_t by more than c.
+    Here u_t is the value at the time of the rollout. The maximum takes the gradient from a value that has moved towards G_t by
+    more than c.
 
-    Source: the value clipping of the PPO implementation in OpenAI's baselines (Dhariwal et al., 2017).
+    Source: the value clipping of the PPO implementation in OpenAI's baselines (Dhariwal et al., 2017); the released code has
+    no PPO. Gradients reach `values` only. For `denominator` see `masked_mean`.
 
-    Shapes: `values`, `old_values`, `returns` (B, T) in the units of the return, `mask` (B, T) bool -> ().
-    Gradients reach `values` only. `denominator`: see `masked_mean`.
-    Errors: ValueError for shapes that do not match, a mask that is not bool, or a clip or denominator out
-    of range.
-    Deviations from the paper: none known; the released code has no PPO.
+    Raises ValueError if shapes differ, if the mask is not bool, or for a clip or denominator that is not positive.
 
     >>> values, old_values = torch.tensor([[0.9, 0.5]]), torch.tensor([[0.5, 0.5]])
     >>> loss = value_loss(values, old_values, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), clip=0.2)

@@ -1,6 +1,6 @@
 """The implicit process reward model (PRM): log-ratio of two models, token rewards, and the training loss.
 
-Shapes: B dialogues, T tokens. Log-probabilities are in nats. Equation numbers are those of the ITPO paper.
+In signatures B counts dialogues and T tokens. Log-probabilities are in nats. Equation numbers are those of the ITPO paper.
 """
 
 import math
@@ -31,14 +31,9 @@ def _check_beta(beta: float) -> None:
 def log_ratio(
     logp_prm: Float[Tensor, "B T"], logp_ref: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Compare the process reward model with the reference on each token, q_t = log pi_phi - log pi_ref.
+    """Compare the process reward model with the reference on each token, q_t = log pi_phi - log pi_ref; 0 off the mask.
 
-    Equation (1).
-
-    Shapes: `logp_prm`, `logp_ref` (B, T) in nats, `response_mask` (B, T) bool -> (B, T) in nats, 0 off the
-    mask.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
-    Deviations from the paper: none.
+    Equation (1). Raises ValueError if the mask is not bool, or if shapes differ.
 
     >>> logp_prm, logp_ref = torch.tensor([[-1.0, -9.0]]), torch.tensor([[-1.5, -1.0]])
     >>> log_ratio(logp_prm, logp_ref, torch.tensor([[True, False]])).tolist()
@@ -59,16 +54,11 @@ def token_rewards(
     response_mask: Bool[Tensor, "B T"],
     beta: float,
 ) -> Float[Tensor, "B T"]:
-    """Scale the log-ratio to the implicit reward of each token, r_t = beta * q_t.
+    """Scale the log-ratio to the implicit reward of each token, r_t = beta * q_t, in units of outcome; 0 off the mask.
 
-    Equation (2), the token rewards of PRIME.
+    Equation (2), the token rewards of PRIME. The released code's two further steps are `drop_last_token` and `batch_norm`.
 
-    Shapes: `logp_prm`, `logp_ref` (B, T) in nats, `response_mask` (B, T) bool -> (B, T) in units of
-    outcome, 0 off the mask.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape, or a beta that is not
-    positive.
-    Deviations from the paper: none. The released code's two extra steps are `drop_last_token` and
-    `batch_norm`.
+    Raises ValueError if the mask is not bool, if shapes differ, or if beta is not positive and finite.
 
     >>> logp_prm, logp_ref = torch.tensor([[-1.0, -9.0]]), torch.tensor([[-1.5, -1.0]])
     >>> token_rewards(logp_prm, logp_ref, torch.tensor([[True, False]]), beta=0.5).tolist()
@@ -83,12 +73,10 @@ def drop_last_token(
 ) -> Float[Tensor, "B T"]:
     """Set the reward of each dialogue's last assistant token to zero.
 
-    Source: the released code leaves that token without a score; the equations do not.
+    Deviation from the paper: the released code leaves that token without a score; the equations do not. Leave this function
+    out to follow eq. (2), apply it before `batch_norm` to follow the released code.
 
-    Shapes: `token_rewards` (B, T), `response_mask` (B, T) bool -> (B, T).
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape.
-    Deviations from the paper: this whole function. Leave it out to follow eq. (2), apply it before
-    `batch_norm` to follow the released code.
+    Raises ValueError if the mask is not bool or not of the tokens' shape.
 
     >>> rewards, mask = torch.tensor([[1.0, 2.0, 3.0, 0.0]]), torch.tensor([[True, True, True, False]])
     >>> drop_last_token(rewards, mask).tolist()
@@ -102,11 +90,10 @@ def drop_last_token(
 def batch_norm(token_rewards: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Rescale the batch so that no reward-to-go exceeds 1, r_t / (max |reverse cumulative sum of r| + 1e-6).
 
-    Source: the released code, before attribution. The factor beta of eq. (2) cancels up to the 1e-6.
+    Deviation from the paper: the released code does so before attribution; the equations use eq. (2) as it is. The factor beta
+    of eq. (2) cancels up to the 1e-6. Rewards off the assistant tokens must be 0.
 
-    Shapes: `token_rewards` (B, T), already 0 off the assistant tokens -> (B, T), without unit.
-    Errors: ValueError if a reward is not finite, since one such token would spoil the whole batch.
-    Deviations from the paper: this whole function; the equations use eq. (2) as it is.
+    Raises ValueError if a reward is not finite, since one such token would spoil the whole batch.
 
     >>> batch_norm(torch.tensor([[1.0, -3.0], [0.5, 0.5]])).round(decimals=3).tolist()
     [[0.3330000042915344, -1.0], [0.16699999570846558, 0.16699999570846558]]
@@ -127,11 +114,8 @@ def rescale(
 ) -> Float[Tensor, "B T"]:
     """Give the token rewards the scale on which they are attributed: that of eq. (2), or that of the released code.
 
-    Equation (2) for `scale="paper"`, which changes nothing. `scale="released"` is `drop_last_token`, then `batch_norm`.
-
-    Shapes: `token_rewards` (B, T), `response_mask` (B, T) bool -> (B, T).
-    Errors: ValueError for an unknown scale, or as the two functions.
-    Deviations from the paper: `scale="released"`.
+    Equation (2) for `scale="paper"`, which changes nothing. Deviation from the paper: `scale="released"` is `drop_last_token`,
+    then `batch_norm`. Raises ValueError for an unknown scale, or as these two.
 
     >>> rewards, mask = torch.tensor([[1.0, -2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
     >>> rescale(rewards, mask).tolist(), rescale(rewards, mask, "released").round(decimals=3).tolist()
@@ -147,12 +131,9 @@ def implicit_return(
 ) -> Float[Tensor, " B"]:
     """Sum the implicit rewards of a dialogue, beta * sum_t q_t.
 
-    The logit inside eq. (3), whose ranking of dialogues is compared with the outcome's.
+    The logit inside eq. (3); its ranking of dialogues is compared with that of the outcome.
 
-    Shapes: `log_ratio` (B, T) in nats, `response_mask` (B, T) bool -> (B,) in logits.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape, or a beta that is not
-    positive.
-    Deviations from the paper: none.
+    Raises ValueError if the mask is not bool or not of the tokens' shape, or if beta is not positive and finite.
 
     >>> ratios, mask = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])
     >>> implicit_return(ratios, mask, beta=0.5).tolist()
@@ -170,18 +151,14 @@ def outcome_loss(
     beta: float,
     denominator: int | None = None,
 ) -> Float[Tensor, ""]:
-    """Train the process reward model to predict the outcome, BCE(sigmoid(beta * sum_t q_t), R).
+    """Train the process reward model to predict the outcome, BCE(sigmoid(beta * sum_t q_t), R), in nats.
 
-    Equation (3), averaged over dialogues. It works on logits, so that no beta makes the logarithm overflow,
-    and takes outcomes between 0 and 1.
+    Equation (3), averaged over dialogues, for outcomes from 0 to 1. It works on logits, so that no beta makes the logarithm
+    overflow. `denominator` is the number of dialogues to average over where this is one of several micro-batches whose losses
+    are added; left out, it is B. A dialogue without assistant tokens counts as a logit of 0 and has no gradient.
 
-    Shapes: `log_ratio` (B, T) in nats, `outcome` (B,) in [0, 1], `response_mask` (B, T) bool -> () in nats.
-    `denominator` is the number of dialogues to average over when this is one of several micro-batches whose
-    losses are added; left out, it is B.
-    Errors: ValueError for a mask that is not bool or not of the tokens' shape, outcomes of another length
-    or outside [0, 1], or a beta or denominator that is not positive.
-    Deviations from the paper: none. A dialogue without any assistant token counts as a logit of 0 and has
-    no gradient.
+    Raises ValueError if the mask is not bool or not of the tokens' shape, if outcomes are of another number or leave [0, 1],
+    or if beta or the denominator is not positive.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> loss = outcome_loss(torch.zeros(2, 2), torch.tensor([1.0, 0.25]), mask, beta=0.05)

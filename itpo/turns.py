@@ -1,8 +1,7 @@
-"""Turns of a dialogue as tensors: the turn of each token, and sums, placement and weights over turns.
+"""Turns of a dialogue as tensors: the turn of each token, sums over turns, and weights of turns.
 
-Shapes: B dialogues, T tokens, K turns, where K is the largest turn count of the batch and at least 1. A
-turn is one assistant message. User and padding tokens carry turn id -1. Equation numbers are those of the
-ITPO paper.
+A turn is one assistant message; user and padding tokens carry the turn id -1. In signatures B counts dialogues, T tokens and K
+turns, where K is the largest number of turns in the batch and at least 1. Equation numbers are those of the ITPO paper.
 """
 
 import math
@@ -33,14 +32,10 @@ def _check_matches_tokens(values: Tensor, turn_ids: Tensor) -> None:
 
 
 def turn_ids(response_mask: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
-    """Number the turns of each dialogue from 0, a turn being an unbroken run of assistant tokens.
+    """Number the turns of each dialogue from 0: the index sets T_k of eq. (4).
 
-    The index sets T_k of eq. (4).
-
-    Shapes: `response_mask` (B, T) bool, True on assistant tokens -> (B, T) int64, -1 on every other token.
-    Errors: ValueError if the mask is not a bool tensor of two dimensions.
-    Deviations from the paper: none. Two assistant messages need at least one other token between them,
-    which every chat template puts there.
+    A turn is an unbroken run of assistant tokens. Two assistant messages need at least one other token between them, which
+    every chat template puts there. Raises ValueError unless the mask is a bool tensor of two dimensions.
 
     >>> turn_ids(torch.tensor([[True, True, False, True, False]])).tolist()
     [[0, 0, -1, 1, -1]]
@@ -56,10 +51,9 @@ def turn_ids(response_mask: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
 
 
 def turn_lengths(turn_ids: Int64[Tensor, "B T"]) -> Int64[Tensor, "B K"]:
-    """Count the tokens of each turn, |T_k|.
+    """Count the tokens of each turn, |T_k|, with 0 where a dialogue has no such turn.
 
-    Shapes: `turn_ids` (B, T) int64 -> (B, K) int64, in tokens, 0 where a dialogue has no such turn.
-    Errors: ValueError if `turn_ids` is not an int64 tensor of two dimensions.
+    Raises ValueError unless `turn_ids` is an int64 tensor of two dimensions.
 
     >>> turn_lengths(torch.tensor([[0, 0, -1, 1], [0, -1, -1, -1]])).tolist()
     [[2, 1], [1, 0]]
@@ -72,10 +66,7 @@ def turn_lengths(turn_ids: Int64[Tensor, "B T"]) -> Int64[Tensor, "B K"]:
 
 
 def turn_mask(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B K"]:
-    """Mark the turns that each dialogue has.
-
-    Shapes: `turn_ids` (B, T) int64 -> (B, K) bool.
-    Errors: ValueError if `turn_ids` is not an int64 tensor of two dimensions.
+    """Mark the turns that each dialogue has. Raises as `turn_lengths`.
 
     >>> turn_mask(torch.tensor([[0, 0, -1, 1], [0, -1, -1, -1]])).tolist()
     [[True, True], [True, False]]
@@ -84,14 +75,10 @@ def turn_mask(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B K"]:
 
 
 def token_share(turn_ids: Int64[Tensor, "B T"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "B K"]:
-    """Give each turn's share of its dialogue's assistant tokens, |T_k| / sum_j |T_j|.
+    """Compute each turn's share of its dialogue's assistant tokens, |T_k| / sum_j |T_j|; all 0 in a dialogue without turns.
 
-    Source: the released code shares the length penalty of a dialogue over its turns in this proportion.
-
-    Shapes: `turn_ids` (B, T) int64 -> (B, K) of type `dtype`; rows sum to 1, or to 0 in a dialogue without
-    any turn.
-    Errors: ValueError if `turn_ids` is not an int64 tensor of two dimensions.
-    Deviations from the paper: none known; the paper states the penalty of the whole dialogue only.
+    Source: the released code shares the length penalty of a dialogue over its turns in this proportion; the paper states the
+    penalty of the whole dialogue only. Raises as `turn_lengths`.
 
     >>> token_share(torch.tensor([[0, 0, 0, -1, 1], [-1, -1, -1, -1, -1]])).tolist()
     [[0.75, 0.25], [0.0, 0.0]]
@@ -103,17 +90,16 @@ def token_share(turn_ids: Int64[Tensor, "B T"], dtype: torch.dtype = torch.float
 def aggregate(
     values: Float[Tensor, "B T"], turn_ids: Int64[Tensor, "B T"], reduction: str = "sum"
 ) -> Float[Tensor, "B K"]:
-    """Reduce token values to one score for each turn, R_k = sum_{t in T_k} r_t.
-
-    Equation (4) for `reduction="sum"`. `"mean"` divides by the turn's length. `"length_normalized"`
-    multiplies that mean by the mean turn length of the batch, so that long turns are not favoured and the
-    scale stays that of a sum.
-
-    Shapes: `values` (B, T), `turn_ids` (B, T) int64 -> (B, K) in the units of `values`, 0 where there is no
+    """Reduce token values to one score for each turn, R_k = sum_{t in T_k} r_t, in the units of `values`; 0 where there is no
     turn.
-    Errors: ValueError for an unknown reduction or for shapes that do not match.
-    Deviations from the paper: `"length_normalized"` is what the released code feeds to eq. (5). It makes a
-    dialogue's scores depend on the batch it is in, which the other two do not.
+
+    Equation (4) for `reduction="sum"`. `"mean"` divides by the turn's length. `"length_normalized"` multiplies that mean by
+    the mean turn length of the batch, so that long turns are not favoured and the scale stays that of a sum.
+
+    Deviation from the paper: `"length_normalized"` is what the released code feeds to eq. (5). It makes a dialogue's scores
+    depend on the batch it is in, which the other two do not.
+
+    Raises ValueError for an unknown reduction, or if `values` and `turn_ids` differ in shape.
 
     >>> rewards, ids = torch.tensor([[1.0, 2.0, 9.0, 4.0]]), torch.tensor([[0, 0, -1, 1]])
     >>> aggregate(rewards, ids).tolist(), aggregate(rewards, ids, "mean").tolist()
@@ -138,10 +124,7 @@ def aggregate(
 
 
 def turn_ends(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Mark the last token of each turn, where a turn's reward is placed.
-
-    Shapes: `turn_ids` (B, T) int64 -> (B, T) bool.
-    Errors: ValueError if `turn_ids` is not an int64 tensor of two dimensions.
+    """Mark the last token of each turn, where a turn's reward is placed. Raises as `turn_lengths`.
 
     >>> turn_ends(torch.tensor([[0, 0, -1, 1, -1]])).tolist()
     [[False, True, False, True, False]]
@@ -153,10 +136,7 @@ def turn_ends(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
 
 
 def trajectory_end(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Mark the last assistant token of each dialogue, where the outcome is placed.
-
-    Shapes: `turn_ids` (B, T) int64 -> (B, T) bool; a dialogue without any assistant token has no True.
-    Errors: ValueError if `turn_ids` is not an int64 tensor of two dimensions.
+    """Mark the last assistant token of each dialogue, where the outcome is placed. Raises as `turn_lengths`.
 
     >>> trajectory_end(torch.tensor([[0, 0, -1, 1, -1]])).tolist()
     [[False, False, False, True, False]]
@@ -170,12 +150,8 @@ def trajectory_end(turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
 def place_at_turn_ends(values: Float[Tensor, "B K"], turn_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Place each turn's value at the last token of that turn, and zero everywhere else.
 
-    Source: the placement that follows eq. (4) and eq. (6) in the paper.
-
-    Shapes: `values` (B, K), `turn_ids` (B, T) int64 -> (B, T) in the units of `values`.
-    Errors: ValueError if `values` has another number of dialogues or turns than `turn_ids`, or if the
-    tokens of a turn are not contiguous, which would place its value more than once.
-    Deviations from the paper: none.
+    Source: the placement that follows eq. (4) and eq. (6) in the paper. Raises ValueError if `values` has another number of
+    dialogues or turns than `turn_ids`, or if the tokens of a turn are not contiguous, which would place its value twice.
 
     >>> place_at_turn_ends(torch.tensor([[3.0, 4.0]]), torch.tensor([[0, 0, -1, 1, -1]])).tolist()
     [[0.0, 3.0, 0.0, 4.0, 0.0]]
@@ -199,15 +175,12 @@ def place_at_turn_ends(values: Float[Tensor, "B K"], turn_ids: Int64[Tensor, "B 
 def normalize(
     turn_scores: Float[Tensor, "B K"], turn_mask: Bool[Tensor, "B K"], temperature: float
 ) -> Float[Tensor, "B K"]:
-    """Turn scores into the posterior that each turn is the pivotal one, w_k = softmax_k(R_k / eta).
+    """Turn scores into the probability that each turn is the pivotal one, w_k = softmax_k(R_k / eta).
 
-    Equation (5), with `temperature` for eta.
+    Equation (5), with `temperature` for eta. The weights of a dialogue sum to 1, or to 0 where it has no turns.
 
-    Shapes: `turn_scores` (B, K), `turn_mask` (B, K) bool -> (B, K) weights; 0 where there is no turn, and
-    rows sum to 1, or to 0 in a dialogue without any turn.
-    Errors: ValueError for a temperature that is not positive and finite, for shapes that do not match, for
-    a mask that is not bool, or for scores of existing turns that are not finite.
-    Deviations from the paper: none.
+    Raises ValueError for a temperature that is not positive and finite, for shapes that do not match, for a mask that is not
+    bool, or for scores of existing turns that are not finite.
 
     >>> has_turn = torch.tensor([[True, True, False]])
     >>> normalize(torch.tensor([[0.0, 0.4, 7.0]]), has_turn, temperature=0.4).round(decimals=3).tolist()
