@@ -12,14 +12,15 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
-
-import openai
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from itpo.dialogue import Message
 from itpo.rollout.parsing import ReplyError
 from itpo.runs.files import RunFolderError, hash_json, json_bytes, read_json
 from itpo.specs import Endpoint
+
+if TYPE_CHECKING:  # imported where a server is asked: it takes a second
+    import openai
 
 _T = TypeVar("_T")
 _LONGEST_PAUSE = 60.0  # seconds
@@ -103,6 +104,8 @@ class EndpointModel:
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run ``work`` on the one event loop that owns the connections, from whichever thread."""
+        import openai
+
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -126,6 +129,8 @@ class EndpointModel:
         self, prompt: Sequence[Message], seed: int, read: Callable[[str], _T]
     ) -> _T | EndpointError:
         """One question with all its attempts."""
+        import openai
+
         place, wrong = self.endpoint, ""
         for attempt in range(place.attempts):
             pause = place.pause * 2**attempt

@@ -11,7 +11,7 @@ def project_root() -> Path:
     >>> project_root().is_dir()
     True
     """
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
