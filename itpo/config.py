@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itpo import attribution, estimators, prm, specs
+from itpo.runs.files import UNNAMED
 from itpo.specs import (
     Adapter,
     Custom,
@@ -43,7 +44,7 @@ class Method:
     """
 
     name: str
-    options: Options = field(default_factory=Options)
+    options: Mapping[str, Any] = field(default_factory=Options)
     coef: float = setting(5.0, above=0)  # weight of the method's own rewards; 5 in the released math runs [C]
     # Weight of the outcome as a second source; 5 with ITPO on the medical task [C].
     outcome_coef: float = setting(0.0, low=0)
@@ -92,7 +93,7 @@ class Estimator:
     """
 
     name: str = "rloo"  # the only one of the released code [C]
-    options: Options = field(default_factory=Options)
+    options: Mapping[str, Any] = field(default_factory=Options)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -126,7 +127,7 @@ class TaskSpec:
     """
 
     name: str = "math"
-    options: Options = field(default_factory=Options)
+    options: Mapping[str, Any] = field(default_factory=Options)
     version: int = 0
 
     def __post_init__(self) -> None:
@@ -279,7 +280,8 @@ def from_json(value: Any) -> Any:
             raise ValueError(
                 f"unknown specification {value['class']!r}: it was written by another version of the library"
             )
-        given = {key: from_json(item) for key, item in value.items() if key != "class"}
+        settings = {**value, **value.get(UNNAMED, {})}
+        given = {key: from_json(item) for key, item in settings.items() if key not in ("class", UNNAMED)}
         try:
             return _SPECS[value["class"]](**given)
         except TypeError as error:

@@ -100,7 +100,7 @@ def check_fields(spec: Any) -> None:
 
 
 def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     bounds = {text: bound for text, bound in field.metadata.get("bounds", {}).items() if bound is not None}
     among = field.metadata.get("among")
     wanted = " or ".join(_KIND_NAMES.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
@@ -114,7 +114,7 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     right = any(
         type(value) is kind or (dataclasses.is_dataclass(kind) and isinstance(value, kind)) for kind in kinds
     )
-    if Options in kinds and isinstance(value, Mapping):
+    if Mapping in kinds and isinstance(value, Mapping):
         right, value = _survives_json(dict(value)), Options(value)
     if right and isinstance(value, int | float) and not isinstance(value, bool):
         right = math.isfinite(value) and all(_HOLDS[text](value, bound) for text, bound in bounds.items())
@@ -130,7 +130,7 @@ _KIND_NAMES: dict[Any, str] = {
     str: "a text",
     bool: "True or False",
     type(None): "None",
-    Options: "a mapping of names to values that JSON can hold",
+    Mapping: "a mapping of names to values that JSON can hold",
 }
 _HOLDS = {
     "at least {:g}": lambda value, bound: value >= bound,
@@ -325,7 +325,7 @@ class Custom:
 
     name: str
     version: int = setting(low=1)
-    options: Options = dataclasses.field(default_factory=Options)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=Options)
 
     def __post_init__(self) -> None:
         check_fields(self)

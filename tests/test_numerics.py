@@ -1,0 +1,50 @@
+"""Equal configs give equal numbers: the committed fingerprints of two-step runs hold until ``itpo.NUMERICS`` is raised."""
+
+import json
+import warnings
+
+import golden_runs
+import pytest
+
+from itpo import NUMERICS
+from itpo.runs.store import Run, fingerprint
+
+RECORD = json.loads(golden_runs.RECORD.read_text(encoding="utf-8"))
+RECORDED = RECORD["fingerprints"].get(golden_runs.platform_name())
+TOLERANCE = {"rel": 1e-3, "abs": 1e-4}  # of metrics where another processor rounds otherwise
+AGAIN = "if that is meant, raise itpo.NUMERICS and run `python tests/golden_runs.py`"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    return golden_runs.train_all(tmp_path_factory.mktemp("golden"))
+
+
+def test_the_record_is_of_this_version_of_the_numerics_and_of_all_runs():
+    assert RECORD["numerics"] == NUMERICS, "run `python tests/golden_runs.py` after raising itpo.NUMERICS"
+    assert all(set(names) == set(golden_runs.configs()) for names in RECORD["fingerprints"].values())
+    assert set(RECORD["metrics"]) == set(golden_runs.configs())
+
+
+@pytest.mark.parametrize("name", golden_runs.configs())
+def test_a_run_has_the_recorded_numbers(runs: dict[str, Run], name: str):
+    if RECORDED is None:
+        warnings.warn(
+            f"no fingerprints are recorded for {golden_runs.platform_name()}: metrics are compared within {TOLERANCE}",
+            stacklevel=1,
+        )
+    else:
+        assert fingerprint(runs[name])[:16] == RECORDED[name], f"the numbers of {name} changed: {AGAIN}"
+    for measured, recorded in zip(golden_runs.metrics(runs[name]), RECORD["metrics"][name], strict=True):
+        assert measured == pytest.approx(recorded, nan_ok=True, **TOLERANCE), f"a metric of {name} changed: {AGAIN}"
+
+
+def test_losses_have_the_recorded_values_also_far_from_where_training_goes():
+    for name, values in golden_runs.loss_values().items():
+        assert values == pytest.approx(RECORD["losses"][name], rel=1e-9), f"{name} changed: {AGAIN}"
+
+
+def test_what_several_processors_computed_agrees_but_for_rounding():
+    several = list(RECORD["fingerprints"].values())
+    assert len(several) > 1  # of one processor with other instructions: other last bits, hence other fingerprints
+    assert len({tuple(names.values()) for names in several}) == len(several)
