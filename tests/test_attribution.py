@@ -1,4 +1,4 @@
-"""The rows of Table 1 against loops over lists, what they conserve, and the registry."""
+"""The methods of Table 1 against loops over lists, what they conserve, and the registry."""
 
 import math
 
@@ -37,8 +37,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def every_row(rewards, outcome, mask, generator):
-    """Rewards of each row of Table 1, by name."""
+def every_method(rewards, outcome, mask, generator):
+    """Rewards of each method of Table 1, by name."""
     signals = {
         "token_rewards": rewards,
         "outcome": outcome,
@@ -54,7 +54,7 @@ def every_row(rewards, outcome, mask, generator):
 
 
 @given(data=st.data(), temperature=st.floats(0.1, 5))
-def test_rows_against_loops(batches, data, temperature):
+def test_methods_against_loops(batches, data, temperature):
     batch = data.draw(batches)
     mask, rewards, outcome = batch.response_mask, batch.token_rewards, batch.outcome
     share, prime, itpo, norm = (torch.zeros_like(rewards) for _ in range(4))
@@ -130,13 +130,13 @@ def test_values_off_the_mask_never_count():
 
 
 @given(data=st.data())
-def test_what_each_row_conserves(batches, data):
+def test_what_each_method_conserves(batches, data):
     batch = data.draw(batches)
-    rows = every_row(batch.token_rewards, batch.outcome, batch.response_mask, seeded())
+    rewards_of = every_method(batch.token_rewards, batch.outcome, batch.response_mask, seeded())
     outcome = torch.where(batch.response_mask.any(-1), batch.outcome, 0)
     for name in ("trajectory_share", "uniform", "judge", "norm_itpo"):
-        torch.testing.assert_close(rows[name].sum(-1), outcome)
-    torch.testing.assert_close(rows["itpo"].sum(-1), rows["prime"].sum(-1))
+        torch.testing.assert_close(rewards_of[name].sum(-1), outcome)
+    torch.testing.assert_close(rewards_of["itpo"].sum(-1), rewards_of["prime"].sum(-1))
 
 
 @given(data=st.data())
@@ -144,25 +144,27 @@ def test_rewards_stand_only_where_the_reward_mask_says(batches, data):
     batch = data.draw(batches)
     ids = turns.turn_ids(batch.response_mask)
     # Shifted above zero, so that a reward that is placed is seen.
-    rows = every_row(batch.token_rewards.abs() + 1, batch.outcome + 1, batch.response_mask, seeded())
-    for name, rewards in rows.items():
+    rewards_of = every_method(batch.token_rewards.abs() + 1, batch.outcome + 1, batch.response_mask, seeded())
+    for name, rewards in rewards_of.items():
         mask = attribution.reward_mask(attribution.get_method(name).granularity, ids)
         assert torch.equal(rewards != 0, mask), name
 
 
 @given(data=st.data())
-def test_rows_ignore_padding_and_row_order(batches, data):
+def test_methods_ignore_padding_and_the_order_of_dialogues(batches, data):
     batch = data.draw(batches)
     mask, rewards = batch.response_mask, batch.token_rewards
-    rows = every_row(rewards, batch.outcome, mask, seeded())
+    rewards_of = every_method(rewards, batch.outcome, mask, seeded())
     wide_mask = torch.cat([mask, torch.zeros(len(mask), 2, dtype=torch.bool)], 1)
-    wide = every_row(torch.nn.functional.pad(rewards, (0, 2), value=9.0), batch.outcome, wide_mask, seeded())
+    wide = every_method(
+        torch.nn.functional.pad(rewards, (0, 2), value=9.0), batch.outcome, wide_mask, seeded()
+    )
     order = torch.tensor(data.draw(st.permutations(range(len(mask)))))
-    moved = every_row(rewards[order], batch.outcome[order], mask[order], seeded())
+    moved = every_method(rewards[order], batch.outcome[order], mask[order], seeded())
     for name in attribution.METHODS:
-        torch.testing.assert_close(wide[name], torch.nn.functional.pad(rows[name], (0, 2)))
+        torch.testing.assert_close(wide[name], torch.nn.functional.pad(rewards_of[name], (0, 2)))
         if name != "uniform":  # its draws belong to row positions
-            torch.testing.assert_close(moved[name], rows[name][order])
+            torch.testing.assert_close(moved[name], rewards_of[name][order])
 
 
 def test_norm_itpo_ignores_a_reward_added_to_every_turn():
@@ -172,7 +174,7 @@ def test_norm_itpo_ignores_a_reward_added_to_every_turn():
     )
 
 
-def test_length_normalized_reaches_both_turn_rows():
+def test_length_normalized_reaches_both_turn_methods():
     scores = turns.aggregate(REWARDS, IDS, "length_normalized")
     placed = turns.place_at_turn_ends(scores, IDS)
     assert torch.equal(attribution.itpo(REWARDS, IDS, "length_normalized"), placed)
@@ -236,14 +238,16 @@ def test_gradients_reach_assistant_tokens_only():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_preserved(dtype):
-    rows = every_row(REWARDS.to(dtype), OUTCOME.to(dtype), MASK, seeded())
-    assert {rewards.dtype for rewards in rows.values()} == {dtype}
+    rewards_of = every_method(REWARDS.to(dtype), OUTCOME.to(dtype), MASK, seeded())
+    assert {rewards.dtype for rewards in rewards_of.values()} == {dtype}
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 0)])
 def test_a_batch_without_assistant_tokens_gives_zeros(shape):
-    rows = every_row(torch.ones(shape), torch.ones(2), torch.zeros(shape, dtype=torch.bool), seeded())
-    for rewards in rows.values():
+    rewards_of = every_method(
+        torch.ones(shape), torch.ones(2), torch.zeros(shape, dtype=torch.bool), seeded()
+    )
+    for rewards in rewards_of.values():
         assert torch.equal(rewards, torch.zeros(shape))
 
 
@@ -260,8 +264,8 @@ def test_reward_mask_of_a_written_example():
     }
 
 
-def test_rows_of_the_registry():
-    needs_prm = {name: row.needs_prm for name, row in attribution.METHODS.items()}
+def test_methods_of_the_registry():
+    needs_prm = {name: entry.needs_prm for name, entry in attribution.METHODS.items()}
     assert needs_prm == {
         "trajectory_share": False,
         "uniform": False,
@@ -272,19 +276,19 @@ def test_rows_of_the_registry():
         "norm_itpo": True,
     }
     assert list(attribution.METHODS) == list(needs_prm)  # the order of tables and figures
-    assert [name for name, row in attribution.METHODS.items() if row.needs_values] == ["value_model"]
-    assert [name for name, row in attribution.METHODS.items() if row.needs_judge] == ["judge"]
+    assert [name for name, entry in attribution.METHODS.items() if entry.needs_values] == ["value_model"]
+    assert [name for name, entry in attribution.METHODS.items() if entry.needs_judge] == ["judge"]
     assert all(attribution.get_method(name).name == name for name in attribution.METHODS)
-    without_outcome = {name for name, row in attribution.METHODS.items() if not row.carries_outcome}
+    without_outcome = {name for name, entry in attribution.METHODS.items() if not entry.carries_outcome}
     assert without_outcome == {"prime", "itpo"}
 
 
-def test_a_new_row_is_a_function_and_a_registry_line(monkeypatch):
+def test_a_new_method_is_a_function_and_its_entry(monkeypatch):
     def doubled(outcome, turn_ids, factor=2.0):
         return attribution.trajectory_share(outcome * factor, turn_ids)
 
     monkeypatch.setitem(
-        attribution.METHODS, "doubled", attribution.Row("doubled", "Doubled", doubled, "trajectory")
+        attribution.METHODS, "doubled", attribution.MethodEntry("doubled", "Doubled", doubled, "trajectory")
     )
     rewards = attribution.attribute("doubled", outcome=OUTCOME, turn_ids=IDS, token_rewards=REWARDS)
     assert rewards.sum().item() == 3.0
@@ -315,11 +319,14 @@ def test_a_new_row_is_a_function_and_a_registry_line(monkeypatch):
             r"rows \[0, 1\] are negative or",
         ),
         (lambda: attribution.reward_mask("sentence", IDS), "trajectory, turn, token"),
-        (lambda: attribution.Row("x", "X", attribution.itpo, "sentence"), "row 'x' has unknown granularity"),
+        (
+            lambda: attribution.MethodEntry("x", "X", attribution.itpo, "sentence"),
+            "method 'x' has unknown granularity",
+        ),
         (lambda: attribution.get_method("judges"), "uniform, value_model, judge, prime, itpo, norm_itpo"),
         (
             lambda: attribution.attribute("norm_itpo", turn_ids=IDS),
-            "needs token_rewards, outcome, temperature",
+            "needs token_rewards, outcome, got only turn_ids",
         ),
         (lambda: attribution.attribute("itpo"), "got only nothing"),
     ],

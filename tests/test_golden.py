@@ -74,30 +74,30 @@ def test_norm_itpo_weights(case, reduction):
     close(weights, per_turn(case.record[f"norm_itpo_weight_{reduction}"], weights))
 
 
-def baselined_sources(case, row):
-    """Sum the sources of reward of `row`, each with its own baseline, as the released code does."""
+def baselined_sources(case, method):
+    """Sum the sources of reward of `method`, each with its own baseline, as the released code does."""
 
     def source(rewards, granularity):
         mask = attribution.reward_mask(granularity, case.turn_ids)
         return advantages.rloo(COEFFICIENT * rewards, mask, case.record["n"], baseline="released")
 
     penalty = turns.place_at_turn_ends(case.share * case.penalty[:, None], case.turn_ids)
-    if row == "trajectory_share":
+    if method == "trajectory_share":
         scored = case.outcome + case.penalty
         return source(attribution.trajectory_share(scored, case.turn_ids), "trajectory")
-    if row == "norm_itpo":
+    if method == "norm_itpo":
         split = attribution.norm_itpo(
             case.rescaled, case.outcome, case.turn_ids, case.record["temperature"], "length_normalized"
         )
         return source(split + penalty, "turn")
-    if row == "itpo":
+    if method == "itpo":
         return source(attribution.itpo(case.rescaled, case.turn_ids), "turn") + source(penalty, "turn")
     return source(attribution.prime(case.rescaled, case.mask), "token") + source(penalty, "turn")
 
 
-@pytest.mark.parametrize("row", ["trajectory_share", "norm_itpo", "itpo", "prime"])
-def test_rloo_returns_and_advantages(case, dtype, row):
-    returns = advantages.returns(baselined_sources(case, row), case.mask)
-    close(returns, torch.tensor(case.record["rloo"][row]["return"], dtype=dtype))
+@pytest.mark.parametrize("method", ["trajectory_share", "norm_itpo", "itpo", "prime"])
+def test_rloo_returns_and_advantages(case, dtype, method):
+    returns = advantages.returns(baselined_sources(case, method), case.mask)
+    close(returns, torch.tensor(case.record["rloo"][method]["return"], dtype=dtype))
     whitened = advantages.whiten(returns, case.mask)
-    close(whitened, torch.tensor(case.record["rloo"][row]["advantage"], dtype=dtype))
+    close(whitened, torch.tensor(case.record["rloo"][method]["advantage"], dtype=dtype))

@@ -201,6 +201,43 @@ def test_what_stands_on_padding_reaches_neither_loss_nor_gradient(junk):
     assert (losses.importance_ratio(dirty, zero, MASK)[~MASK] == 1).all()
 
 
+@pytest.mark.parametrize("log_ratio", [-60.0, -20.0, -7.0, -2.5, 2.5, 7.0, 15.0, 19.9, 20.0])
+def test_log_ratios_up_to_the_bound_are_exact_in_losses_and_gradients(log_ratio):
+    """A bound that is lower than stated would cut what a bad step costs, or a policy's way back to the reference."""
+    advantage = torch.tensor([[1.0, -0.5, 2.0, -3.0]], dtype=torch.float64)
+    mask, zero = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.float64)
+    logp = torch.full((1, 4), log_ratio, dtype=torch.float64, requires_grad=True)
+    ratio = math.exp(log_ratio)
+    assert losses.importance_ratio(logp, zero, mask).tolist() == [[pytest.approx(ratio, rel=1e-12)] * 4]
+    terms, slopes = [], []
+    for a in advantage[0].tolist():
+        bounded = min(max(ratio, 0.8), 1.2)
+        terms.append(-min(ratio * a, bounded * a))
+        slopes.append(-ratio * a / 4 if ratio * a < bounded * a else 0.0)
+    surrogate = losses.clipped_surrogate(logp, zero, advantage, mask)
+    assert surrogate.item() == pytest.approx(mean(terms), rel=1e-12)
+    (gradient,) = torch.autograd.grad(surrogate, logp)
+    assert gradient[0].tolist() == pytest.approx(slopes, rel=1e-12)
+    # The reference is the one above: its log-ratio is the one that is exponentiated.
+    kl = losses.kl_k3(zero, logp, mask), losses.kl_k3(-logp, zero, mask)
+    expected = math.exp(log_ratio) - log_ratio - 1
+    assert [term.item() for term in kl] == pytest.approx([expected] * 2, rel=1e-12)
+    (gradient,) = torch.autograd.grad(kl[1], logp)
+    assert gradient[0].tolist() == pytest.approx([(ratio - 1) / 4] * 4, rel=1e-12)
+
+
+def test_log_ratios_above_the_bound_count_as_20():
+    logp, zero = (
+        torch.tensor([[20.5, 88.0, 1e4]], dtype=torch.float64),
+        torch.zeros(1, 3, dtype=torch.float64),
+    )
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert losses.importance_ratio(logp, zero, mask).tolist() == [
+        [pytest.approx(math.exp(20), rel=1e-12)] * 3
+    ]
+    assert losses.kl_k3(-logp, zero, mask).item() == pytest.approx(math.exp(20) - 21, rel=1e-12)
+
+
 def test_far_apart_models_give_finite_losses():
     far, near = torch.full((1, 2), -300.0), torch.zeros(1, 2)
     mask = torch.ones(1, 2, dtype=torch.bool)
