@@ -12,15 +12,14 @@ import torch
 from peft import PeftModel
 
 from itpo import attribution, trainer, turns
-from itpo.training import evaluation
-from itpo.training import build
-from itpo.config import Method, RunConfig, allows
+from itpo.config import Estimator, Method, RunConfig, allows
 from itpo.dialogue import TokenBatch
 from itpo.models.tiny import load
+from itpo.runs.files import plain
 from itpo.runs.store import Store, fingerprint
 from itpo.runs.sweep import sweep
 from itpo.specs import Adapter, TinyLM
-from itpo.study.profiles import get_profile
+from itpo.training import build, evaluation
 
 GROUP = 2
 MASK = torch.tensor(
@@ -61,7 +60,7 @@ SMALL = RunConfig(
     prm_minibatches=2,
     critic_minibatches=2,
     warmup=1,
-    estimator="ppo",
+    estimator=Estimator("ppo"),
     eval_every=2,
     eval_dialogues=4,
     monitor_dialogues=3,
@@ -70,21 +69,22 @@ SMALL = RunConfig(
 )
 
 
-def config_for(row="norm_itpo", **changes):
-    keys = {f.name for f in dataclasses.fields(Method)}
-    method = Method(row, **{k: v for k, v in changes.items() if k in keys})
-    return dataclasses.replace(SMALL, method=method, **{k: v for k, v in changes.items() if k not in keys})
+def config_for(name="norm_itpo", **changes):
+    """SMALL with another method; what is no setting of it, nor one of its options, is a field of the config."""
+    own = {f.name for f in dataclasses.fields(Method)} | attribution.get_method(name).options.keys()
+    method = Method(name).with_settings(**{k: v for k, v in changes.items() if k in own})
+    return dataclasses.replace(SMALL, method=method, **{k: v for k, v in changes.items() if k not in own})
 
 
 def turns_of(row):
     """Token positions of each assistant turn."""
-    found = []
+    positions = []
     for t, response in enumerate(MASK[row].tolist()):
         if response and (t == 0 or not MASK[row, t - 1]):
-            found.append([])
+            positions.append([])
         if response:
-            found[-1].append(t)
-    return found
+            positions[-1].append(t)
+    return positions
 
 
 def expected_sources(config, split=None):
@@ -105,21 +105,21 @@ def expected_sources(config, split=None):
             "sum": [math.fsum(turn) for turn in rewards],
             "mean": means,
             "length_normalized": [mean_length * mean for mean in means],
-        }[method.reduction]
+        }[method.options.get("reduction", "sum")]
         last = turns_here[-1][-1]
         outcome_source[row][last] = method.outcome_coef * outcome
         if method.name == "trajectory_share":
             main[row][last] = method.coef * outcome - cost
         elif method.name == "value_model":
             tokens_here = [t for turn in turns_here for t in turn]
-            says = [VALUES[row, t].item() for t in tokens_here] + [method.coef * outcome]
-            main[row] = {t: says[i + 1] - says[i] for i, t in enumerate(tokens_here)}
+            values = [VALUES[row, t].item() for t in tokens_here] + [method.coef * outcome]
+            main[row] = {t: values[i + 1] - values[i] for i, t in enumerate(tokens_here)}
             for turn in turns_here:
                 main[row][turn[-1]] += penalty_source[row][turn[-1]]
         elif method.name == "prime":
             main[row] = {t: method.coef * TOKEN_REWARDS[row, t].item() for turn in turns_here for t in turn}
         else:
-            weights = [math.exp(score / method.eta) for score in scores]
+            weights = [math.exp(score / method.options.get("temperature", 1.0)) for score in scores]
             for k, turn in enumerate(turns_here):
                 if method.name == "itpo":
                     main[row][turn[-1]] = method.coef * scores[k]
@@ -143,7 +143,7 @@ def draw(seed=3):
 
 
 def sources_of(config):
-    signals = {"token_rewards": TOKEN_REWARDS, "values": VALUES, "judge_scores": JUDGE_SCORES}
+    signals = {"token_rewards": TOKEN_REWARDS, "values": VALUES[None], "judge_scores": JUDGE_SCORES}
     return trainer.reward_sources(config, BATCH, signals, draw())
 
 
@@ -164,7 +164,7 @@ CASES = {
     "itpo by mean": {"reduction": "mean"},
     "norm_itpo": {},
     "norm_itpo as released": {"reduction": "length_normalized"},
-    "norm_itpo colder": {"eta": 1.7, "coef": 1.0},
+    "norm_itpo warmer": {"temperature": 1.7, "coef": 1.0},
 }
 
 
@@ -176,7 +176,7 @@ def case(request):
 def test_reward_sources_against_loops(case):
     actual, expected = sources_of(case), expected_for(case)
     assert len(actual) == len(expected)
-    names = ["td_error" if case.method.name == "value_model" else "row", "length", "outcome"]
+    names = ["td_error" if case.method.name == "value_model" else "method", "length", "outcome"]
     assert [source.name for source in actual] == names[: len(actual)]
     for (_, rewards, mask), by_row in zip(actual, expected, strict=True):
         for row, at in enumerate(by_row):
@@ -186,18 +186,18 @@ def test_reward_sources_against_loops(case):
 
 
 def test_rewards_sum_to_the_return_to_maximise():
-    """S = R - lambda N, times the coefficient, for the rows that split the outcome."""
-    for row in ("trajectory_share", "uniform", "judge", "norm_itpo"):
-        ((_, rewards, _),) = sources_of(config_for(row, length_penalty=0.02, coef=3.0))
+    """S = R - lambda N, times the coefficient, for the methods that split the outcome."""
+    for name in ("trajectory_share", "uniform", "judge", "norm_itpo"):
+        ((_, rewards, _),) = sources_of(config_for(name, length_penalty=0.02, coef=3.0))
         for i, outcome in enumerate(OUTCOME):
             expected = 3.0 * (outcome - 0.02 * (LENGTHS[i] - PROMPTS[i]))
             assert rewards[i].sum().item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_row_without_its_signal_is_refused():
-    for row, signal in (("itpo", "token_rewards"), ("judge", "judge_scores"), ("value_model", "values")):
+def test_a_method_without_its_signal_is_refused():
+    for name, signal in (("itpo", "token_rewards"), ("judge", "judge_scores"), ("value_model", "values")):
         with pytest.raises(ValueError, match=f"needs {signal}"):
-            trainer.reward_sources(config_for(row), BATCH, {}, draw())
+            trainer.reward_sources(config_for(name), BATCH, {}, draw())
 
 
 def test_describe():
@@ -228,16 +228,24 @@ def test_a_run_writes_what_it_should(finished):
     for column in ("success", "turns", "tokens", "kl", "entropy", "clip_fraction", "prm_loss", "value_loss"):
         assert metrics[column].notna().sum() >= 4
     assert [step for step, _ in run.monitor()] == [0, 2, 4]
-    first, *later = [probe for _, probe in run.monitor()]
+    first, *later = [reading for _, reading in run.monitor()]
     assert set(first) == {"log_ratio", "values", "input_ids", "turn_ids", "outcome"}
     assert first["values"].shape == (1, *first["turn_ids"].shape)
     assert len(first["outcome"]) == SMALL.monitor_dialogues
     assert not first["log_ratio"][first["turn_ids"] < 0].any()
-    assert all(set(probe) == {"log_ratio", "values"} for probe in later)
+    assert all(set(reading) == {"log_ratio", "values"} for reading in later)
     assert not torch.equal(first["log_ratio"], later[-1]["log_ratio"])
     assert set(run.summary()) == {"success", "turns", "tokens", "greedy_success"}
     assert {record["step"] for record in run.dialogues()} == {0, 2, 4}
-    assert set(run.timing().columns) == {"step", "generation", "reference", "prm", "critic", "policy"}
+    assert set(run.timing().columns) == {
+        "step",
+        "generation",
+        "reference",
+        "prm",
+        "signals",
+        "critic",
+        "policy",
+    }
     for folder in (run.folder / name for name in ("policy", "prm", "critic")):
         assert (folder / "adapter_model.safetensors").is_file()
         base = load(build.base_model(SMALL, Store(run.folder.parent)))[0]
@@ -269,24 +277,25 @@ def test_equal_configs_give_equal_bytes(finished, repeated):
     assert finished.summary() == repeated.summary()
 
 
-def test_another_seed_gives_another_run_on_the_same_probe(finished):
+def test_another_seed_gives_another_run_on_the_same_monitor_set(finished):
     config = dataclasses.replace(SMALL, seed=1)
     run = Store(finished.folder.parent).open(config)
     trainer.train(config, run)
     assert fingerprint(run) != fingerprint(finished)
-    (_, one), (_, other) = finished.probes()[0], run.monitor()[0]
+    (_, one), (_, other) = finished.monitor()[0], run.monitor()[0]
     assert torch.equal(one["input_ids"], other["input_ids"])  # all runs are compared on the same dialogues
 
 
-METHODS = get_profile("laptop").methods
+METHODS = [Method(name, outcome_coef=5.0 * (name in ("prime", "itpo"))) for name in attribution.METHODS]
 PAIRS = [("rloo", m) for m in METHODS if allows("rloo", m.name)]
 PAIRS += [("ppo", m) for m in METHODS if m.name in ("trajectory_share", "value_model", "judge", "prime")]
 PAIRS += [("grpo", m) for m in METHODS if m.name in ("uniform", "itpo")]
 
 
-@pytest.mark.parametrize(("estimator", "method"), PAIRS, ids=lambda part: getattr(part, "row", part))
+@pytest.mark.parametrize(("estimator", "method"), PAIRS, ids=lambda part: getattr(part, "name", part))
 def test_every_method_trains(finished, estimator, method):
-    config = dataclasses.replace(SMALL, method=method, estimator=estimator, steps=1, eval_dialogues=2)
+    changes = {"method": method, "estimator": Estimator(estimator), "steps": 1, "eval_dialogues": 2}
+    config = dataclasses.replace(SMALL, **changes)
     run = Store(finished.folder.parent).open(config)
     trainer.train(config, run)
     needs_prm = attribution.get_method(method.name).needs_prm
@@ -294,7 +303,7 @@ def test_every_method_trains(finished, estimator, method):
         "policy",
         *(["prm"] if needs_prm else []),
         *(["critic"] if estimator == "ppo" else []),
-        *(["probe"] if needs_prm or estimator == "ppo" else []),
+        *(["monitor"] if needs_prm or estimator == "ppo" else []),
     }
     columns = run.metrics().columns
     assert ("prm_loss" in columns) == needs_prm
@@ -307,16 +316,18 @@ def test_every_method_trains(finished, estimator, method):
 
 def test_rewards_come_from_the_prm_as_it_is_after_its_update(finished, monkeypatch):
     """The adapter saved after the only step is the updated PRM: it must give the rewards that were used."""
-    config = config_for("prime", steps=1, prm_lr=1e-2, warmup=0, eval_dialogues=2, seed=5, estimator="rloo")
+    config = config_for(
+        "prime", steps=1, prm_lr=1e-2, warmup=0, eval_dialogues=2, seed=5, estimator=Estimator("rloo")
+    )
     run = Store(finished.folder.parent).open(config)
     seen = []
-    estimate = trainer.estimate
+    reward_sources = trainer.reward_sources
 
-    def watch(name, sources, batch, **options):
-        seen.append((batch, sources))
-        return estimate(name, sources, batch, **options)
+    def watch(config, batch, signals, generator):
+        seen.append((batch, reward_sources(config, batch, signals, generator)))
+        return seen[-1][1]
 
-    monkeypatch.setattr(trainer, "estimate", watch)
+    monkeypatch.setattr(trainer, "reward_sources", watch)
     trainer.train(config, run)
     ((batch, sources),) = seen
     base = build.base_model(config, Store(run.folder.parent))
@@ -331,16 +342,12 @@ def test_rewards_come_from_the_prm_as_it_is_after_its_update(finished, monkeypat
 KILLED = """
 import json, os, signal, sys
 import torch
-from itpo.specs import Adapter
-from itpo.specs import TinyLM
-from itpo.config import Method, RunConfig
+from itpo.config import from_json
 from itpo.runs.store import Run, Store
 from itpo.trainer import train
 
 torch.set_num_threads(1)
-parts = {"method": Method, "model": TinyLM, "adapter": Adapter}
-fields = json.loads(sys.argv[1])
-config = RunConfig(**fields | {name: part(**fields[name]) for name, part in parts.items()})
+config = from_json(json.loads(sys.argv[1]))
 log = Run.log
 
 def die_at(last_step, torn):
@@ -373,7 +380,7 @@ def test_a_killed_run_ends_with_the_same_bytes(finished, tmp_path):
     for root in roots:
         shutil.copytree(finished.folder.parent / "models", root / "models")
     jobs = [f"{root}={step}={torn}" for root, (step, torn) in zip(roots, KILLS, strict=True)]
-    command = [sys.executable, "-c", KILLED, json.dumps(dataclasses.asdict(SMALL)), *jobs]
+    command = [sys.executable, "-c", KILLED, json.dumps(plain(SMALL, "config")), *jobs]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     for root, (step, torn) in zip(roots, KILLS, strict=True):
@@ -392,10 +399,3 @@ def test_the_base_model_is_made_once(finished):
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert build.base_model(dataclasses.replace(SMALL, seed=7, prompts=5), store) == folder
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
-
-
-def test_stopwatch_laps_are_consecutive():
-    clock = trainer.Stopwatch()
-    for name in ("first", "second"):
-        clock.lap(name)
-    assert list(clock.laps) == ["first", "second"] and all(s >= 0 for s in clock.laps.values())

@@ -4,7 +4,6 @@ import importlib
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,10 +18,10 @@ import pytest
 import torch
 
 import itpo
-from itpo.runs import files, store
-from itpo.runs.files import hash_sources, read_json
-from itpo.runs.store import Run, RunBusyError, RunFolderError, Store, fingerprint, numerics_version
-from itpo.study.profiles import get_profile
+from itpo import NUMERICS
+from itpo.runs import store
+from itpo.runs.platform import numeric_platform
+from itpo.runs.store import Run, RunBusyError, RunFolderError, Store, fingerprint
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))  # child processes import the toy by its name
@@ -74,8 +73,8 @@ def test_a_finished_run_reads_back_what_was_saved(finished: Run) -> None:
     assert metrics["count"].dtype.kind == "i"
     assert math.isnan(metrics["ratio"][1]) and metrics["ratio"].drop(1).eq(1.0).all()
     assert finished.summary() == {"best": metrics["loss"].min()}
-    assert [step for step, _ in finished.probes()] == [2, 4, 6, 8, 10]
-    assert finished.probes()[0][1]["weight"].shape == (1, 3)
+    assert [step for step, _ in finished.monitor()] == [2, 4, 6, 8, 10]
+    assert finished.monitor()[0][1]["weight"].shape == (1, 3)
     assert [d["step"] for d in finished.dialogues()] == [4, 4, 8, 8]
     assert finished.dialogues()[0]["messages"] == [["user", "¿qué?"]]
     assert set(finished.timing()) == {"step", "pid", "parent", "threads", "pause"}
@@ -89,9 +88,11 @@ def test_files_are_valid_json_and_the_config_is_readable(finished: Run) -> None:
     for line in (finished.folder / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
     document = json.loads((finished.folder / "config.json").read_text())
-    assert document["format"] == "itpo-run" and document["numerics"] == numerics_version()
+    assert document["format"] == "itpo-run" and document["numerics"] == NUMERICS
     assert document["config"]["optimizer"] == {"class": "Optimizer", "lr": 0.01, "betas": [0.9, 0.99]}
-    assert document["libraries"]["torch"] == torch.__version__
+    (platform,) = finished.platforms()
+    assert platform == {"from_step": 0, "platform": numeric_platform()}
+    assert platform["platform"]["libraries"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_a_finished_run_is_loaded_and_can_no_longer_be_written(finished: Run) -> None:
@@ -144,7 +145,7 @@ def test_restore_returns_the_checkpoint_and_removes_what_came_after(started: Run
     step, tensors = restored
     assert (step, tensors["weight"].tolist()) == (2, [2.0])
     assert started.metrics()["step"].tolist() == [1, 2]
-    assert [step for step, _ in started.probes()] == [1, 2]
+    assert [step for step, _ in started.monitor()] == [1, 2]
     assert [d["outcome"] for d in started.dialogues()] == [1, 2]
 
 
@@ -190,15 +191,15 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], Any]:
         (_edit("config.json", "itpo-run", "other"), "config.json: is not the config of a run"),
         (_edit("config.json", '"version": 1', '"version": 2'), "config.json: is not the config of a run"),
         (_edit("config.json", '"seed": 0', '"seed": 1'), "config.json: was edited"),
-        (_edit("config.json", numerics_version(), "0" * 12), "config.json: was edited"),
+        (_edit("config.json", f'"numerics": {NUMERICS}', '"numerics": 0'), "config.json: was edited"),
         (_edit("metrics.jsonl", "1.0", "1.5"), "metrics.jsonl: was changed"),
         (_edit("dialogues.jsonl", "user", "tool"), "dialogues.jsonl: was changed"),
         (
-            lambda f: os.truncate(f / "probe" / "step_000004.safetensors", 9),
+            lambda f: os.truncate(f / "monitor" / "step_000004.safetensors", 9),
             "step_000004.safetensors: was changed",
         ),
         (
-            lambda f: (f / "probe" / "step_000004.safetensors").unlink(),
+            lambda f: (f / "monitor" / "step_000004.safetensors").unlink(),
             "step_000004.safetensors: was changed",
         ),
         (
@@ -246,7 +247,10 @@ def test_a_foreign_file_or_folder_in_the_place_of_a_run_is_left_alone(tmp_path: 
         (lambda f: os.truncate(next((f / "checkpoint").glob("*.safetensors")), 20), "is missing or damaged"),
         (lambda f: next((f / "checkpoint").glob("*.safetensors")).unlink(), "is missing or damaged"),
         (lambda f: os.truncate(f / "metrics.jsonl", 10), "metrics.jsonl: is shorter than at the last"),
-        (lambda f: (f / "probe" / "step_000001.safetensors").unlink(), "step_000001.safetensors: is missing"),
+        (
+            lambda f: (f / "monitor" / "step_000001.safetensors").unlink(),
+            "step_000001.safetensors: is missing",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_nothing_is_removed(
@@ -260,10 +264,10 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_removed(
     assert _content(started.folder) == before
 
 
-def test_damaged_logs_and_probes_of_an_unfinished_run_are_named(started: Run) -> None:
-    os.truncate(started.folder / "probe" / "step_000001.safetensors", 9)
-    with pytest.raises(RunFolderError, match="step_000001.safetensors: is not a probe"):
-        started.probes()
+def test_damaged_logs_and_readings_of_an_unfinished_run_are_named(started: Run) -> None:
+    os.truncate(started.folder / "monitor" / "step_000001.safetensors", 9)
+    with pytest.raises(RunFolderError, match="step_000001.safetensors: is not a reading of the monitor set"):
+        started.monitor()
     (started.folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(RunFolderError, match="metrics.jsonl: has a line that is not JSON"):
         started.metrics()
@@ -324,128 +328,6 @@ def test_a_config_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"Wide\.inner\[0\] is"):
             Store(tmp_path).open(Wide([value]))
     assert not list(tmp_path.iterdir())
-
-
-SOURCE = b'''
-"""What the module does."""
-class A:
-    """Doc."""
-    x: int | None = None
-    def f(self, a, *, b=(1, 2.5, "s")):
-        """Doc."""
-        match a:
-            case [1, *rest] if rest:
-                return f"{a!r:>{b}} {{x}}"
-        return {**b, "k": [i for i in a if i]}
-async def g(): "only a docstring"
-'''
-
-
-def test_comments_docstrings_and_layout_do_not_change_the_code_version() -> None:
-    edited = SOURCE.replace(b'"""Doc."""', b'"""Another\n    text."""  # said').replace(
-        b"(1, 2.5", b"(1,\n\n 2.5"
-    )
-    assert hash_sources({"m.py": edited}, {}) == hash_sources({"m.py": SOURCE}, {})
-    assert hash_sources({"m.py": SOURCE.replace(b'    """Doc."""\n    x', b"    x")}, {}) == hash_sources(
-        {"m.py": SOURCE}, {}
-    )
-
-
-def test_the_code_version_is_the_same_under_every_python() -> None:
-    assert hash_sources({"m.py": SOURCE}, {"torch": "2.13.0"}) == "7a9be9adfca1"
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [(b"2.5", b"2.25"), (b"= None", b"= 0"), (b"if rest", b"if a"), (b"{**b,", b"{b: 1,"), (b"!r", b"!s")],
-)
-def test_any_code_edit_changes_the_code_version(old: bytes, new: bytes) -> None:
-    assert old in SOURCE
-    assert hash_sources({"m.py": SOURCE.replace(old, new, 1)}, {}) != hash_sources({"m.py": SOURCE}, {})
-
-
-def test_names_of_files_and_versions_of_libraries_count() -> None:
-    first = hash_sources({"m.py": SOURCE}, {"torch": "1"})
-    assert first != hash_sources({"n.py": SOURCE}, {"torch": "1"})
-    assert first != hash_sources({"m.py": SOURCE}, {"torch": "2"})
-
-
-def test_the_numerics_are_the_listed_modules_and_those_a_config_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_PACKAGE", tmp_path)
-    monkeypatch.setattr(files, "_NUMERICS", ["trainer"])
-    seen = []
-    for name in (
-        "trainer.py",
-        "tasks/math.py",
-        "tasks/words.py",
-        "figures.py",
-        "prompts/math.txt",
-        "prompts/__pycache__/m.pyc",
-        "prompts/math.txt~",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x = 1")
-        codes: list[tuple[str, ...]] = [(), ("tasks/math",), ("tasks/math", "prompts")]
-        known = [code for code in codes if all(any(tmp_path.glob(f"{part}*")) for part in code)]
-        seen.append([files._numerics.__wrapped__(code) for code in known])
-    plain, with_math, with_prompts = seen[-1]
-    assert len({plain, with_math, with_prompts}) == 3
-    assert {found[0] for found in seen} == {plain}  # what a config does not name does not count for it
-    assert {found[1] for found in seen[1:]} == {with_math}
-    assert {found[2] for found in seen[4:]} == {with_prompts}  # by-products do not count either
-    (tmp_path / "prompts" / "math.txt").write_text("x = 2")
-    assert files._numerics.__wrapped__(("tasks/math", "prompts")) != with_prompts
-    with pytest.raises(ValueError, match="neither a module tasks/maths.py nor a folder"):
-        files._numerics.__wrapped__(("tasks/maths",))
-    monkeypatch.setattr(files, "library_versions", lambda: {"torch": "2.0+cpu"})
-    on_cpu = files._numerics.__wrapped__(())
-    monkeypatch.setattr(files, "library_versions", lambda: {"torch": "2.0+cu130"})
-    assert files._numerics.__wrapped__(()) == on_cpu != plain
-
-
-def test_a_config_names_the_code_that_decides_its_numbers(tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Tutor:
-        code = ("tasks/math",)
-
-    @dataclass(frozen=True)
-    class Same:
-        pass
-
-    numerics = [
-        read_json(Store(tmp_path).open(c).folder / "config.json")["numerics"] for c in (Tutor(), Same())
-    ]
-    assert numerics == [numerics_version(["tasks/math"]), numerics_version()]
-    built = [Store(tmp_path).artifact("a", {}, lambda f: None, code) for code in ((), ("tasks/math",))]
-    assert built[0] != built[1]
-
-
-def test_whatever_the_trainer_imports_counts_as_numerics() -> None:
-    package = Path(itpo.__file__).parent
-    seen: set[str] = set()
-    queue = ["trainer"]
-    while queue:
-        name = queue.pop()
-        seen.add(name)
-        module = package / f"{name}.py"
-        source = (module if module.is_file() else package / name / "__init__.py").read_text()
-        imported = re.findall(r"^ *from itpo\.(\w+)", source, re.M)
-        for names in re.findall(r"^ *from itpo import ([\w, ]+)", source, re.M):
-            imported += names.split(", ")
-        queue += [module for module in imported if module not in seen and module != "tasks"]
-    # What only runs with a pretrained model use is named by their configs.
-    named = {module for profile in ("smol", "consumer") for module in get_profile(profile).run.code}
-    # A run holds the values of its config; analysis and plan only describe; the client of servers is not used by these runs.
-    assert seen - {*files._NUMERICS} - named <= {
-        "runs",
-        "storage",
-        "config",
-        "analysis",
-        "plan",
-        "endpoint",
-    }
 
 
 def test_fingerprint_sees_results_and_not_the_clock(finished: Run, tmp_path: Path) -> None:

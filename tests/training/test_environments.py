@@ -1,25 +1,21 @@
 """Runs on real data whose users and judges are the policy's own base."""
 
 import json
-from functools import partial
 
 import pytest
 
 from itpo.config import Method, RunConfig
 from itpo.data import DataError, Example
 from itpo.dialogue import Message
-from itpo.models.loading import load_base
 from itpo.rollout.endpoint import EndpointError
 from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.users import ModelUser
 from itpo.runs.store import Store
-from itpo.specs import Adapter, PretrainedModel, RealData
+from itpo.specs import Adapter, FrozenBase, PretrainedModel, RealData
 from itpo.study import reward_dynamics, transcripts
 from itpo.trainer import train
 from itpo.training.build import build_learner, trained
-from itpo.training.environments import cast
-from itpo.training.learner import Learner
 
 
 def write(path, rows):
@@ -43,12 +39,14 @@ def problems(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data") / "problems.jsonl", rows)
 
 
-def config(base, source, row="norm_itpo", **changes):
+def config(base, source, **changes):
     values = {
-        "method": Method(row, policy_lr=1e-3, beta=0.05),
+        "method": Method("norm_itpo", policy_lr=1e-3, beta=0.05),
         "seed": 0,
         "steps": 1,
-        "data": RealData("collabllm-math", source, user_tokens=6, judge_tokens=6),
+        "task": RealData("collabllm-math", source),
+        "user": FrozenBase(6),
+        "judge": FrozenBase(6),
         "model": PretrainedModel(str(base)),
         "adapter": Adapter(4, 8),
         "max_turn_tokens": 6,
@@ -71,8 +69,9 @@ def test_a_run_on_real_data_with_users_of_its_own_base(tiny_folder, problems, tm
     again = Store(tmp_path / "again").open(wanted)
     train(wanted, again)
     assert run.summary() == again.summary()
-    (talk,) = transcripts.hold(trained(run), "policy", 1, "test")
-    assert "pens" in talk.hidden and set(talk.kinds) == {""} and talk.result.startswith("outcome 0.")
+    (transcript,) = transcripts.hold(trained(run), "policy", 1, "test")
+    assert "pens" in transcript.hidden and set(transcript.kinds) == {""}
+    assert transcript.result.startswith("outcome 0.")
     assert set(reward_dynamics.read_monitor(run).kinds(0)) == {""}
 
 
@@ -88,8 +87,8 @@ def test_examples_of_evaluation_are_held_out(tiny_folder, problems, tmp_path, un
 def test_plain_problems_are_opened_by_their_users(tiny_folder, tmp_path, unchecked):
     """What the tiny model says is no opening anybody would write; it must be its own words, and not the problem."""
     rows = [{"question": f"sam has {n} pens ?", "answer": f"#### {n}"} for n in range(4)]
-    data = RealData("gsm8k", write(tmp_path / "plain.jsonl", rows), user_tokens=3)
-    learner = Learner(config(tiny_folder, None), *load_base(tiny_folder), partial(cast, data, 8))
+    data = RealData("gsm8k", write(tmp_path / "plain.jsonl", rows))
+    learner = build_learner(config(tiny_folder, None, task=data, user=FrozenBase(3)), Store(tmp_path))
     for example in (*learner.task.examples, *learner.evaluation.examples):
         assert example.prompt[-1].role == "user" and example.prompt[-1].content not in ("", example.goal)
 
@@ -119,13 +118,13 @@ def test_who_says_nothing_is_asked_again_by_another_seed():
     assert len({seed for _, seeds in shy.asked for seed in seeds}) == 7
 
 
-def test_the_count_limits_the_examples(tiny_folder, problems, unchecked):
-    data = RealData("collabllm-math", problems, count=4, user_tokens=4)
-    learner = Learner(config(tiny_folder, problems), *load_base(tiny_folder), partial(cast, data, 8))
+def test_the_count_limits_the_examples(tiny_folder, problems, tmp_path, unchecked):
+    data = RealData("collabllm-math", problems, count=4)
+    learner = build_learner(config(tiny_folder, None, task=data), Store(tmp_path))
     assert len(learner.task.examples) == 3 and len(learner.evaluation.examples) == 1
 
 
-METHODS = {
+LAYOUTS = {
     "mtmeddialog": (
         RealMedical,
         [
@@ -145,24 +144,18 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("layout", METHODS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_tasks_without_a_rule_are_judged_by_the_base(layout, tiny_folder, tmp_path, unchecked):
-    kind, rows = METHODS[layout]
+    kind, rows = LAYOUTS[layout]
     data = RealData(layout, write(tmp_path / "rows.jsonl", rows))
-    learner = Learner(config(tiny_folder, None), *load_base(tiny_folder), partial(cast, data, 8))
+    learner = build_learner(config(tiny_folder, None, task=data), Store(tmp_path))
     assert isinstance(learner.task, kind) and learner.task.judge is learner.judge
     assert not isinstance(learner.task, RealDocuments)
 
 
 def test_data_that_cannot_be_read_says_what_to_do(tiny_folder, tmp_path):
     with pytest.raises(DataError, match="download its files and pass their path"):
-        build_learner(config(tiny_folder, None, data=RealData("mtmeddialog")), Store(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["count", "user_tokens", "judge_tokens"])
-def test_sizes_are_at_least_one(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        RealData("gsm8k", **{name: 0})
+        build_learner(config(tiny_folder, None, task=RealData("mtmeddialog")), Store(tmp_path))
 
 
 def test_unknown_formats_are_named_with_the_known():

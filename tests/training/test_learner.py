@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from itpo import attribution
-from itpo.config import Method, RunConfig
+from itpo.config import Estimator, Method, RunConfig
 from itpo.models.tiny import load
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Store
 from itpo.specs import Adapter
 from itpo.tasks.judging import JudgeError
-from itpo.tasks.registry import get_task
 from itpo.training.learner import Learner
 
 SMALL = RunConfig(
@@ -32,7 +31,7 @@ SMALL = RunConfig(
 @pytest.fixture
 def make_learner(tiny_folder):
     def make(**changes):
-        return Learner(dataclasses.replace(SMALL, **changes), *load(tiny_folder), get_task("math"))
+        return Learner(dataclasses.replace(SMALL, **changes), *load(tiny_folder), tiny_folder.parent)
 
     return make
 
@@ -210,11 +209,11 @@ def test_ratios_are_1_before_the_policy_moves(make_learner):
 
 @pytest.mark.parametrize(("dtype", "recomputed"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_old_log_probs_are_recomputed_where_sampling_is_not_exact(tiny_folder, dtype, recomputed):
-    learner = Learner(SMALL, *load(tiny_folder, dtype), get_task("math"))
+    learner = Learner(SMALL, *load(tiny_folder, dtype), tiny_folder.parent)
     _, batch = learner.collect("here", 3, 4, "policy")
     exact = learner.update_policy(batch, advantages_for(batch), learner.log_probs(batch, None), "a")
     assert exact["ratio_error"] < (0.2 if recomputed else 1e-4)
-    learner = Learner(SMALL, *load(tiny_folder, dtype), get_task("math"))
+    learner = Learner(SMALL, *load(tiny_folder, dtype), tiny_folder.parent)
     off = dataclasses.replace(batch, sampled_logp=batch.sampled_logp - 1.0)
     metrics = learner.update_policy(off, advantages_for(off), learner.log_probs(off, None), "a")
     assert (metrics["ratio_error"] < 0.2) == recomputed
@@ -268,17 +267,17 @@ def test_each_update_moves_its_own_adapter_only(make_learner):
         assert learner.backbone.active is None
 
 
-def test_prm_and_critic_exist_only_where_row_and_estimator_need_them(make_learner):
-    for row in attribution.METHODS.values():
+def test_prm_and_critic_exist_only_where_method_and_estimator_need_them(make_learner):
+    for entry in attribution.METHODS.values():
         for estimator in ("ppo", "grpo"):
-            if estimator == "grpo" and row.needs_values:
+            if estimator == "grpo" and entry.needs_values:
                 continue
-            learner = make_learner(method=Method(row.name), estimator=estimator)
-            names = ["policy"] + ["prm"] * row.needs_prm + ["critic"] * (estimator == "ppo")
+            learner = make_learner(method=Method(entry.name), estimator=Estimator(estimator))
+            names = ["policy"] + ["prm"] * entry.needs_prm + ["critic"] * (estimator == "ppo")
             assert list(learner.backbone.names) == list(learner.optimizers) == names
 
 
-PPO = {"estimator": "ppo", "method": Method("itpo", policy_lr=1e-3, outcome_coef=5.0)}
+PPO = {"estimator": Estimator("ppo"), "method": Method("itpo", policy_lr=1e-3, outcome_coef=5.0)}
 
 
 def test_the_critics_gradient_is_that_of_the_clipped_value_loss(make_learner):
@@ -310,9 +309,10 @@ def test_the_critic_learns_and_says_how_well(make_learner):
     learner = make_learner(**PPO)
     batch = collect(learner)
     targets = torch.where(batch.response_mask, 5 * batch.outcome[:, None], 0).repeat(2, 1, 1)
-    said = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(30)]
-    assert said[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)  # its head starts at zero
-    assert said[-1]["explained_variance"] > 0.8 and said[-1]["value_loss"] < 0.1 * said[0]["value_loss"]
+    metrics = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(30)]
+    first, *_, last = metrics
+    assert first["explained_variance"] == pytest.approx(0.0, abs=1e-6)  # its head starts at zero
+    assert last["explained_variance"] > 0.8 and last["value_loss"] < 0.1 * first["value_loss"]
     values = learner.values(batch)
     mask = batch.response_mask
     error = (targets.sum(0) - values.sum(0))[mask]
@@ -358,7 +358,7 @@ class Unreliable:
 def judged(tiny_folder, share, **changes):
     """A learner whose judge fails for about that share of a batch, the batch, and what becomes of it."""
     config = dataclasses.replace(SMALL, method=Method("judge"), judge_retries=1, prompts=8, **changes)
-    learner = Learner(config, *load(tiny_folder), get_task("math"))
+    learner = Learner(config, *load(tiny_folder), tiny_folder.parent)
     dialogues, batch = learner.collect("here", 8, 4, None)
     openings = [d.messages[0].content for d in dialogues[::4]]
     learner.judge = Unreliable(openings[: round(share * 8)])

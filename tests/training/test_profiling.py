@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from itpo import trainer
 from itpo.config import Method, RunConfig
 from itpo.models.loading import load_base
 from itpo.runs.store import Store
 from itpo.specs import Adapter
 from itpo.training import profiling
+from itpo.training.learner import Learner
 
 SMALL = RunConfig(
     method=Method("norm_itpo"),
@@ -23,15 +23,15 @@ SMALL = RunConfig(
 
 
 def test_memory_by_part(tiny_folder, unchecked):
-    learner = trainer.Learner(SMALL, *load_base(tiny_folder, device="cpu"), trainer.get_task("math"))
+    learner = Learner(SMALL, *load_base(tiny_folder, device="cpu"), tiny_folder.parent)
     frame = profiling.memory(learner)
-    found = dict(zip(frame["part"], frame["bytes"], strict=True))
+    sizes = dict(zip(frame["part"], frame["bytes"], strict=True))
     plain, _ = load_base(tiny_folder, device="cpu")
-    assert found["base"] == 4 * sum(p.numel() for p in plain.parameters())
+    assert sizes["base"] == 4 * sum(p.numel() for p in plain.parameters())
     own = sum(p.numel() for name in ("policy", "prm") for p in learner.backbone.parameters(name).values())
-    assert found["adapters (2)"] == 4 * own
+    assert sizes["adapters (2)"] == 4 * own
     # Two moments a parameter, and a step count a tensor.
-    assert found["optimizer state"] == pytest.approx(8 * own, rel=0.05)
+    assert sizes["optimizer state"] == pytest.approx(8 * own, rel=0.05)
     assert set(frame.loc[frame["when"] == "peak", "part"]) == {
         "rollout",
         "update of the PRM",
@@ -66,3 +66,13 @@ def test_seconds_are_means_over_steps(tmp_path):
     frame = profiling.seconds([run])
     assert frame["part"].tolist() == ["generation", "reference", "prm", "policy"]
     assert frame["seconds"].tolist() == [2.0, 1.0, 2.0, 4.0] and set(frame["row"]) == {"norm_itpo"}
+
+
+def test_a_timer_adds_up_the_seconds_of_each_part(monkeypatch):
+    clock = iter([0.0, 1.0, 5.0, 7.0, 10.0, 10.5])
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock))
+    timer = profiling.Timer()
+    for part in ("prm", "policy", "prm"):
+        with timer(part):
+            pass
+    assert timer.seconds == {"prm": 1.5, "policy": 2.0}
