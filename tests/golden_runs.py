@@ -77,9 +77,10 @@ def train_all(folder: Path) -> dict[str, Run]:
 
 
 def metrics(run: Run) -> list[dict[str, float]]:
-    """What a run logged, and its summary."""
+    """What a run logged, and its summary, without what is undefined, such as the AUC of a batch in which nothing succeeds."""
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [*map(json.loads, lines), run.summary()]
+    numbers = [*map(json.loads, lines), run.summary()]
+    return [{key: value for key, value in line.items() if value is not None} for line in numbers]
 
 
 def loss_values() -> dict[str, list[float]]:
@@ -127,7 +128,7 @@ def record() -> None:
         content["fingerprints"][measured["platform"]] = measured["fingerprints"]
         content |= {"metrics": measured["metrics"], "losses": loss_values()}
         print(measured["platform"])
-    RECORD.write_text(json.dumps(content, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+    RECORD.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

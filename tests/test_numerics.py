@@ -17,6 +17,11 @@ AGAIN = "if that is meant, raise itpo.NUMERICS and run `python tests/golden_runs
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    if RECORDED is None:
+        warnings.warn(
+            f"no fingerprints are recorded for {golden_runs.platform_name()}: metrics are compared within {TOLERANCE}",
+            stacklevel=1,
+        )
     return golden_runs.train_all(tmp_path_factory.mktemp("golden"))
 
 
@@ -28,20 +33,15 @@ def test_the_record_is_of_this_version_of_the_numerics_and_of_all_runs():
 
 @pytest.mark.parametrize("name", golden_runs.configs())
 def test_a_run_has_the_recorded_numbers(runs: dict[str, Run], name: str):
-    if RECORDED is None:
-        warnings.warn(
-            f"no fingerprints are recorded for {golden_runs.platform_name()}: metrics are compared within {TOLERANCE}",
-            stacklevel=1,
-        )
-    else:
+    if RECORDED is not None:
         assert fingerprint(runs[name])[:16] == RECORDED[name], f"the numbers of {name} changed: {AGAIN}"
     for measured, recorded in zip(golden_runs.metrics(runs[name]), RECORD["metrics"][name], strict=True):
-        assert measured == pytest.approx(recorded, nan_ok=True, **TOLERANCE), f"a metric of {name} changed: {AGAIN}"
+        assert measured == pytest.approx(recorded, **TOLERANCE), f"a metric of {name} changed: {AGAIN}"
 
 
 def test_losses_have_the_recorded_values_also_far_from_where_training_goes():
     for name, values in golden_runs.loss_values().items():
-        assert values == pytest.approx(RECORD["losses"][name], rel=1e-9), f"{name} changed: {AGAIN}"
+        assert values == pytest.approx(RECORD["losses"][name], rel=1e-6), f"{name} changed: {AGAIN}"
 
 
 def test_what_several_processors_computed_agrees_but_for_rounding():
