@@ -27,6 +27,7 @@ from itpo.specs import (
     setting,
 )
 from itpo.tasks import registry
+from itpo.tasks.base import ScriptedTask
 
 JUDGE_FAILURES = ("drop", "uniform")
 
@@ -76,7 +77,7 @@ class Method:
         """
         own = {key: value for key, value in settings.items() if key in self.options}
         others = {key: value for key, value in settings.items() if key not in own}
-        return replace(self, options=Options(self.options | own), **others)
+        return replace(self, options=Options({**self.options, **own}), **others)
 
     @property
     def entry(self) -> attribution.MethodEntry:
@@ -120,7 +121,7 @@ class Estimator:
 class TaskSpec:
     """A scripted task: what the user wants, how it answers, how a conversation is scored, with the task's ``options``.
 
-    ``name`` is one of :data:`itpo.tasks.registry.NAMES`, or a reader's own, ``module:name``, with the ``version`` that it states.
+    ``name`` is one of :data:`itpo.tasks.registry.NAMES`, or a reader's own, ``module:name``, with the ``version`` it states.
 
     >>> TaskSpec("corridor", {"turns": 6, "pivots": 2}).build().max_turns
     6
@@ -133,9 +134,21 @@ class TaskSpec:
     def __post_init__(self) -> None:
         check_fields(self)
         specs.check_named(self.name, self.version, registry.NAMES, "task")
-        object.__setattr__(self, "options", Options(registry.default_options(self.name) | self.options))
+        defaults, what = registry.default_options(self.name), f"task {self.name!r}"
+        given = {key: value for key, value in self.options.items() if key in defaults}
+        merged = attribution.merge_options(what, defaults, given)
+        object.__setattr__(self, "options", Options({**self.options, **merged}))
         check_fields(self)  # the defaults of a reader's own task too
-        self.build()
+        try:
+            task = self.build()
+        except TypeError as error:
+            raise ValueError(f"options of {what}: {error}") from error
+        check(
+            "task",
+            isinstance(task, ScriptedTask),
+            self.name,
+            "a task with the members of tasks.base.ScriptedTask",
+        )
 
     def build(self) -> Any:
         """The task itself."""
@@ -201,47 +214,42 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        real, tiny = isinstance(self.task, RealData), isinstance(self.model, TinyLM)
-        check(
-            "task", not (real and tiny), self.task, "a TaskSpec: a tiny model knows its own task's words only"
-        )
-        scripted = isinstance(self.user, ScriptedUser)
-        wanted = (
-            "FrozenBase, Endpoint or Custom: real data has no scripted user"
-            if real
-            else "ScriptedUser: the task has its own"
-        )
-        check("user", real != scripted, self.user, wanted)
-        if real and isinstance(self.judge, RuleJudge):
-            wanted = "FrozenBase, Endpoint or Custom: real data has no rules"
-            check("judge", self.task.name == "math" and not self.method.entry.needs_judge, self.judge, wanted)
-        if not real and isinstance(self.judge, FrozenBase | Endpoint):
-            check(
-                "judge", False, self.judge, "RuleJudge or Custom: a scripted task is judged by its own rules"
-            )
+        if isinstance(self.task, RealData):
+            self._check_real(self.task)
+        else:
+            self._check_scripted(self.task)
         if isinstance(self.judge, Endpoint):
-            check(
-                "judge",
-                self.judge.temperature == 0,
-                self.judge,
-                "an Endpoint of temperature 0: a judge is not to be random",
-            )
-        if real and isinstance(self.model, PretrainedModel) and self.model.imitation is not None:
-            check(
-                "imitation", False, self.model.imitation, "None: real data has no scripted policy to imitate"
-            )
-        if not tiny and isinstance(self.task, TaskSpec) and self.task.name in (*registry.TASKS, "corridor"):
-            check(
-                "task",
-                False,
-                self.task.name,
-                f"one of {', '.join(registry.PROSE)}, which pretrained models can read",
-            )
+            wanted = "an Endpoint of temperature 0: a judge is not to be random"
+            check("judge", self.judge.temperature == 0, self.judge, wanted)
         if not allows(self.estimator.name, self.method.name):
             raise ValueError(
-                f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} does not have: use ppo"
+                f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} lacks: use ppo"
             )
         self._check_coefficients()
+
+    def _check_real(self, data: RealData) -> None:
+        """What goes with real examples."""
+        wanted = "a PretrainedModel without imitation: real data has no scripted policy, and words that no tiny model knows"
+        fits = isinstance(self.model, PretrainedModel) and self.model.imitation is None
+        check("model", fits, self.model, wanted)
+        wanted = "FrozenBase, Endpoint or Custom: real data has no {}"
+        check("user", not isinstance(self.user, ScriptedUser), self.user, wanted.format("scripted user"))
+        ruled = data.name == "math" and not data.judged and not self.method.entry.needs_judge
+        check("judge", ruled or not isinstance(self.judge, RuleJudge), self.judge, wanted.format("rules"))
+
+    def _check_scripted(self, task: TaskSpec) -> None:
+        """What goes with a scripted task."""
+        scripted = isinstance(self.user, ScriptedUser)
+        check("user", scripted, self.user, "ScriptedUser: the task has its own")
+        wanted = "RuleJudge or Custom: a scripted task is judged by its own rules"
+        check("judge", isinstance(self.judge, RuleJudge | Custom), self.judge, wanted)
+        readable = isinstance(self.model, TinyLM) or task.name not in (*registry.TASKS, "corridor")
+        check(
+            "task",
+            readable,
+            task.name,
+            f"one of {', '.join(registry.PROSE)}, which pretrained models can read",
+        )
 
     def _check_coefficients(self) -> None:
         """Refuse weights of rewards that an estimator cancels."""

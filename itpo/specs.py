@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import json
 import math
 import types
@@ -38,14 +39,23 @@ def check(name: str, right: bool, value: object, wanted: str) -> None:
 
 
 class Options(dict[str, Any]):
-    """Keyword arguments in a specification: a dict that cannot be changed and can be hashed.
+    """Keyword arguments in a specification: a dict that cannot be changed, can be hashed, and equals what is written alike.
 
-    >>> Options(concentration=2.0) == {"concentration": 2.0}, hash(Options()) == hash(Options())
-    (True, True)
+    >>> Options(concentration=2.0) == {"concentration": 2.0}, Options(concentration=2.0) == {"concentration": 2}
+    (True, False)
     """
 
+    def _text(self) -> str:
+        return json.dumps(self, sort_keys=True, default=repr)
+
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(json.dumps(self, sort_keys=True))
+        return hash(self._text())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self._text() == Options(other)._text()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Options, (dict(self),)
@@ -103,34 +113,30 @@ def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     bounds = {text: bound for text, bound in field.metadata.get("bounds", {}).items() if bound is not None}
     among = field.metadata.get("among")
-    wanted = " or ".join(_KIND_NAMES.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
-    wanted = (
-        f"one of {', '.join(among)}"
-        if among
-        else " ".join([wanted, " and ".join(map(str.format, bounds, bounds.values()))])
-    )
-    if float in kinds and type(value) is int:
-        value = float(value) if abs(value) < 2**53 else math.inf
-    right = any(
-        type(value) is kind or (dataclasses.is_dataclass(kind) and isinstance(value, kind)) for kind in kinds
-    )
+    wanted = " or ".join(_KIND_NAMES.get(kind, kind.__name__) for kind in kinds)
+    wanted = " ".join([wanted, " and ".join(map(str.format, bounds, bounds.values()))]).strip()
+    if float in kinds and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    right = type(value) in kinds
     if Mapping in kinds and isinstance(value, Mapping):
-        right, value = _survives_json(dict(value)), Options(value)
-    if right and isinstance(value, int | float) and not isinstance(value, bool):
-        right = math.isfinite(value) and all(_HOLDS[text](value, bound) for text, bound in bounds.items())
-    if right and among and isinstance(value, str):
-        right = value in among
-    check(field.name, right, value, wanted.strip())
+        right = _survives_json(dict(value))
+        value = Options(json.loads(json.dumps(value))) if right else value  # a copy that nobody else changes
+    if right and type(value) in (int, float):
+        right = math.isfinite(value) if type(value) is float else True
+        right = right and all(_HOLDS[text](value, bound) for text, bound in bounds.items())
+    if right and type(value) is str:
+        right = value in among if among else bool(value.strip())
+    check(field.name, right, value, f"one of {', '.join(among)}" if among else wanted)
     return value
 
 
 _KIND_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",
-    str: "a text",
+    str: "a text that is not empty",
     bool: "True or False",
     type(None): "None",
-    Mapping: "a mapping of names to values that JSON can hold",
+    Mapping: 'a mapping of names (but "class") to values that JSON can hold',
 }
 _HOLDS = {
     "at least {:g}": lambda value, bound: value >= bound,
@@ -150,7 +156,8 @@ def _survives_json(value: Any) -> bool:
 
 def _is_plain(value: Any) -> bool:
     if type(value) is dict:
-        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+        # "class" marks a specification in a config that is written down.
+        return all(type(key) is str and key != "class" and _is_plain(item) for key, item in value.items())
     if type(value) is list:
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
@@ -164,7 +171,7 @@ def load_named(name: str, version: int) -> Any:
     >>> load_named("itpo.specs:Options", version=1)
     Traceback (most recent call last):
         ...
-    ValueError: itpo.specs:Options states no version: give it a whole number called `version`, and raise it with every change ...
+    ValueError: itpo.specs:Options states no version: give it a whole number called `version`, and raise it with ...
     """
     module, _, attribute = name.partition(":")
     if module == "__main__":
@@ -197,7 +204,8 @@ def check_named(name: str, version: int, known: Sequence[str], what: str) -> Non
     if ":" in name:
         load_named(name, version)
     else:
-        check(what, name in known, name, f"one of {', '.join(known)}, or module:name of your own")
+        choices = f"one of {', '.join(known)}, or " if known else ""
+        check(what, name in known, name, f"{choices}module:name of your own")
         check(
             "version",
             version == 0,
@@ -242,7 +250,7 @@ class ScriptedUser:
 
 @dataclass(frozen=True)
 class RuleJudge:
-    """A judge of turns who knows the rules of a scripted task and errs at a known rate (:class:`itpo.tasks.judging.ScriptedJudge`)."""
+    """A judge of turns who knows the rules of a scripted task and errs at a known rate."""
 
     error_rate: float = setting(0.2, low=0, high=1)  # share of scores that are wrong [O]
 
@@ -275,7 +283,7 @@ class Endpoint:
     """
 
     url: str = setting(names_run=False)
-    model: str
+    model: str = setting()
     temperature: float = setting(1.0, low=0)  # of users in training; 0 in evaluation, and for judges [S]
     max_tokens: int = setting(512, low=1)  # of one reply [O]
     concurrency: int = setting(16, low=1, names_run=False)  # questions on their way at a time
@@ -290,13 +298,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         check_fields(self)
         _check_prompts(self.prompts)
-        wanted = "an address such as http://127.0.0.1:8000/v1, beginning with http:// or https://"
-        check(
-            "url",
-            urlsplit(self.url).scheme in ("http", "https") and bool(urlsplit(self.url).hostname),
-            self.url,
-            wanted,
-        )
+        wanted = "an address such as http://127.0.0.1:8000/v1, beginning with http:// or https://, without password or query"
+        check("url", _is_address(self.url), self.url, wanted)
         if self.cache is not None:
             plain_name = self.cache.replace("_", "").replace("-", "").isalnum()
             check(
@@ -305,6 +308,15 @@ class Endpoint:
                 self.cache,
                 "a name of letters, digits, - and _ for a folder of the run store, or None",
             )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        plain = parts.username is None and not parts.query and parts.port != 0
+        return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # of a port or a bracket
+        return False
 
 
 def _check_prompts(version: int) -> None:
@@ -320,7 +332,9 @@ def _check_prompts(version: int) -> None:
 class Custom:
     """A user or judge of the reader's own: a class ``module:name``, made with ``options``, that states its ``version``.
 
-    A user has the method ``replies`` of :class:`itpo.rollout.users.ModelUser`, a judge those that its task asks for.
+    A user has the method ``replies`` of :class:`itpo.rollout.users.ModelUser`, and ``open`` where the data's prompts are whole
+    problems; a judge has ``scores`` of :class:`itpo.tasks.judging.Judge` where the method reads them, and what the data's task
+    asks of its :class:`itpo.rollout.llm_judge.ModelJudge`.
     """
 
     name: str
@@ -330,6 +344,10 @@ class Custom:
     def __post_init__(self) -> None:
         check_fields(self)
         check_named(self.name, self.version, (), "name")
+        try:
+            inspect.signature(load_named(self.name, self.version)).bind(**self.options)
+        except TypeError as error:
+            raise ValueError(f"options of {self.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -385,7 +403,6 @@ class PretrainedModel:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check("name", bool(self.name.strip()), self.name, "a folder, a model on the hub, or smollm2")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def naming_part(value: Any) -> Any:
     {'class': 'Endpoint', 'model': 'qwen'}
     """
     if isinstance(value, Mapping):
-        return {key: naming_part(v) for key, v in value.items() if key != UNNAMED}
+        of_class = "class" in value  # elsewhere the name has no meaning
+        return {key: naming_part(v) for key, v in value.items() if key != UNNAMED or not of_class}
     return [naming_part(v) for v in value] if isinstance(value, list) else value
 
 

@@ -205,7 +205,9 @@ class Run:
     def _note_platform(self, step: int | None) -> None:
         """Record where the run begins, or goes on from ``step``: on the last platform, unless asked to mix them."""
         path, here = self.folder / "platform.json", numeric_platform()
-        entries = [] if step is None else read_json(path)["platforms"]
+        noted = [] if step is None else read_json(path)["platforms"]
+        # Steps after the checkpoint are gone, and platforms that trained nothing else with them.
+        entries = [entry for entry in noted if entry["from_step"] < (step or 0)] or noted[:1]
         changed = differences(here, entries[-1]["platform"]) if entries else []
         if changed and not self.mix_platforms:
             raise PlatformError(
@@ -213,7 +215,9 @@ class Run:
                 "or ask for mixed platforms (mix_platforms=True, --mix-platforms): the run is then like none of either, and says so"
             )
         if changed or not entries:
-            write_file(path, json_bytes(platforms=[*entries, {"from_step": step or 0, "platform": here}]))
+            entries.append({"from_step": step or 0, "platform": here})
+        if entries != noted:
+            write_file(path, json_bytes(platforms=entries))
 
     def platforms(self) -> list[dict[str, Any]]:
         """The numeric platforms that trained the run, each with the step ``from_step`` on; more than one where they were mixed."""
@@ -269,14 +273,14 @@ class Run:
         return _frame(read_json_lines(self.folder / "timing.jsonl"))
 
     def monitor(self) -> list[tuple[int, dict[str, Tensor]]]:
-        """Every probe as (step, tensors), by step. Raises :class:`RunFolderError` if one is damaged."""
+        """What was read of the monitor set, as (step, tensors), by step. Raises :class:`RunFolderError` if one is damaged."""
         result = []
         for path in (self.folder / "monitor" / name for name in self._monitor_names()):
             try:
                 result.append((int(path.stem[5:]), load(path.read_bytes())))
             except (SafetensorError, ValueError) as error:
                 raise RunFolderError(path, f"is not a reading of the monitor set ({error})") from error
-        return sorted(result, key=lambda probe: probe[0])
+        return sorted(result, key=lambda reading: reading[0])
 
     def dialogues(self) -> list[dict[str, Any]]:
         """Every saved dialogue record, with its step."""

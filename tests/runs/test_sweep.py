@@ -67,8 +67,9 @@ def test_the_children_of_all_sweeps_have_one_parent_and_todays_environment(
 
 
 def test_where_there_is_a_gpu_nothing_is_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    (run,) = sweep(tmp_path / "spawned", [toy.Toy()], toy.walk, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        (run,) = sweep(tmp_path / "spawned", [toy.Toy()], toy.walk, progress=False)
     timing = run.timing()
     assert set(timing["parent"]) == {os.getpid()} != set(timing["pid"]) and set(timing["threads"]) == {1}
     assert fingerprint(run) == fingerprint(_train(tmp_path / "alone", toy.Toy()))
@@ -78,11 +79,11 @@ def test_groups_are_trained_in_one_sweep_and_take_turns(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     groups = {"few": [toy.Toy(seed=0)], "none": [], "many": [toy.Toy(seed=s) for s in (1, 2, 0)]}
-    found = sweep_groups(tmp_path, groups, toy.walk, workers=1)
-    assert {name: [run.config for run in runs] for name, runs in found.items()} == groups
-    assert list(found) == list(groups) and all(run.done for runs in found.values() for run in runs)
+    trained = sweep_groups(tmp_path, groups, toy.walk, workers=1)
+    assert {name: [run.config for run in runs] for name, runs in trained.items()} == groups
+    assert list(trained) == list(groups) and all(run.done for runs in trained.values() for run in runs)
     assert capfd.readouterr().out.startswith("4 runs: 1 loaded, 3 trained in ")
-    ended = sorted(found["many"], key=lambda run: (run.folder / "done.json").stat().st_mtime_ns)
+    ended = sorted(trained["many"], key=lambda run: (run.folder / "done.json").stat().st_mtime_ns)
     assert [run.config.seed for run in ended] == [0, 1, 2], (
         "one process: the first of each group, then the rest"
     )
