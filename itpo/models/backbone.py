@@ -41,8 +41,8 @@ class Backbone:
     """A frozen causal LM with named adapters, of which at most one is active at a time.
 
     Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
-    with that many outputs a token; it starts at 0. ``head_chunk`` positions have logits at a time (see :mod:`itpo.models.token_stats`).
-    With ``checkpointing``, decoder layers keep only their inputs and are computed again for the backward pass.
+    with that many outputs a token; it starts at 0. ``head_chunk`` positions have logits at a time, see
+    :mod:`itpo.models.token_stats`. With ``checkpointing``, decoder layers keep only their inputs and are computed again for the backward pass.
 
     Raises ``ValueError`` when the model has no linear layer to adapt, or none that can be checkpointed.
 
@@ -278,8 +278,8 @@ def _base_name(path: str) -> str:
 
     Never by a path: equal runs write equal files wherever their store is.
 
-    >>> _base_name("cache/models--Qwen--Qwen2.5-3B-Instruct/snapshots/0a1b"), _base_name("runs/models/pretrain_by_imitation-0a1b")
-    ('Qwen/Qwen2.5-3B-Instruct', 'pretrain_by_imitation-0a1b')
+    >>> _base_name("cache/models--Qwen--Qwen2.5-3B-Instruct/snapshots/0a1b"), _base_name("runs/models/base-0a1b")
+    ('Qwen/Qwen2.5-3B-Instruct', 'base-0a1b')
     """
     cached = [part for part in Path(path).parts if part.startswith("models--")]
     return cached[-1].removeprefix("models--").replace("--", "/") if cached else Path(path).name

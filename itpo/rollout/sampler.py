@@ -119,23 +119,26 @@ def rollout(
     token. Users and judges of a :class:`itpo.tasks.base.ConcurrentTask` are asked all at once; a dialogue for which one fails
     ends there, with its ``failure``.
 
+    Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
+
+    A tiny model of the math task is trained, holds two conversations, and answers a question:
+
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from itpo.specs import Adapter
     >>> from itpo.models.tiny import load, pretrain_by_imitation
-    >>> from itpo.specs import TinyLM
+    >>> from itpo.specs import Adapter, TinyLM
     >>> from itpo.tasks.registry import get_task
     >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
-    >>> backbone, users = Backbone(model, ["policy"], Adapter()), [random.Random(0), random.Random(1)]
-    >>> problems = [task.sample(user) for user in users]
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> dialogues = rollout(backbone, ChatFormat(tokenizer), task, problems, users, generator, Sampling())
-    >>> [d.messages[0].role for d in dialogues]
-    ['user', 'user']
-
-    Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
+    >>> backbone, chat = Backbone(model, ["policy"], Adapter(rank=2)), ChatFormat(tokenizer)
+    >>> users = [random.Random(0), random.Random(1)]
+    >>> problems, generator = [task.sample(user) for user in users], torch.Generator().manual_seed(0)
+    >>> with backbone.use("policy"):
+    ...     dialogues = rollout(backbone, chat, task, problems, users, generator, Sampling())
+    ...     answers = speak(backbone, chat, [[Message("user", "how many pens ?")]], generator, Sampling())
+    >>> [dialogue.messages[0].role for dialogue in dialogues], len(answers)
+    (['user', 'user'], 1)
     """
     if histories is None:
         histories = [task.opening(example) for example in examples]
@@ -144,7 +147,7 @@ def rollout(
             f"got {len(examples)} examples, {len(rngs)} user generators and {len(histories)} histories: "
             "pass one of each for every dialogue"
         )
-    states = [_start(chat, *parts) for parts in zip(examples, histories, rngs, strict=True)]
+    states = [_start(chat, *each) for each in zip(examples, histories, rngs, strict=True)]
     generator = _on_device(generator, backbone.device)
     for batch in _batches(states, sampling.max_rows):
         _converse(backbone, chat, task, batch, generator, sampling)
@@ -159,21 +162,7 @@ def speak(
     generator: torch.Generator,
     sampling: Sampling,
 ) -> list[str]:
-    """What the backbone under its active adapter says next in each conversation, which must end with a user message.
-
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from itpo.specs import Adapter
-    >>> from itpo.models.tiny import load, pretrain_by_imitation
-    >>> from itpo.specs import TinyLM
-    >>> from itpo.tasks.registry import get_task
-    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
-    >>> backbone, generator = Backbone(model, ["policy"], Adapter()), torch.Generator().manual_seed(0)
-    >>> len(speak(backbone, ChatFormat(tokenizer), [[Message("user", "how many pens ?")]], generator, Sampling()))
-    1
-    """
+    """What the backbone under its active adapter says next in each conversation, which must end with a user message."""
     states = [_start(chat, None, messages, random.Random()) for messages in conversations]
     generator = _on_device(generator, backbone.device)
     for batch in _batches(states, sampling.max_rows):
@@ -251,17 +240,17 @@ def _meanwhile(ask: Callable[[], Sequence[Answer]]) -> Callable[[], Sequence[Ans
 
 
 def _replies(task: Task, states: list[_Open]) -> Sequence[Answer]:
-    """What the users say; ``None`` too where the last turn has been taken."""
+    """The users' replies; ``None`` too where the last turn has been taken."""
     answers: list[Answer] = [None] * len(states)
     asked = [
         row for row, s in enumerate(states) if sum(m.role == "assistant" for m in s.messages) < task.max_turns
     ]
-    parts = [(states[row].example, states[row].messages, states[row].rng) for row in asked]
+    arguments = [(states[row].example, states[row].messages, states[row].rng) for row in asked]
     if not isinstance(task, ConcurrentTask):
-        said: Sequence[Answer] = [task.reply(*part) for part in parts]
+        replies: Sequence[Answer] = [task.reply(*each) for each in arguments]
     else:
-        said = task.replies(*map(list, zip(*parts, strict=True))) if parts else []
-    for row, answer in zip(asked, said, strict=True):
+        replies = task.replies(*map(list, zip(*arguments, strict=True))) if arguments else []
+    for row, answer in zip(asked, replies, strict=True):
         answers[row] = answer
     return answers
 
@@ -329,7 +318,7 @@ def _assistant_turn(
 
 
 def _user_turn(state: _Open, answer: Answer, chat: ChatFormat) -> bool:
-    """Append what the user answered; false when the conversation is over."""
+    """Append the user's reply; false when the conversation is over."""
     if isinstance(answer, Exception):
         state.fail(answer)
         return False

@@ -64,16 +64,16 @@ class ModelUser:
         >>> ModelUser(Shy()).open(generate_gsm(1, seed=0), seed=0)[0].prompt
         (Message(role='user', content='I need help.'),)
         """
-        said: dict[str, str | None | EndpointError] = {}
+        openings: dict[str, str | None | EndpointError] = {}
         for attempt in range(ATTEMPTS):
-            left = [example for example in examples if not isinstance(said.get(example.id), str)]
+            left = [example for example in examples if not isinstance(openings.get(example.id), str)]
             prompts = [fill(f"open_{example.task}", goal=example.goal) for example in left]
             again = f"/{attempt}" if attempt else ""
             texts = self._ask(prompts, [random.Random(f"{seed}/{example.id}{again}") for example in left])
-            said |= {example.id: text for example, text in zip(left, texts, strict=True)}
+            openings |= {example.id: text for example, text in zip(left, texts, strict=True)}
         opened = []
         for example in examples:
-            text = said[example.id]
+            text = openings[example.id]
             if not isinstance(text, str):
                 raise text or EndpointError(f"the user of {example.id} ended the conversation it should open")
             opened.append(replace(example, prompt=(Message("user", text),)))
