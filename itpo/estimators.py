@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """Advantages of the batch's tokens, and what the critic should have predicted of each source (``None`` without a critic)."""
+    """Advantages of the batch's tokens, and the targets of the critic's values for each source (``None`` without a critic)."""
 
     advantages: Float[Tensor, "B T"]
     value_targets: Float[Tensor, "S B T"] | None = None

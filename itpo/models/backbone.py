@@ -42,7 +42,8 @@ class Backbone:
 
     Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
     with that many outputs a token; it starts at 0. ``head_chunk`` positions have logits at a time, see
-    :mod:`itpo.models.token_stats`. With ``checkpointing``, decoder layers keep only their inputs and are computed again for the backward pass.
+    :mod:`itpo.models.token_stats`. With ``checkpointing``, decoder layers keep only their inputs and are computed again for the
+    backward pass.
 
     Raises ``ValueError`` when the model has no linear layer to adapt, or none that can be checkpointed.
 
