@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from itpo.dialogue import Message
 
-# What a user says, or an outcome; an exception where user or judge could not say.
+# A user's reply, or an outcome; an exception where user or judge failed.
 Answer = str | None | Exception
 Score = float | Exception
 
@@ -69,31 +69,31 @@ class ConcurrentTask(Task, Protocol):
 
 @runtime_checkable
 class ScriptedTask(Task, Protocol):
-    """A task that also brings its own small language: words, and a tutor to learn them from."""
+    """A task that brings its own small language: words, and a scripted policy to learn them from."""
 
-    skills: tuple[str, ...]  # acts that the ideal tutor needs and the warm start shows too rarely
-    expert: Any  # the params of a tutor that solves the task
-    noisy_expert: Any  # the params that the warm start imitates
+    expert: Any  # the params of a policy that solves the task
+    noisy_expert: Any  # the params of the policy that the base model imitates
+    skills: tuple[str, ...]  # acts that the expert needs and the noisy expert shows too rarely
     kinds: tuple[str, ...]  # what turns are called in tables and figures, in this order
     shortcuts: tuple[str, ...]  # those of them that take for granted what should have been asked
 
     @property
     def words(self) -> list[str]:
-        """Every word that user or tutor may say."""
-        ...
-
-    def act(self, text: str) -> str:
-        """What kind of turn an assistant message is, in the task's own terms."""
-        ...
-
-    def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
-        """Which of ``kinds`` each assistant turn is; "missed repair" where it left an answer that it should have undone."""
+        """Every word that user or scripted policy may say."""
         ...
 
     def scripted_policy(
         self, example: Any, messages: Sequence[Message], rng: random.Random, params: Any
     ) -> str:
-        """What a scripted tutor with these params says next."""
+        """What a scripted policy with these params says next."""
+        ...
+
+    def act(self, text: str) -> str:
+        """What an assistant message does, in the task's own terms."""
+        ...
+
+    def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
+        """Which of ``kinds`` each assistant turn is."""
         ...
 
     def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:

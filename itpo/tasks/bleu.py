@@ -23,16 +23,14 @@ def character_bleu(document: str, reference: str, smooth: bool = False) -> float
     >>> [round(character_bleu(text, "the cat sat", smooth=True), 2) for text in ("the dog", "a mat")]
     [0.23, 0.04]
     """
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes a second
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     if not document or not reference:
         return 0.0
     smoothing = SmoothingFunction()
     method = smoothing.method1 if smooth else smoothing.method0
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # it warns of n-grams that never match, which is a score of 0
+        warnings.simplefilter("ignore", UserWarning)  # of n-grams that never match, which is a score of 0
         score = sentence_bleu([reference], document, smoothing_function=method)
     return min(max(float(score), 0.0), 1.0)
 

@@ -1,12 +1,11 @@
 """A walk down a corridor: dialogues of a fixed length in which a few turns, at a chosen place, decide the outcome.
 
 A visitor says what is ahead, a door of some colour or an open hall, and the assistant what to do. Each colour opens to one
-action. Nobody says to which: the visitor walks on whatever was said, in the same words, and a door that was not opened cannot
-be gone back to. The outcome is 1 if every door was opened, else 0. In a hall anything goes, many things are said, and nothing
-follows from them; some halls have a sign that names an action, which scripted assistants repeat (a base model that never needs
-to be sure of an action cannot become sure of one: its frozen output embeddings stay too close to each other). So number, share
-and place of the turns that matter are settings of the task and all else is equal, the length of dialogues above all: a map of
-the regimes in which turn-wise credit has something to gain.
+action. Nobody says to which: the visitor walks on whatever was said, in the same words, and never goes back to a door. The
+outcome is 1 if every door was opened, else 0. In a hall anything may be said, and nothing follows from it. Some halls have a
+sign that names an action, which scripted policies repeat: a base model that never needs to be sure of an action cannot become
+sure of one, for its frozen output embeddings stay too close to each other. So number, share and place of the turns that matter
+are options of the task and all else is equal: a map of the regimes in which turn-wise credit has something to gain.
 
 ``Corridor(6, 2, "early")`` has 6 assistant turns, the first 2 of them at doors.
 """
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from itpo.dialogue import Message
 from itpo.tasks.registry import TaskEntry
 
-# What opens a door of each colour, and what a noisy_expert takes for it.
+# What opens a door of each colour, and what a noisy expert takes for it.
 OPENS = {"red": "push", "blue": "pull", "green": "slide", "black": "knock"}
 TEMPTS = {"red": "pull", "blue": "slide", "green": "knock", "black": "push"}
 ACTIONS = tuple(OPENS.values())
@@ -42,15 +41,10 @@ class Walk:
 
 @dataclass(frozen=True)
 class PolicyParams:
-    """How often a scripted tutor opens a door, and how often it does what tempts; else any other action (probabilities)."""
+    """How often a scripted policy opens a door, and how often it does what tempts; else any other action (probabilities)."""
 
     right: float = 1.0
     tempted: float = 0.0
-
-
-EXPERT = PolicyParams()
-# The right action is common enough to be found and rarer than the tempting one, so that greedy decoding opens no door [O].
-NOISY_EXPERT = PolicyParams(right=0.4, tempted=0.5)
 
 
 def act_of(text: str) -> str:
@@ -59,19 +53,19 @@ def act_of(text: str) -> str:
     >>> act_of("push it"), act_of("hum softly"), act_of("push it pull it")
     ('push', 'pastime', 'pastime')
     """
-    found = re.fullmatch(rf"({'|'.join(ACTIONS)}) it", text)
-    return found[1] if found else "pastime"
+    match = re.fullmatch(rf"({'|'.join(ACTIONS)}) it", text)
+    return match[1] if match else "pastime"
 
 
-def _said_by_sign(text: str) -> str | None:
+def _signed_action(text: str) -> str | None:
     """The action that a sign in a hall names, if there is one."""
     return text.removeprefix("sign ") if text in SIGNS else None
 
 
 def _colour(text: str) -> str | None:
     """The colour of the door that a visitor sees, if it sees one."""
-    found = re.fullmatch(rf"({'|'.join(OPENS)}) door", text)
-    return found[1] if found else None
+    match = re.fullmatch(rf"({'|'.join(OPENS)}) door", text)
+    return match[1] if match else None
 
 
 class Corridor:
@@ -84,8 +78,9 @@ class Corridor:
     skills: tuple[str, ...] = ACTIONS
     kinds: tuple[str, ...] = ("opened", "not opened", HALL)
     shortcuts: tuple[str, ...] = ()  # nothing is asked here
-    expert = EXPERT
-    noisy_expert = NOISY_EXPERT
+    expert = PolicyParams()
+    # The right action is common enough to be found and rarer than the tempting one, so that greedy decoding opens no door [O].
+    noisy_expert = PolicyParams(right=0.4, tempted=0.5)
     act = staticmethod(act_of)
 
     def __init__(self, turns: int, pivots: int, position: str = "early") -> None:
@@ -117,12 +112,12 @@ class Corridor:
 
     def opening(self, example: Walk) -> list[Message]:
         """What is ahead at first."""
-        return [Message("user", _seen(example.ahead[0], 0))]
+        return [Message("user", _view(example.ahead[0], 0))]
 
     def reply(self, example: Walk, messages: Sequence[Message], rng: random.Random) -> str | None:
         """What is ahead next, whatever was said; ``None`` at the end of the corridor."""
         turn = sum(message.role == "assistant" for message in messages)
-        return _seen(example.ahead[turn], rng.randrange(len(HALLS))) if turn < self.max_turns else None
+        return _view(example.ahead[turn], rng.randrange(len(HALLS))) if turn < self.max_turns else None
 
     def score(self, example: Walk, messages: Sequence[Message]) -> float:
         """1 if the assistant opened every door of the corridor, else 0."""
@@ -133,16 +128,16 @@ class Corridor:
     def turn_kinds(self, messages: Sequence[Message]) -> list[str]:
         """Whether each assistant turn opened a door, or was said in a hall.
 
-        >>> said = Message("user", "red door"), Message("assistant", "pull it"), Message("user", "open hall")
-        >>> Corridor(2, 1, "early").turn_kinds([*said, Message("assistant", "pull it")])
+        >>> messages = [Message("user", "red door"), Message("assistant", "pull it"), Message("user", "open hall")]
+        >>> Corridor(2, 1, "early").turn_kinds([*messages, Message("assistant", "pull it")])
         ['not opened', 'hall']
         """
         opened, missed, hall = self.kinds
         kinds = []
-        for seen, said in zip(messages, messages[1:], strict=False):
-            if said.role == "assistant":
-                colour = _colour(seen.content)
-                right = colour is not None and OPENS[colour] == act_of(said.content)
+        for view, turn in zip(messages, messages[1:], strict=False):
+            if turn.role == "assistant":
+                colour = _colour(view.content)
+                right = colour is not None and OPENS[colour] == act_of(turn.content)
                 kinds.append(hall if colour is None else opened if right else missed)
         return kinds
 
@@ -153,9 +148,9 @@ class Corridor:
     def scripted_policy(
         self, example: Walk, messages: Sequence[Message], rng: random.Random, params: PolicyParams
     ) -> str:
-        """What a scripted assistant with these params says next; it sees what is ahead."""
+        """What a scripted policy with these params says next; it sees what is ahead."""
         colour = _colour(messages[-1].content)
-        if action := _said_by_sign(messages[-1].content):
+        if action := _signed_action(messages[-1].content):
             return f"{action} it"
         if colour is None:
             return f"{rng.choice(PASTIMES)} {rng.choice(MANNERS)}"
@@ -167,7 +162,7 @@ class Corridor:
         return f"{rng.choice([a for a in ACTIONS if a not in (OPENS[colour], TEMPTS[colour])])} it"
 
 
-def _seen(ahead: str, which: int) -> str:
+def _view(ahead: str, which: int) -> str:
     """How the visitor puts it; one of several ways for a hall."""
     return HALLS[which] if ahead == HALL else f"{ahead} door"
 

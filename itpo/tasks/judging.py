@@ -1,8 +1,8 @@
-"""Judges: who scores every assistant turn of a finished dialogue, for the row "LLM-as-a-judge" of Table 1.
+"""Judges score every assistant turn of a finished dialogue, for the method "LLM-as-a-judge" of Table 1.
 
-The outcome is split over the turns in proportion to these scores. A judge is another program and may fail: what it says is
-checked here, and a dialogue that it could not judge is reported, never scored zero. (The released code gives zero reward where
-it cannot read its judge of outcomes [C].)
+The outcome is split over the turns in proportion to these scores. A judge is another program and may fail: its answer is
+checked here, and a dialogue that could not be judged is reported, never scored zero. (The released code gives zero reward
+where it cannot read its judge of outcomes [C].)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class JudgeError(RuntimeError):
     """A judge failed, or answered what cannot be read as scores."""
 
 
-_FAILS = (JudgeError, TimeoutError, ConnectionError)  # what a judge may raise; all else is a bug
+_FAILURES = (JudgeError, TimeoutError, ConnectionError)  # what a judge may raise; all else is a bug
 
 
 @runtime_checkable
@@ -53,10 +53,10 @@ class ConcurrentJudge(Judge, Protocol):
 
 
 class ScriptedJudge:
-    """A judge who knows the rules of an embedded task and makes mistakes at a known rate; no model is needed [O].
+    """A judge who knows the rules of a scripted task and makes mistakes at a known rate; no model is needed [O].
 
     Each score of ``task.turn_scores`` (in [0, 1]) is replaced by 1 - score with probability ``error_rate``, independently
-    of the others: 0 is a judge who is always right, 0.5 one who says nothing about the turn. Raises ``ValueError`` for a
+    of the others: 0 is a judge who is always right, 0.5 one whose scores tell nothing. Raises ``ValueError`` for a
     rate outside [0, 1].
 
     >>> from itpo.tasks.registry import get_task
@@ -80,18 +80,14 @@ class ScriptedJudge:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said of B dialogues.
+    """The scores of many dialogues, and which of them could not be judged."""
 
-    ``scores[b]`` has one finite number >= 0 for each assistant turn of dialogue b; all ones for the dialogues numbered in
-    ``failed``, so that their outcome is shared equally, and for those that had failed before and were not shown to the judge.
-    ``retries`` counts the calls beyond the first of each dialogue. ``reasons`` says for each of ``failed`` what went wrong in
-    its last call.
-    """
-
+    # One finite number >= 0 for each assistant turn of each dialogue. All ones for dialogues in `failed`, so that their outcome
+    # is shared equally, and for those whose user or judge of outcomes had failed, which are not shown to the judge.
     scores: list[list[float]]
-    failed: list[int]
-    retries: int
-    reasons: list[str] = field(default_factory=list)
+    failed: list[int]  # numbers of the dialogues that could not be judged
+    retries: int  # calls beyond the first of each dialogue
+    reasons: list[str] = field(default_factory=list)  # of each of `failed`, from its last call
 
 
 def judge_dialogues(
@@ -110,10 +106,10 @@ def judge_dialogues(
     ...         return []
     >>> story, turn = Message("user", "sam has some pens ."), Message("assistant", "how many ?")
     >>> dialogue = Dialogue(None, (story, turn), ids=(), response_mask=(), sampled_logp=(), outcome=1.0)
-    >>> found = judge_dialogues(Mute(), [dialogue], [random.Random(0)], retries=2)
-    >>> found.scores, found.failed, found.retries
+    >>> judgement = judge_dialogues(Mute(), [dialogue], [random.Random(0)], retries=2)
+    >>> judgement.scores, judgement.failed, judgement.retries
     ([[1.0]], [0], 2)
-    >>> found.reasons
+    >>> judgement.reasons
     ['JudgeError: the judge gave 0 scores for 1 assistant turns: expected one for each']
     """
     if len(rngs) != len(dialogues):
@@ -122,39 +118,39 @@ def judge_dialogues(
         )
     if retries < 0:
         raise ValueError(f"retries is how often a failed call is repeated, 0 or more, not {retries}")
-    found = [[1.0] * dialogue.assistant_turns for dialogue in dialogues]
-    rows = [row for row, dialogue in enumerate(dialogues) if dialogue.failure is None]
+    scores = [[1.0] * dialogue.assistant_turns for dialogue in dialogues]
+    complete = [number for number, dialogue in enumerate(dialogues) if dialogue.failure is None]
     reasons: dict[int, str] = {}
-    extra = 0
-    for pending in [rows] if isinstance(judge, ConcurrentJudge) else [[row] for row in rows]:
+    repeated = 0
+    # A concurrent judge is shown all dialogues at once, any other judge one after another.
+    for pending in [complete] if isinstance(judge, ConcurrentJudge) else [[number] for number in complete]:
         for call in range(retries + 1):
-            extra += len(pending) if call else 0
-            wrong: dict[int, str] = {}
-            for row, answer in zip(pending, _ask(judge, dialogues, rngs, pending), strict=True):
+            repeated += len(pending) if call else 0
+            failures: dict[int, str] = {}
+            for number, answer in zip(pending, _ask(judge, dialogues, rngs, pending), strict=True):
                 try:
                     if isinstance(answer, Exception):
                         raise answer
-                    found[row] = _read(answer, dialogues[row].assistant_turns)
-                except _FAILS as error:
-                    wrong[row] = f"{type(error).__name__}: {error}"
-            pending = list(wrong)
-        reasons |= wrong
-    return Judgement(found, list(reasons), extra, list(reasons.values()))
+                    scores[number] = _read(answer, dialogues[number].assistant_turns)
+                except _FAILURES as error:
+                    failures[number] = f"{type(error).__name__}: {error}"
+            pending = list(failures)
+        reasons |= failures
+    return Judgement(scores, list(reasons), repeated, list(reasons.values()))
 
 
 def _ask(
-    judge: Judge, dialogues: Sequence[Dialogue], rngs: Sequence[random.Random], rows: Sequence[int]
+    judge: Judge, dialogues: Sequence[Dialogue], rngs: Sequence[random.Random], numbers: Sequence[int]
 ) -> Sequence[Any]:
-    """What the judge says of these dialogues: its answer, or the failure in its place."""
+    """The judge's answer to each of these dialogues, or the failure in its place."""
+    asked = [(dialogues[n].example, dialogues[n].messages, rngs[n]) for n in numbers]
     if isinstance(judge, ConcurrentJudge):
-        shown = [dialogues[row] for row in rows]
-        parts = [d.example for d in shown], [d.messages for d in shown], [rngs[row] for row in rows]
-        return judge.all_scores(*parts) if rows else []
+        return judge.all_scores(*map(list, zip(*asked, strict=True))) if asked else []
     answers: list[Any] = []
-    for row in rows:
+    for question in asked:
         try:
-            answers.append(judge.scores(dialogues[row].example, dialogues[row].messages, rngs[row]))
-        except _FAILS as error:
+            answers.append(judge.scores(*question))
+        except _FAILURES as error:
             answers.append(error)
     return answers
 

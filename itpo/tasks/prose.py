@@ -1,12 +1,13 @@
-"""An embedded task in ordinary writing, for language models that learned theirs elsewhere.
+"""A scripted task in ordinary writing, for language models that learned theirs elsewhere.
 
-The embedded tasks speak in lower-case words with spaces around punctuation, one token each for their own small model. Here the
-same users and tutors say "Maybe 3. How many pens?" instead of "maybe 3 . how many pens ?"; what happens in a conversation, and
-what it is worth, is decided by the embedded task, which reads every message back in its own spelling.
+The scripted tasks speak in lower-case words with spaces around punctuation, one token each for a tiny model of their own. Here
+the same users and policies say "Maybe 3. How many pens?" instead of "maybe 3 . how many pens ?". What happens in a
+conversation, and how it is scored, is decided by the task itself, which reads every message back in its own spelling.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from itpo.tasks.base import ScriptedTask
 
 
 def write(text: str) -> str:
-    """An embedded task's words in ordinary writing: capitals at the start of sentences, no space before punctuation.
+    """A scripted task's words in ordinary writing: capitals at the start of sentences, no space before punctuation.
 
     >>> write("ok . i think 3 . how many pens ?")
     'Ok. I think 3. How many pens?'
@@ -28,7 +29,7 @@ def write(text: str) -> str:
 
 
 def read(text: str) -> str:
-    """Any writing in the embedded tasks' spelling: lower case, punctuation apart, on one line. The inverse of :func:`write`.
+    """Any writing in the scripted tasks' spelling: lower case, punctuation apart, on one line. The inverse of :func:`write`.
 
     >>> read("Ok. I think 3.  How many pens?")
     'ok . i think 3 . how many pens ?'
@@ -37,7 +38,7 @@ def read(text: str) -> str:
 
 
 class Prose:
-    """An embedded task whose users and tutors write as people do; everything else is the task's own.
+    """A task whose users and scripted policies write as people do; everything else is the task's own.
 
     >>> from itpo.tasks.registry import get_task
     >>> task = Prose(get_task("math"))
@@ -53,7 +54,7 @@ class Prose:
 
     @property
     def words(self) -> list[str]:
-        """Every word of the embedded task, in its own spelling."""
+        """Every word of the task, in its own spelling."""
         return self.task.words
 
     def sample(self, rng: random.Random) -> Any:
@@ -66,11 +67,11 @@ class Prose:
 
     def reply(self, example: Any, messages: Sequence[Message], rng: random.Random) -> str | None:
         """The user's answer, written out; ``None`` ends the conversation."""
-        said = self.task.reply(example, _read_all(messages), rng)
-        return None if said is None else write(said)
+        reply = self.task.reply(example, _read_all(messages), rng)
+        return None if reply is None else write(reply)
 
     def score(self, example: Any, messages: Sequence[Message]) -> float:
-        """The embedded task's outcome in [0, 1]."""
+        """The task's outcome in [0, 1]."""
         return self.task.score(example, _read_all(messages))
 
     def act(self, text: str) -> str:
@@ -84,7 +85,7 @@ class Prose:
     def scripted_policy(
         self, example: Any, messages: Sequence[Message], rng: random.Random, params: Any
     ) -> str:
-        """What the scripted tutor says next, written out."""
+        """What the scripted policy says next, written out."""
         return write(self.task.scripted_policy(example, _read_all(messages), rng, params))
 
     def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:
@@ -92,14 +93,19 @@ class Prose:
         return self.task.turn_scores(example, _read_all(messages))
 
 
-def in_prose(build: Callable[..., ScriptedTask], **options: Any) -> Prose:
-    """A task with these options, in ordinary writing.
+def in_prose(build: Callable[..., ScriptedTask]) -> Callable[..., Prose]:
+    """What builds the same task, with the same options, in ordinary writing.
 
     >>> from itpo.tasks.math import MathTutoring
-    >>> in_prose(MathTutoring, clear=0.9).name
+    >>> in_prose(MathTutoring)(clear=0.9).name
     'math_prose'
     """
-    return Prose(build(**options))
+
+    @functools.wraps(build)
+    def build_in_prose(**options: Any) -> Prose:
+        return Prose(build(**options))
+
+    return build_in_prose
 
 
 def _read_all(messages: Sequence[Message]) -> list[Message]:

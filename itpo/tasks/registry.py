@@ -1,7 +1,7 @@
 """The scripted tasks by name.
 
-To add one, write one module with a class that has the members of :class:`itpo.tasks.base.ScriptedTask` and an ``ENTRY``, and
-its name here; or keep it in a module of your own, and name it ``module:name`` in a run's config.
+A new task is one module with a class that has the members of :class:`itpo.tasks.base.ScriptedTask` and an ``ENTRY``, and its
+name below. A task outside the library is named ``module:name`` in a run's config: its entry, or the class itself.
 """
 
 from __future__ import annotations
@@ -10,39 +10,34 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from itpo.dialogue import Message
 from itpo.tasks.base import ScriptedTask
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """A scripted task and how people read it.
-
-    ``build`` makes the task; its keyword arguments are the task's options. ``outcome`` is what tables call the outcome,
-    ``hidden`` says what an example hides from the assistant, and ``measure``, called ``beside``, is reported beside the
-    outcome. ``bounds`` replaces those of a testbed check, by its name (see :mod:`itpo.study.testbed`). An entry from outside
-    the library states a ``version``, to be raised with every change of what the task does.
-    """
-
-    name: str
-    build: Callable[..., ScriptedTask]
-    title: str
-    outcome: str = "outcome"
-    hidden: Callable[[Any], str] = str
-    beside: str = ""
-    measure: Callable[[Any, Sequence[Message]], float] | None = None
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    version: int = 0
-
 
 TASKS = ("math", "documents", "medical")  # those of the paper
 PROSE = tuple(
     f"{name}_prose" for name in TASKS
 )  # in ordinary writing, for models that learned theirs elsewhere
 NAMES = (*TASKS, "corridor", *PROSE)
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A scripted task and how people read it."""
+
+    name: str
+    build: Callable[..., ScriptedTask]  # its keyword arguments are the task's options
+    title: str
+    outcome: str = "outcome"  # what tables call it
+    hidden: Callable[[Any], str] = str  # what an example hides from the assistant
+    beside: str = ""  # what tables call `measure`, which is reported beside the outcome
+    measure: Callable[[Any, Sequence[Message]], float] | None = None
+    # In place of the bounds of a testbed check, by its name in `itpo.study.testbed.BOUNDS`.
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    version: int = (
+        0  # from 1 on for an entry outside the library; to be raised with every change of what the task does
+    )
 
 
 def get_entry(name: str) -> TaskEntry:
@@ -54,22 +49,21 @@ def get_entry(name: str) -> TaskEntry:
     ('math tutoring', 'success')
     """
     if ":" in name:
-        return _entry_of_reader(name)
-    if name in NAMES:  # a module is imported when its task is asked for
-        entry: TaskEntry = importlib.import_module(f"itpo.tasks.{name.removesuffix('_prose')}").ENTRY
-        if name not in PROSE:
-            return entry
-        prose = importlib.import_module("itpo.tasks.prose")
-        return replace(entry, name=name, build=partial(prose.in_prose, entry.build))
-    raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(NAMES)}, or module:name of your own")
-
-
-def _entry_of_reader(name: str) -> TaskEntry:
-    module, _, attribute = name.partition(":")
-    thing = getattr(importlib.import_module(module), attribute)
-    if isinstance(thing, TaskEntry):
-        return thing
-    return TaskEntry(name, thing, title=attribute, version=getattr(thing, "version", 0))
+        module, _, attribute = name.partition(":")
+        own = getattr(importlib.import_module(module), attribute)
+        if isinstance(own, TaskEntry):
+            return own
+        return TaskEntry(name, own, title=attribute, version=getattr(own, "version", 0))
+    if name not in NAMES:
+        raise ValueError(
+            f"unknown task {name!r}; known tasks: {', '.join(NAMES)}, or module:name of your own"
+        )
+    # A module is imported when its task is asked for.
+    entry: TaskEntry = importlib.import_module(f"itpo.tasks.{name.removesuffix('_prose')}").ENTRY
+    if name not in PROSE:
+        return entry
+    prose = importlib.import_module("itpo.tasks.prose")
+    return replace(entry, name=name, build=prose.in_prose(entry.build))
 
 
 def get_task(name: str, options: Mapping[str, Any] | None = None) -> ScriptedTask:
