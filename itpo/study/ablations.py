@@ -1,4 +1,4 @@
-"""One setting changed at a time, under RLOO: eta (F18), beta (F19), the size of the base model (F20).
+"""One setting changed at a time, under RLOO: the temperature eta (F18), beta (F19), the size of the base model (F20).
 
 The values are our own choice [O], but for the released eta; the profile's own is among them. A run with that value is one of
 the grid, so that the store trains it once.
@@ -18,8 +18,7 @@ from itpo.runs.store import Run
 from itpo.specs import TinyLM
 from itpo.study.credit_tables import spread
 from itpo.study.profiles import Profile
-from itpo.study.statistics import t_interval
-from itpo.study.tables import BASELINE, effects, interval_columns, interval_texts, results
+from itpo.study.tables import BASELINE, Column, gains_on_baseline, percent, points, results
 
 ETAS = (0.1, 0.4, 1.6, 6.4)  # 0.4 [C]
 BETAS = (0.0125, 0.05, 0.2, 0.8)  # 0.01 to 0.05 in the released math runs [C]
@@ -27,7 +26,7 @@ WIDTHS = (32, 64, 96)  # of the base model's hidden states; 64 is the grid's
 
 
 def eta_sweep(profile: Profile, values: Sequence[float] = ETAS) -> list[RunConfig]:
-    """Norm-ITPO with each temperature of (5): a low one pays one turn, a high one all turns alike.
+    """Norm-ITPO with each temperature of (5): a low one rewards one turn, a high one all turns alike.
 
     >>> from itpo.study.profiles import get_profile
     >>> sorted({config.method.options["temperature"] for config in eta_sweep(get_profile("laptop"))})
@@ -47,18 +46,14 @@ def beta_sweep(profile: Profile, values: Sequence[float] = BETAS) -> list[RunCon
 
 
 def _with_method(profile: Profile, name: str, values: Sequence[float]) -> list[RunConfig]:
-    """Norm-ITPO with each value of one setting, with ``estimator_seeds``, values first."""
-    own = profile.config("norm_itpo", 0).method
+    """Norm-ITPO with each value of one setting, values first."""
+    runs = profile.configs(("norm_itpo",))
     changes: list[dict[str, Any]] = [{name: value} for value in values]
-    return [
-        replace(profile.config("norm_itpo", seed), method=own.with_settings(**change))
-        for change in changes
-        for seed in profile.estimator_seeds
-    ]
+    return [replace(run, method=run.method.with_settings(**change)) for change in changes for run in runs]
 
 
 def width_sweep(profile: Profile, widths: Sequence[int] = WIDTHS) -> list[RunConfig]:
-    """Trajectory-share and Norm-ITPO on base models of each width, the settings of the rows unchanged.
+    """Trajectory-share and Norm-ITPO on base models of each width, the settings of the methods unchanged.
 
     Raises ``ValueError`` for a profile of pretrained models, whose sizes are not ours to choose.
 
@@ -66,21 +61,15 @@ def width_sweep(profile: Profile, widths: Sequence[int] = WIDTHS) -> list[RunCon
     >>> sorted({config.model.hidden_size for config in width_sweep(get_profile("laptop"))})
     [32, 64, 96]
     """
-    if not isinstance(profile.run.model, TinyLM):
-        raise ValueError(
-            f"profile {profile.name!r} trains {profile.run.model.name}: only embedded models have widths"
-        )
-    models = [replace(profile.run.model, hidden_size=width) for width in widths]
-    return [
-        replace(profile.config(row, seed), model=model)
-        for model in models
-        for row in (BASELINE, "norm_itpo")
-        for seed in profile.estimator_seeds
-    ]
+    model = profile.run.model
+    if not isinstance(model, TinyLM):
+        raise ValueError(f"profile {profile.name!r} trains {model.name}: only tiny models have widths")
+    models = [replace(model, hidden_size=width) for width in widths]
+    return [run for model in models for run in profile.configs((BASELINE, "norm_itpo"), model=model)]
 
 
 def parameters(model: TinyLM) -> float:
-    """About how many thousand weights an embedded model has beside its vocabulary: 13 h^2 a layer of width h.
+    """About how many thousand weights a tiny model has beside its vocabulary: 13 h^2 a layer of width h.
 
     Four matrices of h x h in the attention and three of h x 3h in the feed-forward part.
 
@@ -108,30 +97,30 @@ def setting_bands(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def setting_gains(frame: pd.DataFrame, usual: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What Norm-ITPO gains on trajectory-share at each setting, paired by seed, with t-intervals; a line for each.
+    """What Norm-ITPO gains on trajectory-share: :func:`itpo.study.tables.gains_on_baseline` with one line a setting.
 
-    ``frame`` is :func:`setting_results`. ``usual`` has the runs of trajectory-share where the setting does not concern them;
-    without, ``frame`` has them at each setting. Columns: setting, ``success`` of Norm-ITPO, ``gain``, ``mean_gain`` (over
-    training), each with its interval.
+    ``frame`` is :func:`setting_results`. Columns: setting, ``success`` of Norm-ITPO, ``gain``, ``mean_gain`` (over training),
+    each with its interval.
     """
-    lines = []
-    for setting, part in frame.groupby("setting", sort=False):
-        pair = part if usual is None else pd.concat([part, usual])
-        line = {"setting": setting}
-        line |= interval_columns("success", t_interval(part.loc[part["row"] == "norm_itpo", "success"]))
-        for name, column in (("gain", "success"), ("mean_gain", "mean_success")):
-            line |= interval_columns(name, t_interval(effects(pair, "norm_itpo", BASELINE, column)))
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def gains_text(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """:func:`setting_gains` as people read it, in percent and points; ``name`` is that of the setting."""
-    return pd.DataFrame(
-        {
-            name: [f"{setting:g}" for setting in table["setting"]],
-            "Norm-ITPO, after training (%)": interval_texts(table, "success"),
-            "gain on trajectory-share (points)": interval_texts(table, "gain", sign="+"),
-            "gain over training (points)": interval_texts(table, "mean_gain", sign="+"),
-        }
+    every = gains_on_baseline(frame, ["setting"], usual)
+    after, during = (every[every["measure"] == measure].reset_index(drop=True) for measure in MEASURES)
+    success = after.filter(like="value").rename(columns=lambda name: name.replace("value", "success"))
+    return pd.concat(
+        [
+            after["setting"],
+            success,
+            after.filter(like="gain"),
+            during.filter(like="gain").add_prefix("mean_"),
+        ],
+        axis=1,
     )
+
+
+def gain_columns(name: str) -> list[Column]:
+    """:func:`setting_gains` as people read it, in percent and points; ``name`` is that of the setting."""
+    return [
+        Column(name, lambda line: f"{line['setting']:g}"),
+        percent("Norm-ITPO, after training (%)", "success"),
+        points("gain on trajectory-share (points)", "gain"),
+        points("gain over training (points)", "mean_gain"),
+    ]

@@ -1,8 +1,9 @@
-"""Credit fidelity: how well what a row pays each turn agrees with what the turn is truly worth.
+"""Credit fidelity: how well the reward that a method gives each turn agrees with what the turn is truly worth.
 
-Runs and measurements of :mod:`itpo.study.oracle` in, numbers out, of which :mod:`itpo.study.credit_tables` makes tables. P probe dialogues of at
-most K turns, the same for every run of a task and base model. The truth is the advantage of each turn under a policy, mostly
-the run's own final one. All of it is our own choice [O]; the paper compares with experts' judgement instead [S].
+Runs and measurements of :mod:`itpo.study.oracle` in, numbers out, of which :mod:`itpo.study.credit_tables` makes tables. P
+dialogues of the monitor set of at most K turns, the same for every run of a task and base model. The truth is the advantage of
+each turn under a policy, mostly the run's own final one. All of it is our own choice [O]; the paper compares with experts'
+judgement instead [S].
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from itpo.runs.store import Run
 from itpo.study.oracle import TurnValues, read
 from itpo.study.statistics import spearman_rows
 
-# What decides the probe dialogues: runs that agree in these have the same ones.
-SAME_PROBES = ("task", "model", "max_turn_tokens", "monitor_dialogues")
+# What decides the monitor set: runs that agree in these have the same one.
+SAME_DIALOGUES = ("task", "model", "max_turn_tokens", "monitor_dialogues")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a run's row says of every turn, beside the truth.
+    """The rewards of a run's method for every turn, beside the truth.
 
-    ``credit`` is the row's own reward of each turn, summed over its tokens, before ``coef`` weighs it: shares of the outcome,
-    or logits where a row pays the PRM's rewards (then without the outcome that a method may add as a second source).
+    ``credit`` is the method's own reward of each turn, summed over its tokens, before ``coef`` weighs it: shares of the
+    outcome, or logits where the rewards are the PRM's (then without the outcome that may be added as a second source).
     Trajectory-share, which prefers no turn, gives each of them R. ``preference`` orders the turns of a dialogue: the shares
-    before the outcome multiplies them, so that a failed dialogue has an order too, and the credit itself where a row pays no
+    before the outcome multiplies them, so that a failed dialogue has an order too, and the credit itself where rewards are no
     shares. Both are 0 where there is no turn.
     """
 
@@ -57,41 +58,36 @@ def true_advantage(truth: TurnValues) -> Float[np.ndarray, "P K"]:
 
 
 def score_turns(run: Run, oracle: Run, method: Method | None = None) -> Scored:
-    """Ask the row of a finished run what it would pay each turn of the probe dialogues; ``oracle`` measured their truth.
+    """Compute the rewards of a finished run's method for each turn of the monitor set, whose truth ``oracle`` measured.
 
     ``method``, left out, is the run's own; another one reads the same PRM (or critic) with other settings of (2) and (4)-(6).
     PRM and critic are those after the last step. Errors: ValueError if the oracle measured other dialogues or the policy of
-    another run, or the run kept no probe that the row needs.
+    another run, or the run kept no readings that the method needs.
     """
     _check_pair(run, oracle)
     values, signals = read(oracle)
     method = run.config.method if method is None else method
-    row, ids, outcome = attribution.get_method(method.name), signals["turn_ids"], signals["outcome"]
-    known: dict[str, Any] = {
-        "turn_ids": ids,
-        "response_mask": ids >= 0,
-        "judge_scores": signals["judge_scores"],
-    }
-    known |= method.options
-    known |= _last_probe(run, ids >= 0, method)
+    entry, ids, outcome = method.entry, signals["turn_ids"], signals["outcome"]
+    inputs: dict[str, Any] = {**method.options, "turn_ids": ids, "response_mask": ids >= 0}
+    inputs |= {"judge_scores": signals["judge_scores"], **_last_readings(run, ids >= 0, method)}
 
-    def paid(outcomes: Tensor) -> Float[np.ndarray, "P K"]:
-        """What a turn is paid if the dialogues had these outcomes; the random row draws the same shares each time."""
-        if row.granularity == "trajectory":
+    def turn_rewards(outcomes: Tensor) -> Float[np.ndarray, "P K"]:
+        """The rewards if the dialogues had these outcomes; a random method draws the same shares each time."""
+        if entry.granularity == "trajectory":
             return (outcomes[:, None] * values.turn_mask).numpy().astype(np.float64)
         generator = seeded("fidelity", run.config.seed)
-        rewards = attribution.attribute(row.name, outcome=outcomes, generator=generator, **known)
+        rewards = attribution.attribute(method.name, outcome=outcomes, generator=generator, **inputs)
         return turns.aggregate(rewards.float(), ids).numpy().astype(np.float64)
 
-    credit = paid(outcome)
-    shares = row.carries_outcome and not row.needs_values
-    preference = paid(torch.ones_like(outcome)) if shares else credit
+    credit = turn_rewards(outcome)
+    shares = entry.carries_outcome and not entry.needs_values
+    preference = turn_rewards(torch.ones_like(outcome)) if shares else credit
     return Scored(run, credit, preference, outcome.numpy().astype(np.float64), values)
 
 
 def _check_pair(run: Run, oracle: Run) -> None:
     measured = oracle.config
-    differ = [name for name in SAME_PROBES if getattr(measured.run, name) != getattr(run.config, name)]
+    differ = [name for name in SAME_DIALOGUES if getattr(measured.run, name) != getattr(run.config, name)]
     if differ:
         raise ValueError(
             f"the oracle measured other dialogues than those of {run.folder}, which differs in {', '.join(differ)}"
@@ -102,19 +98,16 @@ def _check_pair(run: Run, oracle: Run) -> None:
         )
 
 
-def _last_probe(run: Run, mask: Bool[Tensor, "P T"], method: Method) -> dict[str, Tensor]:
-    """Token rewards and values of the probe dialogues at the end of training, where the run has them."""
-    saved = run.monitor()
-    if not saved:
-        return {}
-    _, last = saved[-1]
-    found: dict[str, Tensor] = {}
+def _last_readings(run: Run, mask: Bool[Tensor, "P T"], method: Method) -> dict[str, Tensor]:
+    """Token rewards and values of the monitor set at the end of training, where the run has them."""
+    last = saved[-1][1] if (saved := run.monitor()) else {}
+    readings: dict[str, Tensor] = {}
     if "log_ratio" in last:
         rewards = prm.token_rewards(last["log_ratio"], torch.zeros_like(last["log_ratio"]), mask, method.beta)
-        found["token_rewards"] = prm.rescale(rewards, mask, method.scale)
+        readings["token_rewards"] = prm.rescale(rewards, mask, method.scale)
     if "values" in last:  # kept as the run weighs them, whatever the coef of another method
-        found["values"] = last["values"].sum(0) / run.config.method.coef
-    return found
+        readings["values"] = last["values"].sum(0) / run.config.method.coef
+    return readings
 
 
 def pooled(
@@ -137,8 +130,8 @@ def within(
 ) -> float:
     """Mean over dialogues of Spearman's correlation between the turns of one dialogue: which of its turns mattered.
 
-    A dialogue counts if its truth orders at least two turns; a row that gives all of them the same credit has found nothing
-    there, which counts as 0. ``nan`` if no dialogue counts.
+    A dialogue counts if its truth orders at least two turns; a method that gives all of them the same credit counts as 0
+    there. ``nan`` if no dialogue counts.
 
     >>> credit, truth = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[0.1, 0.4], [0.3, 0.2]])
     >>> within(credit, truth, np.ones((2, 2), dtype=bool))
@@ -158,8 +151,8 @@ def _mean_of_rows(
     mask: Bool[np.ndarray, "P K"],
     counted: Bool[np.ndarray, " P"],
 ) -> float:
-    found = spearman_rows(first, second, mask)[counted]
-    return float(np.nan_to_num(found).mean()) if len(found) else float("nan")
+    correlations = spearman_rows(first, second, mask)[counted]
+    return float(np.nan_to_num(correlations).mean()) if len(correlations) else float("nan")
 
 
 STATISTICS = {"pooled": pooled, "within": within}
@@ -226,7 +219,7 @@ def ceiling(truth: TurnValues, kind: str) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a row's best (or worst) turn is the oracle's: hits in a number of decisions, and the hits of a guess."""
+    """How often a method's best (or worst) turn is the oracle's: hits in a number of decisions, and the hits of a guess."""
 
     hits: float
     decisions: int
@@ -239,7 +232,7 @@ def agreement(
     """Compare the best (or "worst") turn of every dialogue in which the oracle is clear about which one that is.
 
     Clear: it leads every other turn by more than ``certainty`` standard errors of their difference. Among turns that a
-    row likes equally it has to guess: their share of a hit counts. Errors: ValueError for another side.
+    method likes equally it has to guess: their share of a hit counts. Errors: ValueError for another side.
 
     >>> values = torch.tensor([[0.0, 1.0, 0.0]])
     >>> zero, mask = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)

@@ -6,13 +6,14 @@ Runs and measurements in, tables out, as in :mod:`itpo.study.tables`; what is me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from itpo.attribution import get_method
-from itpo.estimators import ESTIMATORS
+from itpo.estimators import get_estimator
 from itpo.runs.store import Run
 from itpo.study import reward_dynamics
 from itpo.study.credit_fidelity import (
@@ -28,20 +29,22 @@ from itpo.study.credit_fidelity import (
 )
 from itpo.study.oracle import TurnValues
 from itpo.study.statistics import Verdict, judge, mean_defined, spearman_rows, t_interval
+from itpo.study.tables import DASH, ESTIMATOR, METHOD, Column, as_text, interval_columns, percent
 
 # Continuations of each history that the notebooks measure: under a run's own final policy, and under the reference [O].
 CONTINUATIONS = {"smoke": (4, 8), "laptop": (16, 64)}
 # Decision points of the paper's expert study, and how many of them agree with the experts [S].
 REPORTED_DECISIONS = 64
+SIDES = ("best_", "worst_", "")  # of the preferences, and both together
 REPORTED_HITS = {"Gemini-3.0-Pro": 58, "Norm-ITPO": 48, "ITPO": 47, "chance": 16}
 
 
 def fidelity_table(runs: Sequence[Run], oracles: Sequence[Run]) -> pd.DataFrame:
     """A line for each run: estimator, row, seed, success, fidelity (pooled, within), its ceilings, and agreement.
 
-    ``preference`` is the fidelity within dialogues of the row's preference instead of its credit. ``hits`` are those of
+    ``preference`` is the fidelity within dialogues of the method's preference instead of its credit. ``hits`` are those of
     ``decisions``, best and worst turns together; ``chance`` is the share of them that a guess would hit and ``above_chance``
-    by how much the row's share is larger (``nan`` where nothing was to be decided).
+    by how much the method's share is larger (``nan`` where nothing was to be decided).
     """
     return pd.DataFrame([_line(score_turns(*pair)) for pair in zip(runs, oracles, strict=True)])
 
@@ -80,56 +83,68 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd
     [{'row': 'itpo', 'measure': 'within', 'mean': 0.5, 'low': 0.252, 'high': 0.748, 'n': 3}]
     """
     lines = []
-    for key, part in frame.groupby(list(by), sort=False):
+    for key, runs in frame.groupby(list(by), sort=False):
         for column in columns:
-            lines.append(
-                dict(zip(by, key, strict=True)) | {"measure": column} | vars(t_interval(part[column]))
-            )
+            group = dict(zip(by, key, strict=True)) | {"measure": column}
+            lines.append(group | vars(t_interval(runs[column])))
     return pd.DataFrame(lines)
 
 
-def fidelity_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`fidelity_table` as people read it: mean [t-interval] over seeds; success in percent."""
-    names = {"pooled": "pooled", "within": "within dialogues", "preference": "preference, within"}
+def fidelity_summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`fidelity_table` over seeds, a line for each estimator and method: means with t-intervals, and sums of decisions.
+
+    ``chance`` is here the number of hits of a guess.
+    """
     lines = []
-    for (estimator, row), part in frame.groupby(["estimator", "row"], sort=False):
-        line = {"estimator": ESTIMATORS[estimator].label, "row": get_method(row).label}
-        line["success (%)"] = t_interval(part["success"]).text(100.0, 1)
-        line |= {title: t_interval(part[name]).text(digits=2) for name, title in names.items()}
-        line |= {f"{kind} ceiling": f"{part[f'{kind}_ceiling'].mean():.2f}" for kind in STATISTICS}
-        lines.append(line)
+    for (estimator, row), runs in frame.groupby(["estimator", "row"], sort=False):
+        line: dict[str, Any] = {"truth": "oracle", "estimator": estimator, "row": row}
+        for name in ("success", "pooled", "within", "preference"):
+            line |= interval_columns(name, t_interval(runs[name]))
+        line |= {f"{kind}_ceiling": runs[f"{kind}_ceiling"].mean() for kind in STATISTICS}
+        line |= {
+            f"{side}{name}": runs[f"{side}{name}"].sum() for side in SIDES for name in ("hits", "decisions")
+        }
+        lines.append(line | {"chance": (runs["chance"] * runs["decisions"]).sum()})
     return pd.DataFrame(lines)
+
+
+FIDELITY_COLUMNS = (
+    ESTIMATOR,
+    METHOD,
+    percent("success (%)", "success"),
+    Column("pooled", "pooled", 1.0, 2),
+    Column("within dialogues", "within", 1.0, 2),
+    Column("preference, within", "preference", 1.0, 2),
+    *(Column(f"{kind} ceiling", f"{kind}_ceiling", 1.0, 2) for kind in STATISTICS),
+)
 
 
 def agreement_text(frame: pd.DataFrame) -> pd.DataFrame:
     """Hits and decisions of :func:`fidelity_table`, summed over seeds, and last the reported counts [S]."""
-    lines = []
-    for (estimator, row), part in frame.groupby(["estimator", "row"], sort=False):
-        total = part.sum(numeric_only=True)
-        line = {"truth": "oracle", "estimator": ESTIMATORS[estimator].label, "who": get_method(row).label}
-        line |= {
-            side: f"{total[f'{side}_hits']:.1f} of {total[f'{side}_decisions']:.0f}"
-            for side in ("best", "worst")
-        }
-        guess = (part["chance"] * part["decisions"]).sum()
-        lines.append(
-            line | {"both": f"{total['hits']:.1f} of {total['decisions']:.0f}", "chance": f"{guess:.1f}"}
-        )
-    for who, hits in REPORTED_HITS.items():
-        if who != "chance":
-            line = {"truth": "experts [S]", "estimator": "–", "who": who, "best": "–", "worst": "–"}
-            both = f"{hits} of {REPORTED_DECISIONS}"
-            lines.append(line | {"both": both, "chance": str(REPORTED_HITS["chance"])})
-    return pd.DataFrame(lines)
+    names = {"best_": "best", "worst_": "worst", "": "both"}
+    columns = [Column("truth", "truth"), ESTIMATOR, Column("who", METHOD.source)]
+    columns += [Column(names[side], partial(_hits_of, side=side)) for side in SIDES]
+    text = as_text(fidelity_summary(frame), [*columns, Column("chance", "chance", 1.0, 1)])
+    experts = {"truth": "experts [S]", "estimator": DASH, "best": DASH, "worst": DASH}
+    chance = str(REPORTED_HITS["chance"])
+    counts = {
+        who: f"{hits} of {REPORTED_DECISIONS}" for who, hits in REPORTED_HITS.items() if who != "chance"
+    }
+    known = [{**experts, "who": who, "both": both, "chance": chance} for who, both in counts.items()]
+    return pd.concat([text, pd.DataFrame(known)], ignore_index=True)
+
+
+def _hits_of(line: pd.Series, side: str) -> str:
+    return f"{line[f'{side}hits']:.1f} of {line[f'{side}decisions']:.0f}"
 
 
 def agreement_verdicts(frame: pd.DataFrame, rows: Sequence[str] = ("itpo", "norm_itpo")) -> list[Verdict]:
-    """Claim C9, worded for our truth: share of decisions hit minus that of a guess, by seed, for each estimator and row."""
+    """Claim C9, worded for our truth: share of decisions hit minus that of a guess, by seed, for each estimator and method."""
     statement = "turn preferences agree with the oracle better than chance"
-    parts = frame[frame["row"].isin(rows)].groupby(["estimator", "row"], sort=False)
+    groups = frame[frame["row"].isin(rows)].groupby(["estimator", "row"], sort=False)["above_chance"]
     return [
-        judge("C9", f"{ESTIMATORS[estimator].label}, {get_method(row).label}: {statement}", part["above_chance"])
-        for (estimator, row), part in parts
+        judge("C9", f"{get_estimator(estimator).label}, {get_method(row).label}: {statement}", shares)
+        for (estimator, row), shares in groups
     ]
 
 
@@ -173,31 +188,48 @@ def order_curves(runs: Sequence[Run], min_turns: int = 3) -> pd.DataFrame:
     ``pair`` is "same seed" (ITPO and Norm-ITPO of one seed) or "other seed" (two neighbouring seeds of Norm-ITPO, for
     comparison). Dialogues of at least ``min_turns`` turns count. As softmax keeps the order, this is that of (5) too.
     """
-    judged = [run for run in runs if run.config.method.name in ("itpo", "norm_itpo")]
-    keys = [(run.config.estimator.name, run.config.method.name, run.config.seed) for run in judged]
-    known = dict(zip(keys, map(reward_dynamics.read_monitor, judged), strict=True))
-    lines = []
-    for (estimator, row, seed), norm in known.items():
+    readings = {
+        (run.config.estimator.name, run.config.method.name, run.config.seed): reward_dynamics.read_monitor(
+            run
+        )
+        for run in runs
+        if run.config.method.name in ("itpo", "norm_itpo")
+    }
+    curves = []
+    for (estimator, row, seed), norm in readings.items():
         rivals = {"same seed": ("itpo", seed), "other seed": ("norm_itpo", seed + 1)}
-        for pair, (other, its_seed) in rivals.items() if row == "norm_itpo" else ():
-            if (rival := known.get((estimator, other, its_seed))) is not None:
+        for pair, key in rivals.items() if row == "norm_itpo" else ():
+            if (rival := readings.get((estimator, *key))) is not None:
                 mask = norm.turn_mask & (norm.turn_mask.sum(1) >= min_turns)[:, None]
-                shape = norm.turn_rewards.shape
-                found = spearman_rows(norm.turn_rewards, rival.turn_rewards, np.broadcast_to(mask, shape))
-                who = {"estimator": estimator, "pair": pair, "seed": seed}
-                lines.append(pd.DataFrame({**who, "step": norm.steps, "value": mean_defined(found)}))
-    return pd.concat(lines, ignore_index=True)
+                mask = np.broadcast_to(mask, norm.turn_rewards.shape)
+                value = mean_defined(spearman_rows(norm.turn_rewards, rival.turn_rewards, mask))
+                curve = {
+                    "estimator": estimator,
+                    "pair": pair,
+                    "seed": seed,
+                    "step": norm.steps,
+                    "value": value,
+                }
+                curves.append(pd.DataFrame(curve))
+    return pd.concat(curves, ignore_index=True)
 
 
 def slope_curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Least-squares slope of the summed implicit reward on the outcome, over the probes: row, seed, step, value (logits)."""
-    lines = []
-    for said in (
-        reward_dynamics.read_monitor(run) for run in runs if get_method(run.config.method.name).needs_prm
-    ):
-        centred = said.outcome - said.outcome.mean()
+    """Least-squares slope of the summed implicit reward on the outcome, over the monitor set: row, seed, step, value (logits).
+
+    Methods without a PRM are left out.
+    """
+    curves = []
+    for run in (run for run in runs if run.config.method.entry.needs_prm):
+        readings = reward_dynamics.read_monitor(run)
+        centred = readings.outcome - readings.outcome.mean()
         total = (centred**2).sum() or np.nan  # all won or all lost: no slope
-        slope = said.token_rewards.sum(-1) @ centred / total
-        who = {"row": said.run.config.method.name, "seed": said.run.config.seed}
-        lines.append(pd.DataFrame({**who, "step": said.steps, "value": slope}))
-    return pd.concat(lines, ignore_index=True)
+        slope = readings.token_rewards.sum(-1) @ centred / total
+        curve = {
+            "row": run.config.method.name,
+            "seed": run.config.seed,
+            "step": readings.steps,
+            "value": slope,
+        }
+        curves.append(pd.DataFrame(curve))
+    return pd.concat(curves, ignore_index=True)

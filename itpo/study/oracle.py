@@ -24,6 +24,7 @@ from itpo.models.backbone import Backbone
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
+from itpo.specs import check
 from itpo.tasks.base import Task
 from itpo.tasks.judging import judge_dialogues
 from itpo.training.build import build_learner, trained
@@ -102,8 +103,8 @@ def turn_values(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
     >>> backbone, chat, problem = Backbone(model, ["policy"], Adapter()), ChatFormat(tokenizer), task.sample(random.Random(0))
-    >>> said = (*task.opening(problem), Message("assistant", f"the answer is {problem.answer} ."))
-    >>> solved = Dialogue(problem, said, ids=(), response_mask=(), sampled_logp=(), outcome=1.0)
+    >>> messages = (*task.opening(problem), Message("assistant", f"the answer is {problem.answer} ."))
+    >>> solved = Dialogue(problem, messages, ids=(), response_mask=(), sampled_logp=(), outcome=1.0)
     >>> values = turn_values(backbone, chat, task, [solved], 2, "example", Sampling(max_turn_tokens=4))
     >>> values.before.tolist(), values.after.tolist(), values.advantage.tolist()
     ([[0.0]], [[1.0]], [[1.0]])
@@ -139,13 +140,12 @@ def make_plan(task: Task, dialogues: Sequence[Dialogue], continuations: int, str
     >>> from itpo.tasks.registry import get_task
     >>> task, user = get_task("math"), random.Random(0)
     >>> problem = task.sample(user)
-    >>> said = (*task.opening(problem), Message("assistant", "we can do this ."))
-    >>> dialogue = Dialogue(problem, said, ids=(), response_mask=(), sampled_logp=(), outcome=0.0)
+    >>> messages = (*task.opening(problem), Message("assistant", "we can do this ."))
+    >>> dialogue = Dialogue(problem, messages, ids=(), response_mask=(), sampled_logp=(), outcome=0.0)
     >>> [len(history) for history in make_plan(task, [dialogue], 2, "example").histories]
     [1, 1, 3, 3]
     """
-    if continuations < 2 or continuations % 2:
-        raise ValueError(f"continuations is {continuations}; it must be even and at least 2: it is halved")
+    _check_continuations(continuations)
     if not dialogues:
         raise ValueError("there is no dialogue whose turns could be measured: pass at least one")
     turns = torch.tensor([dialogue.assistant_turns for dialogue in dialogues])
@@ -165,6 +165,10 @@ def make_plan(task: Task, dialogues: Sequence[Dialogue], continuations: int, str
             plan.users.append(user)
             plan.histories.append(history)
     return plan
+
+
+def _check_continuations(count: int) -> None:
+    check("continuations", count >= 2 and count % 2 == 0, count, "even, as it is halved, and at least 2")
 
 
 def _answer(task: Task, example: Any, history: list[Message], user: random.Random) -> bool:
@@ -187,7 +191,7 @@ def _summarize(outcomes: Float[Tensor, "2 P K N"], turn_mask: Bool[Tensor, "P K"
 
 @dataclass(frozen=True)
 class OracleConfig:
-    """Everything that determines a measurement: the probe dialogues of ``run``, valued under a policy.
+    """Everything that determines a measurement: the monitor set of ``run``, valued under a policy.
 
     ``policy`` is "trained" for the policy that ``run`` ended with, "reference" for the base model, whose values are the same
     for every run of a task and base model. Each history is continued ``continuations`` times (32 give a value of an outcome
@@ -200,10 +204,8 @@ class OracleConfig:
     continuations: int = 32
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy is {self.policy!r}; it must be one of {', '.join(POLICIES)}")
-        if self.continuations < 2 or self.continuations % 2:
-            raise ValueError(f"continuations is {self.continuations}; it must be even and at least 2")
+        check("policy", self.policy in POLICIES, self.policy, f"one of {', '.join(POLICIES)}")
+        _check_continuations(self.continuations)
 
     @property
     def steps(self) -> int:
@@ -212,12 +214,12 @@ class OracleConfig:
 
 
 def measure(config: OracleConfig, run: Run) -> None:
-    """Measure the turn values of the probe dialogues that the configured run is observed on, and finish ``run``.
+    """Measure the turn values of the configured run's monitor set, and finish ``run``.
 
-    For ``itpo.runs.sweep.sweep(root, configs, measure)``. The dialogues are those of :func:`itpo.trainer.observe`, so rows and
-    turns are those of the run's own probes. Beside the values, a probe holds the dialogues' ``outcome`` (P,), their
-    ``turn_ids`` (P, T) and ``judge_scores`` (P, K), what a scripted judge with the run's error rate says of each turn. Raises
-    ``ValueError`` if the trained policy is asked for and the configured run is not finished.
+    For ``itpo.runs.sweep.sweep(root, configs, measure)``. The dialogues are those of
+    :func:`itpo.training.evaluation.collect_monitor_set`, in the same order. Beside the values, ``outcome`` (P,), ``turn_ids``
+    (P, T) and ``judge_scores`` (P, K), those of the run's judge, are kept. Raises ``ValueError`` if the trained policy is asked
+    for and the configured run is not finished.
     """
     run.restore()
     store = Store(run.folder.parent)
@@ -232,8 +234,8 @@ def measure(config: OracleConfig, run: Run) -> None:
     assert learner.judge is not None  # every scripted task has one
     judges = [random.Random(f"oracle/judge/{p}") for p in range(len(dialogues))]
     scores = torch.zeros(values.turn_mask.shape)
-    said = judge_dialogues(learner.judge, dialogues, judges, retries=0).scores
-    scores[values.turn_mask] = torch.tensor([score for row in said for score in row])
+    judged = judge_dialogues(learner.judge, dialogues, judges, retries=0).scores
+    scores[values.turn_mask] = torch.tensor([score for of_turns in judged for score in of_turns])
     static = {"outcome": batch.outcome, "turn_ids": batch.turn_ids, "judge_scores": scores}
     run.save_monitor(0, values.tensors() | static)
     run.save_dialogues(0, [record(dialogue) for dialogue in dialogues])
@@ -250,6 +252,5 @@ def read(run: Run) -> tuple[TurnValues, dict[str, Tensor]]:
     if not run.done:
         raise ValueError(f"{run.folder} holds no finished measurement: measure it first")
     ((_, tensors),) = run.monitor()
-    return TurnValues.from_tensors(tensors), {
-        name: tensors[name] for name in ("outcome", "turn_ids", "judge_scores")
-    }
+    static = {name: tensors[name] for name in ("outcome", "turn_ids", "judge_scores")}
+    return TurnValues.from_tensors(tensors), static

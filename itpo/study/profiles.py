@@ -1,14 +1,14 @@
-"""Scales at which the notebooks run, and the settings of each row of Table 1 there. Every value says where it comes from.
+"""Scales at which the notebooks run, and the settings of each method there. Every value says where it comes from.
 
 Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our own choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from itpo.attribution import get_method
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
 from itpo.specs import (
     Adapter,
@@ -29,8 +29,8 @@ __all__ = ["TUNED", "Method", "PROFILES", "Profile", "RELEASED", "RunConfig", "a
 class Profile:
     """A scale at which the notebooks run.
 
-    ``seeds`` are those of RLOO, ``estimator_seeds`` those of the other estimators. ``settings`` has the rows that each task
-    is trained with, and ``data`` the real examples of each task, where the profile has real ones.
+    ``settings`` has the methods that each task is trained with, and ``data`` the real examples of each task, where the profile
+    has real ones.
     """
 
     name: str
@@ -38,86 +38,94 @@ class Profile:
     run: RunConfig
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
-    estimator_seeds: tuple[int, ...]
     settings: Mapping[str, tuple[Method, ...]] = field(default_factory=lambda: TUNED)
     data: Mapping[str, RealData] = field(default_factory=dict)
 
-    def on(self, task: str) -> Profile:
-        """The same profile on another task; raises ``ValueError`` for an unknown one.
+    def on(self, task: str | TaskSpec | RealData) -> Profile:
+        """The same profile on another task: one that it lists, by name, or a specification.
 
-        The rows have the settings that were chosen on that task, and other tasks than math ``estimator_seeds`` only [O].
+        Methods have the settings that were chosen on that task; those of this task on one that the profile does not list.
+        Raises ``ValueError`` for a name that the profile does not list.
 
         >>> laptop = get_profile("laptop")
         >>> laptop.on("medical").run.task.name, len(laptop.on("medical").grid())
         ('medical', 18)
+        >>> laptop.on(TaskSpec("corridor", Options(turns=6, pivots=2))).run.task.options["turns"]
+        6
         """
-        check("task", task in self.settings, task, f"one of {', '.join(self.settings)}")
-        seeds = self.seeds if task == self.run.task.name else self.estimator_seeds
-        run = replace(self.run, task=self.data.get(task) or TaskSpec(task))
-        return replace(self, run=run, methods=self.settings[task], seeds=seeds)
+        if isinstance(task, str):
+            check("task", task in self.settings, task, f"one of {', '.join(self.settings)}, or a TaskSpec")
+            task = self.data.get(task) or TaskSpec(task)
+        methods = self.settings.get(task.name, self.methods)
+        return replace(self, run=replace(self.run, task=task), methods=methods)
+
+    def with_method(self, method: Method) -> Profile:
+        """The same profile with one more method, or with other settings of a method that it lists.
+
+        >>> [m.beta for m in get_profile("smol").with_method(Method("itpo", beta=0.05)).methods]
+        [0.2, 0.05, 0.05]
+        """
+        others = (other for other in self.methods if other.name != method.name)
+        return replace(self, methods=(*others, method))
 
     def config(self, row: str, seed: int, estimator: str = "rloo") -> RunConfig:
-        """The run of one row, seed and estimator; raises ``ValueError`` for a row that the profile does not have.
+        """The run of one method, seed and estimator; raises ``ValueError`` for a method that the profile does not list.
 
         >>> get_profile("smoke").config("itpo", 0).method.name
         'itpo'
         """
-        get_method(row)
-        for method in self.methods:
-            if method.name == row:
-                return replace(self.run, method=method, seed=seed, estimator=Estimator(estimator))
-        raise ValueError(
-            f"profile {self.name!r} has no row {row!r}; it has: {', '.join(m.name for m in self.methods)}"
-        )
+        methods = {method.name: method for method in self.methods}
+        wanted = f"one of {', '.join(methods)}, or added by with_method"
+        check(f"method of profile {self.name!r}", row in methods, row, wanted)
+        return replace(self.run, method=methods[row], seed=seed, estimator=Estimator(estimator))
+
+    def configs(self, rows: Sequence[str], **changes: Any) -> list[RunConfig]:
+        """Each of the methods with every seed, methods first; ``changes`` are other fields of the config.
+
+        >>> len(get_profile("smoke").configs(["itpo", "norm_itpo"], steps=2))
+        4
+        """
+        return [replace(self.config(row, seed), **changes) for row in rows for seed in self.seeds]
 
     def grid(self, estimator: str = "rloo") -> list[RunConfig]:
-        """Every row that the estimator can train with every seed, rows first.
+        """Every method that the estimator can train with every seed, methods first.
 
         >>> len(get_profile("smoke").grid()), len(get_profile("smoke").grid("ppo"))
         (12, 14)
         """
-        seeds = self.seeds if estimator == "rloo" else self.estimator_seeds
         rows = [method.name for method in self.methods if allows(estimator, method.name)]
-        return [self.config(row, seed, estimator) for row in rows for seed in seeds]
+        return [self.config(row, seed, estimator) for row in rows for seed in self.seeds]
 
     def unbiased(self, baseline: str) -> list[RunConfig]:
-        """RLOO with another ``baseline`` than the released one, with ``estimator_seeds``, rows first.
+        """RLOO with another ``baseline`` than the released one, methods first.
 
-        For the paper's own split of the outcome over turns, and for one that knows nothing of them: the baselines "trajectory"
-        and "to_go" of :func:`itpo.advantages.rloo` do not charge them for every turn. Raises ``ValueError`` for an unknown one.
+        For the paper's own split of the outcome over turns, and for a uniform one: the baselines "trajectory" and "to_go" of
+        :func:`itpo.advantages.rloo` do not subtract the same mean from every turn. Raises ``ValueError`` for an unknown one.
 
         >>> {config.estimator.baseline for config in get_profile("smoke").unbiased("trajectory")}
         {'trajectory'}
         """
-        configs = [
-            self.config(row, seed) for row in ("uniform", "norm_itpo") for seed in self.estimator_seeds
-        ]
-        estimator = Estimator("rloo", Options(baseline=baseline))
-        return [replace(config, estimator=estimator) for config in configs]
+        return self.configs(("uniform", "norm_itpo"), estimator=Estimator("rloo", Options(baseline=baseline)))
 
     def sure_judge(self) -> list[RunConfig]:
-        """The judge's row under RLOO with a judge that never errs, with ``estimator_seeds``: credit by the task's own rules.
+        """The judge's method under RLOO with a judge that never errs: credit by the task's own rules.
 
         >>> {config.judge.error_rate for config in get_profile("smoke").sure_judge()}
         {0.0}
         """
-        return [
-            replace(self.config("judge", seed), judge=RuleJudge(error_rate=0.0))
-            for seed in self.estimator_seeds
-        ]
+        return self.configs(("judge",), judge=RuleJudge(error_rate=0.0))
 
     def released(self) -> list[RunConfig]:
-        """ITPO and Norm-ITPO under RLOO with the settings of the released code, with ``estimator_seeds``, rows first.
+        """ITPO and Norm-ITPO under RLOO with the settings of the released code, methods first.
+
+        Raises ``ValueError`` for a task without released settings.
 
         >>> sorted({config.method.options["reduction"] for config in get_profile("smoke").released()})
         ['length_normalized', 'sum']
         """
-        runs = [
-            replace(self.run, method=m)
-            for m in RELEASED[self.run.task.name]
-            if m.name in ("itpo", "norm_itpo")
-        ]
-        return [replace(run, seed=seed) for run in runs for seed in self.estimator_seeds]
+        task = self.run.task.name
+        check("task", task in RELEASED, task, f"one of {', '.join(RELEASED)}, whose settings were released")
+        return replace(self, methods=RELEASED[task]).configs(("itpo", "norm_itpo"))
 
 
 # The best of four settings each, by `python -m benchmarks.tune` [O]. PRIME and ITPO get the outcome as a second source, as the
@@ -154,20 +162,14 @@ TUNED: dict[str, tuple[Method, ...]] = {
 
 
 def _released(itpo: tuple[float, float, float], norm_itpo: tuple[float, float]) -> tuple[Method, ...]:
-    """Rows of the released runs: (beta, coef, outcome_coef) of ITPO, (beta, coef) of Norm-ITPO."""
-    (beta, coef, outcome_coef), (norm_beta, norm_coef) = itpo, norm_itpo
-    return (
-        Method("trajectory_share"),
-        Method("uniform"),
-        Method("itpo", beta=beta, coef=coef, outcome_coef=outcome_coef, scale="released"),
-        Method(
-            "norm_itpo",
-            Options(reduction="length_normalized"),
-            beta=norm_beta,
-            coef=norm_coef,
-            scale="released",
-        ),
+    """Methods of the released runs: (beta, coef, outcome_coef) of ITPO, (beta, coef) of Norm-ITPO."""
+    own: dict[str, Any] = {"scale": "released"} | dict(
+        zip(("beta", "coef", "outcome_coef"), itpo, strict=True)
     )
+    normalised: dict[str, Any] = {"scale": "released"} | dict(zip(("beta", "coef"), norm_itpo, strict=True))
+    by_length = Options(reduction="length_normalized")
+    plain = (Method("trajectory_share"), Method("uniform"))
+    return (*plain, Method("itpo", **own), Method("norm_itpo", by_length, **normalised))
 
 
 # The settings of the released runs [C] (paper.md, section 7), but for the learning rates, which belong to another scale [O].
@@ -186,7 +188,6 @@ LAPTOP = Profile(
     ),
     methods=TUNED["math"],
     seeds=(0, 1, 2),
-    estimator_seeds=(0, 1, 2),
 )
 
 SMOKE = replace(
@@ -206,7 +207,6 @@ SMOKE = replace(
         checkpoint_every=2,
     ),
     seeds=(0, 1),
-    estimator_seeds=(0, 1),
 )
 
 # A real language model that fits a laptop: the math task in ordinary writing. Sizes [O]; the learning rate [O] is the smaller
@@ -239,7 +239,6 @@ SMOL = Profile(
     ),
     methods=SMOL_METHODS,
     seeds=(0,),
-    estimator_seeds=(0,),
     settings={"math_prose": SMOL_METHODS},
 )
 SMOL_SMOKE = replace(
@@ -303,12 +302,13 @@ CONSUMER = Profile(
     ),
     methods=_consumer("math"),
     seeds=(0,),
-    estimator_seeds=(0,),
     settings={task: _consumer(task) for task in RELEASED},
     data=CONSUMER_DATA,
 )
 
 PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, SMOL, CONSUMER)}
+# A profile of pretrained models for each name that the notebook on them may be run with.
+REAL_PROFILES = {profile.name: profile for profile in (SMOL_SMOKE, SMOL, CONSUMER)}
 
 
 def get_profile(name: str) -> Profile:
@@ -317,13 +317,8 @@ def get_profile(name: str) -> Profile:
     >>> get_profile("laptop").run.rollouts
     8
     """
-    if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; known profiles: {', '.join(PROFILES)}")
+    check("profile", name in PROFILES, name, f"one of {', '.join(PROFILES)}")
     return PROFILES[name]
-
-
-# A profile of pretrained models for each name that the notebook on them may be run with.
-REAL_PROFILES = {profile.name: profile for profile in (SMOL_SMOKE, SMOL, CONSUMER)}
 
 
 def get_real_profile(name: str) -> Profile:
@@ -332,8 +327,6 @@ def get_real_profile(name: str) -> Profile:
     >>> get_real_profile("smoke").run.model.name, get_real_profile("consumer").run.model.precision
     ('smollm2', 'nf4')
     """
-    if name not in REAL_PROFILES:
-        raise ValueError(
-            f"profile {name!r} has no pretrained model; profiles that have one: {', '.join(REAL_PROFILES)}"
-        )
+    wanted = f"one of {', '.join(REAL_PROFILES)}, which have a pretrained model"
+    check("profile", name in REAL_PROFILES, name, wanted)
     return REAL_PROFILES[name]

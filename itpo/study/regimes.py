@@ -1,7 +1,7 @@
 """The map of regimes: in which dialogues has turn-wise credit anything to gain, and does Norm-ITPO gain it?
 
 One task, :mod:`itpo.tasks.corridor`, whose dialogues have a fixed length, so that nothing but the number and place of the
-turns that matter differs. Three rows under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which splits an
+turns that matter differs. Three methods under RLOO: trajectory-share, Norm-ITPO, and a judge that never errs, which splits an
 outcome equally over the pivots. More turns, more pivots (sparser success), other places of the pivots, fewer rollouts
 a prompt.
 """
@@ -10,17 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from itpo.attribution import get_method
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.figures.settings import MEASURES
 from itpo.runs.store import Run
-from itpo.specs import Options, RuleJudge, TinyLM
+from itpo.specs import Options, RuleJudge, TinyLM, check
 from itpo.study.statistics import Interval, t_interval
-from itpo.study.tables import BASELINE, effects, interval_columns, interval_texts, results
+from itpo.study.tables import (
+    BASELINE,
+    MEASURE,
+    METHOD,
+    Column,
+    effects,
+    gains_on_baseline,
+    interval_columns,
+    percent,
+    points,
+    results,
+)
 from itpo.tasks.corridor import POSITIONS, Corridor
 
 # The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early
@@ -31,6 +43,7 @@ REGIME_METHODS = (
     Method("judge", policy_lr=2e-3),
 )
 SETTINGS = ["length", "pivots", "position", "rollouts"]
+TO_GO = Estimator("rloo", Options(baseline="to_go"))
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,7 @@ class RegimeGrid:
         >>> len(get_regime_grid("laptop").cells())
         135
         """
-        sizes = [Options(turns=turns, pivots=pivots) for turns in self.turns for pivots in self.pivots]
-        return self._cells_with(sizes)
+        return self._on_tasks({"turns": turns, "pivots": n} for turns in self.turns for n in self.pivots)
 
     def positions_slice(self) -> list[RunConfig]:
         """The middle of the map with the pivots at each place.
@@ -72,8 +84,8 @@ class RegimeGrid:
         >>> [config.task.options["position"] for config in get_regime_grid("laptop").positions_slice()][::15]
         ['early', 'spread', 'late']
         """
-        middle = self.run.task.options if isinstance(self.run.task, TaskSpec) else {}
-        return self._cells_with([Options(middle | {"position": position}) for position in self.positions])
+        size = {"turns": self.middle.max_turns, "pivots": self.middle.pivots}
+        return self._on_tasks(size | {"position": position} for position in self.positions)
 
     def rollouts_slice(self) -> list[RunConfig]:
         """The middle of the map with each number of rollouts a prompt, and as many dialogues a step.
@@ -87,16 +99,13 @@ class RegimeGrid:
     def baselines(self) -> list[RunConfig]:
         """The slice over rollouts with ``fresh_seeds``, under the run's own baseline of RLOO and under "to_go".
 
-        Trajectory-share, which pays once a dialogue, has the same advantages under both and is there once.
+        Trajectory-share, with one reward a dialogue, has the same advantages under both and is there once.
 
         >>> len(get_regime_grid("laptop").baselines())
         100
         """
         runs = replace(self, seeds=self.fresh_seeds).rollouts_slice()
-        split = [config for config in runs if config.method.name != BASELINE]
-        return runs + [
-            replace(config, estimator=Estimator("rloo", Options(baseline="to_go"))) for config in split
-        ]
+        return runs + [replace(run, estimator=TO_GO) for run in runs if run.method.name != BASELINE]
 
     def fewest_rollouts(self) -> list[RunConfig]:
         """The cell with the fewest rollouts a prompt, with ``more_seeds``, under the baseline "to_go" of RLOO.
@@ -105,16 +114,13 @@ class RegimeGrid:
         48
         """
         cell = replace(self, seeds=self.more_seeds, rollouts=(min(self.rollouts),))
-        return [
-            replace(config, estimator=Estimator("rloo", Options(baseline="to_go")))
-            for config in cell.rollouts_slice()
-        ]
+        return [replace(config, estimator=TO_GO) for config in cell.rollouts_slice()]
 
-    def _cells_with(self, options: Iterable[Options]) -> list[RunConfig]:
-        return self._rows(replace(self.run, task=TaskSpec("corridor", o)) for o in options)
+    def _on_tasks(self, options: Iterable[dict[str, Any]]) -> list[RunConfig]:
+        return self._rows(replace(self.run, task=TaskSpec("corridor", Options(o))) for o in options)
 
     def _rows(self, runs: Iterable[RunConfig]) -> list[RunConfig]:
-        """Each of the runs by every row with every seed."""
+        """Each of the runs by every method with every seed."""
         return [
             replace(run, method=m, seed=seed) for run in runs for m in REGIME_METHODS for seed in self.seeds
         ]
@@ -188,18 +194,19 @@ def get_regime_grid(name: str) -> RegimeGrid:
     >>> get_regime_grid("laptop").middle.max_turns
     9
     """
-    if name not in REGIME_GRIDS:
-        raise ValueError(
-            f"profile {name!r} has no map of regimes; profiles that have one: {', '.join(REGIME_GRIDS)}"
-        )
+    check(
+        "profile",
+        name in REGIME_GRIDS,
+        name,
+        f"one of {', '.join(REGIME_GRIDS)}, which have a map of regimes",
+    )
     return REGIME_GRIDS[name]
 
 
 def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
     """:func:`itpo.study.tables.results` with each run's settings (``SETTINGS``) and its outcome before training, ``start``."""
-    frame = results(runs)
     tasks = [_corridor(run.config) for run in runs]
-    return frame.assign(
+    return results(runs).assign(
         length=[task.max_turns for task in tasks],
         pivots=[task.pivots for task in tasks],
         position=[task.position for task in tasks],
@@ -209,36 +216,40 @@ def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """A line for each cell, row beside trajectory-share, and measure: what the row gains, paired by seed, with a t-interval.
+    """:func:`itpo.study.tables.gains_on_baseline` in each cell, and ``start``, the mean of trajectory-share before training.
 
-    ``frame`` is :func:`regime_results`. Columns: ``SETTINGS``, row, measure (a key of ``MEASURES``), ``gain`` with its
-    interval, and of the cell ``start`` and ``baseline`` (means of trajectory-share before training, and by the measure).
+    ``frame`` is :func:`regime_results`.
     """
-    lines = []
-    for key, cell in frame.groupby(SETTINGS, sort=False):
-        usual = cell[cell["row"] == BASELINE]
-        for measure in MEASURES:
-            known = {"start": usual["start"].mean(), "baseline": usual[measure].mean()}
-            for row in [row for row in cell["row"].unique() if row != BASELINE]:
-                gain = interval_columns("gain", t_interval(effects(cell, row, BASELINE, measure)))
-                lines.append(
-                    dict(zip(SETTINGS, key, strict=True)) | {"row": row, "measure": measure} | gain | known
-                )
-    return pd.DataFrame(lines)
+    start = frame[frame["row"] == BASELINE].groupby(SETTINGS, sort=False)["start"].mean()
+    return gains_on_baseline(frame, SETTINGS).join(start, on=SETTINGS)
+
+
+GAIN_COLUMNS = (
+    Column("turns", "length"),
+    Column("pivots", "pivots"),
+    Column("place", "position"),
+    Column("rollouts", "rollouts"),
+    METHOD,
+    MEASURE,
+    percent("warm start (%)", "start"),
+    percent("trajectory-share (%)", BASELINE),
+    points("gain (points)", "gain"),
+)
 
 
 def baseline_gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`gains` under each baseline of RLOO, which a first column, ``charge``, names.
+    """:func:`gains` under each baseline of RLOO, which a first column names.
 
-    ``frame`` is :func:`regime_results` of :meth:`RegimeGrid.baselines`: all are compared with the same runs of trajectory-share.
+    ``frame`` is :func:`regime_results` of :meth:`RegimeGrid.baselines`; trajectory-share has the same runs under all.
     """
     usual, split = (frame[(frame["row"] == BASELINE) == same] for same in (True, False))
-    parts = {name: gains(pd.concat([usual, part])) for name, part in split.groupby("baseline", sort=False)}
-    return pd.concat(parts, names=["charge"]).reset_index("charge").reset_index(drop=True)
+    groups = split.groupby("baseline", sort=False)
+    tables = {name: gains(pd.concat([usual, group])) for name, group in groups}
+    return pd.concat(tables, names=["baseline"]).reset_index("baseline").reset_index(drop=True)
 
 
 def baseline_changes(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each row that splits the outcome gains in each cell by the baseline "to_go" over "released", paired by seed.
+    """What each method that splits the outcome gains in each cell by the baseline "to_go" over "released", paired by seed.
 
     ``frame`` as for :func:`baseline_gains`. Columns: ``SETTINGS``, row, measure, ``change`` with its t-interval.
     """
@@ -251,23 +262,39 @@ def baseline_changes(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+CHANGE_COLUMNS = (Column("rollouts", "rollouts"), METHOD, MEASURE, points("change", "change"))
+
+
 def pooled_gains(frame: pd.DataFrame, row: str, baseline: str, measure: str) -> pd.Series:
-    """A row's gain on trajectory-share under one baseline of RLOO, its mean over all cells, for each seed.
+    """A method's gain on trajectory-share under one baseline of RLOO, its mean over all cells, for each seed.
 
-    ``frame`` as for :func:`baseline_gains`.
+    ``frame`` as for :func:`baseline_gains`. Raises ``ValueError`` if a cell lacks a seed that another has, or a run of
+    trajectory-share.
 
-    >>> lines = [(BASELINE, "released", 0, 0.5), ("judge", "released", 0, 0.25), ("judge", "to_go", 0, 0.75)]
-    >>> frame = pd.DataFrame(lines, columns=["row", "baseline", "seed", "success"])
+    >>> cell = dict.fromkeys(SETTINGS, 4) | {"seed": 0}
+    >>> lines = [(BASELINE, "released", 0.5), ("judge", "released", 0.25), ("judge", "to_go", 0.75)]
+    >>> frame = pd.DataFrame(lines, columns=["row", "baseline", "success"]).assign(**cell)
     >>> pooled_gains(frame, "judge", "to_go", "success").tolist()
     [0.25]
     """
     usual = frame[frame["row"] == BASELINE]
-    part = frame[(frame["row"] == row) & (frame["baseline"] == baseline)]
-    return part.groupby("seed")[measure].mean() - usual.groupby("seed")[measure].mean()
+    own = frame[(frame["row"] == row) & (frame["baseline"] == baseline)]
+    pair = [runs.pivot(index=SETTINGS, columns="seed", values=measure) for runs in (own, usual)]
+    difference = pair[0] - pair[1]
+    lacking = difference.index[difference.isna().any(axis=1)].tolist()
+    if lacking or difference.empty:
+        raise ValueError(
+            f"{row} under {baseline} and {BASELINE} do not have the same seeds in the cells {lacking} (length, pivots, "
+            "position, rollouts): train what is missing"
+        )
+    return pair[0].mean() - pair[1].mean()
+
+
+TREND = ("mean", "per doubling of turns", "per further pivot")
 
 
 def trend(frame: pd.DataFrame, row: str, measure: str) -> dict[str, Interval]:
-    """How a row's gain changes with the settings of the map: t-intervals over seeds of three numbers.
+    """How a method's gain changes with the settings of the map: t-intervals over seeds of the three numbers of ``TREND``.
 
     In each seed the gains of all cells are fitted by least squares with an intercept, log2 of the turns, and the pivots.
     ``"mean"`` is the mean gain over cells, ``"per doubling of turns"`` and ``"per further pivot"`` are the slopes. All seeds of
@@ -281,49 +308,23 @@ def trend(frame: pd.DataFrame, row: str, measure: str) -> dict[str, Interval]:
     """
     keys = ["seed", "length", "pivots"]
     pair = [frame[frame["row"] == name].set_index(keys)[measure].sort_index() for name in (row, BASELINE)]
-    gain = (pair[0] - pair[1]).reset_index()
-    found = []
-    for _, part in gain.groupby("seed"):
-        design = np.column_stack([np.ones(len(part)), np.log2(part["length"]), part["pivots"]])
-        slopes = np.linalg.lstsq(design, part[measure].to_numpy(), rcond=None)[0]
-        found.append([part[measure].mean(), *slopes[1:]])
-    names = ("mean", "per doubling of turns", "per further pivot")
-    return {name: t_interval(values) for name, values in zip(names, np.transpose(found), strict=True)}
-
-
-def gains_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`gains` as people read it, in percent and points."""
-    return pd.DataFrame(
-        {
-            "turns": table["length"],
-            "pivots": table["pivots"],
-            "place": table["position"],
-            "rollouts": table["rollouts"],
-            "row": [get_method(row).label for row in table["row"]],
-            "measure": [MEASURES[measure] for measure in table["measure"]],
-            "warm start (%)": [f"{100 * x:.1f}" for x in table["start"]],
-            "trajectory-share (%)": [f"{100 * x:.1f}" for x in table["baseline"]],
-            "gain (points)": interval_texts(table, "gain", sign="+"),
-        }
-    )
+    numbers = []
+    for _, gain in (pair[0] - pair[1]).reset_index().groupby("seed"):
+        design = np.column_stack([np.ones(len(gain)), np.log2(gain["length"]), gain["pivots"]])
+        slopes = np.linalg.lstsq(design, gain[measure].to_numpy(), rcond=None)[0]
+        numbers.append([gain[measure].mean(), *slopes[1:]])
+    return {name: t_interval(values) for name, values in zip(TREND, np.transpose(numbers), strict=True)}
 
 
 def trend_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`trend` of every row beside trajectory-share and measure: a line for each number, with its interval."""
-    return pd.DataFrame(
-        [
-            {"row": row, "measure": measure, "number": name} | interval_columns("gain", interval)
-            for row in [row for row in frame["row"].unique() if row != BASELINE]
-            for measure in MEASURES
-            for name, interval in trend(frame, row, measure).items()
-        ]
-    )
-
-
-def trend_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`trend_table` as people read it, in points: a line for each row and measure, a column for each number."""
+    """:func:`trend` of every method beside trajectory-share and measure: a line each, with three intervals."""
     lines = []
-    for (row, measure), part in table.groupby(["row", "measure"], sort=False):
-        numbers = dict(zip(part["number"], interval_texts(part, "gain", sign="+"), strict=True))
-        lines.append({"row": get_method(row).label, "measure": MEASURES[measure]} | numbers)
+    for row, measure in product([row for row in frame["row"].unique() if row != BASELINE], MEASURES):
+        line: dict[str, Any] = {"row": row, "measure": measure}
+        for name, interval in trend(frame, row, measure).items():
+            line |= interval_columns(name, interval)
+        lines.append(line)
     return pd.DataFrame(lines)
+
+
+TREND_COLUMNS = (METHOD, MEASURE, *(points(name, name) for name in TREND))

@@ -1,52 +1,32 @@
 """What secondary sources report of the paper's Table 1 and diagnostics [S]; none of it was checked against the paper.
 
-Other tasks, models and scales than ours: the order of the rows and the signs of gains can be compared, never the values.
+Other tasks, models and scales than ours: the order of the methods and the signs of gains can be compared, never the values.
 """
 
 from __future__ import annotations
 
-# How the outcome of each task is called where it is reported, here and in the paper.
-MEASURES = {"math": "success", "documents": "BLEU", "medical": "score"}
-TITLES = {"math": "math tutoring", "documents": "document writing", "medical": "medical recommendation"}
+import math
 
-# Table 1 in percent: task, estimator, row.
+_ROWS = ("trajectory_share", "uniform", "judge", "prime", "itpo", "norm_itpo")
+
+
+def _columns(
+    rloo: tuple[float, ...], grpo: tuple[float, float], ppo: tuple[float, float]
+) -> dict[str, dict[str, float]]:
+    """One task's columns; those of GRPO and PPO are trajectory-share and Norm-ITPO."""
+    ends = (_ROWS[0], _ROWS[-1])
+    return {
+        "rloo": dict(zip(_ROWS, rloo, strict=True)),
+        "grpo": dict(zip(ends, grpo, strict=True)),
+        "ppo": dict(zip(ends, ppo, strict=True)),
+    }
+
+
+# Table 1 in percent: task, estimator, method.
 REPORTED: dict[str, dict[str, dict[str, float]]] = {
-    "math": {
-        "rloo": {
-            "trajectory_share": 29.06,
-            "uniform": 30.00,
-            "judge": 28.87,
-            "prime": 29.75,
-            "itpo": 29.06,
-            "norm_itpo": 32.50,
-        },
-        "grpo": {"trajectory_share": 26.37, "norm_itpo": 31.12},
-        "ppo": {"trajectory_share": 26.81, "norm_itpo": 27.15},
-    },
-    "documents": {
-        "rloo": {
-            "trajectory_share": 37.35,
-            "uniform": 37.81,
-            "judge": 42.34,
-            "prime": 40.95,
-            "itpo": 44.59,
-            "norm_itpo": 44.83,
-        },
-        "grpo": {"trajectory_share": 39.33, "norm_itpo": 42.78},
-        "ppo": {"trajectory_share": 42.52, "norm_itpo": 45.16},
-    },
-    "medical": {
-        "rloo": {
-            "trajectory_share": 61.22,
-            "uniform": 63.15,
-            "judge": 66.77,
-            "prime": 61.42,
-            "itpo": 68.43,
-            "norm_itpo": 66.14,
-        },
-        "grpo": {"trajectory_share": 66.41, "norm_itpo": 71.74},
-        "ppo": {"trajectory_share": 58.41, "norm_itpo": 62.44},
-    },
+    "math": _columns((29.06, 30.00, 28.87, 29.75, 29.06, 32.50), (26.37, 31.12), (26.81, 27.15)),
+    "documents": _columns((37.35, 37.81, 42.34, 40.95, 44.59, 44.83), (39.33, 42.78), (42.52, 45.16)),
+    "medical": _columns((61.22, 63.15, 66.77, 61.42, 68.43, 66.14), (66.41, 71.74), (58.41, 62.44)),
 }
 # What to say beside a value: quoted by one source alone, or differently by two (the smaller one is above).
 CAUTIONS = dict.fromkeys(
@@ -54,6 +34,16 @@ CAUTIONS = dict.fromkeys(
 ) | {("medical", "norm_itpo"): " or 69.24 (sources differ)"}
 
 REPORTED_TAU = (0.5, 0.75)  # Kendall's tau between implicit return and outcome
+SMALLEST_GAIN = 0.03  # where nothing is reported of a task: about the smallest of the reported ones [O]
+
+
+def reported(task: str, estimator: str, row: str) -> float:
+    """The reported outcome of a method, as a share; ``nan`` where none is known.
+
+    >>> reported("math", "grpo", "norm_itpo"), reported("corridor", "grpo", "norm_itpo")
+    (0.3112, nan)
+    """
+    return REPORTED.get(task, {}).get(estimator, {}).get(row, math.nan) / 100
 
 
 def caution(task: str, estimator: str, row: str) -> str:
@@ -68,8 +58,10 @@ def caution(task: str, estimator: str, row: str) -> str:
 def smallest_gain(task: str) -> float:
     """The smallest gain that we count as one, as a share: what is reported for Norm-ITPO over trajectory-share under RLOO.
 
-    >>> round(smallest_gain("math"), 4)
-    0.0344
+    ``SMALLEST_GAIN`` for a task of which nothing is reported.
+
+    >>> round(smallest_gain("math"), 4), smallest_gain("corridor")
+    (0.0344, 0.03)
     """
-    rows = REPORTED[task]["rloo"]
-    return (rows["norm_itpo"] - rows["trajectory_share"]) / 100
+    gain = reported(task, "rloo", "norm_itpo") - reported(task, "rloo", "trajectory_share")
+    return SMALLEST_GAIN if math.isnan(gain) else gain

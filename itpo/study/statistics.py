@@ -1,8 +1,7 @@
 """Statistics of the replication: arrays in, named numbers out.
 
-Shapes: n seeds, S observed steps, P probe dialogues, M items of a dialogue (turns or tokens). Equation and claim numbers
-are those of the ITPO paper. A number that the data do not determine is ``nan``, never an exception; the docstrings say
-when.
+n seeds, S observed steps, P dialogues of the monitor set, M items of a dialogue (turns or tokens). Equation and claim numbers
+are those of the ITPO paper. A number that the data do not determine is ``nan``, never an exception; the docstrings say when.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ def kendall_ceiling(success: float | ArrayLike, dialogues: int) -> Float[np.ndar
     Between untied scores and outcomes of which a share p is 1, ``tau_b = (2 AUC - 1) * ceiling``: tau-b falls when success
     moves away from one half, however well the scores rank. Source: the definition of tau-b with n0 n1 untied pairs.
 
-    Shapes: ``success`` any shape, shares in [0, 1] -> the same shape, ``nan`` where p is 0 or 1 or ``nan``.
-    Errors: ValueError for fewer than two dialogues.
+    ``nan`` where p is 0 or 1 or ``nan``. Errors: ValueError for fewer than two dialogues.
 
     >>> kendall_ceiling([0.5, 0.9, 1.0], dialogues=10).round(3).tolist()
     [0.745, 0.447, nan]
@@ -75,7 +73,8 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean over seeds with Student's interval, mean -+ t_{n-1} s / sqrt(n).
 
     It has its nominal coverage at any n >= 2 if the values are normal. Values that are not finite are left out, and n
-    counts the others. One value gives its mean without an interval, none gives ``nan``; equal values give a point.
+    counts the others. One value gives its mean without an interval, none gives ``nan``; equal values give a point (scipy's
+    interval is ``nan`` there).
 
     >>> print(t_interval([0.4, 0.5, 0.6]))
     0.500 [0.252, 0.748]
@@ -92,7 +91,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 def share_interval(mean: float, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's interval of a share seen in n independent dialogues; for outcomes between 0 and 1 it is rather too wide.
 
-    Raises ``ValueError`` for a mean outside [0, 1] or n below 1.
+    scipy's takes whole numbers of successes only. Raises ``ValueError`` for a mean outside [0, 1] or n below 1.
 
     >>> print(share_interval(0.25, 64))
     0.250 [0.160, 0.368]
@@ -171,8 +170,8 @@ def spearman_rows(
 ) -> Float[np.ndarray, "*rows"]:
     """Spearman's rank correlation of two score lists, for every row at once and over the items that ``mask`` marks.
 
-    Ties share their mean rank. ``nan`` for a row with fewer than two items, or in which one list is constant: it has no
-    order to compare. Scores off the mask are never read.
+    Ties share their mean rank (scipy takes lists of one length). ``nan`` for a row with fewer than two items,
+    or in which one list is constant: it has no order to compare. Scores off the mask are never read.
 
     >>> a, b = np.array([[1.0, 2.0, 9.0], [1.0, 1.0, 1.0]]), np.array([[5.0, 4.0, 0.0], [1.0, 2.0, 3.0]])
     >>> spearman_rows(a, b, np.array([[True, True, False], [True, True, True]])).tolist()
@@ -211,9 +210,9 @@ def mean_defined(values: Float[np.ndarray, "S P"]) -> Float[np.ndarray, " S"]:
     >>> mean_defined(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist()
     [1.0, nan]
     """
-    known = np.isfinite(values)
-    count = known.sum(1)
-    total = np.where(known, values, 0.0).sum(1)
+    defined = np.isfinite(values)
+    count = defined.sum(1)
+    total = np.where(defined, values, 0.0).sum(1)
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
@@ -274,9 +273,9 @@ def rank_stability(
     over the dialogues in which it is defined.
 
     >>> rewards = np.array([[[1.0, 5.0, 0.0, 2.0]], [[1.0, 2.0, 0.0, 4.0]]])
-    >>> found = rank_stability(rewards, np.array([[0, 0, -1, 1]]), np.random.default_rng(0))
-    >>> {items: values.round(1).tolist() for items, values in found.items() if "g" not in items and "f" not in items}
-    {'turns': [-1.0, 1.0], 'tokens': [0.5, 1.0]}
+    >>> curves = rank_stability(rewards, np.array([[0, 0, -1, 1]]), np.random.default_rng(0))
+    >>> curves["turns"].round(1).tolist(), curves["tokens"].round(1).tolist()
+    ([-1.0, 1.0], [0.5, 1.0])
     """
     token_mask = turn_ids >= 0
     turn_mask = turns.turn_mask(torch.from_numpy(turn_ids)).numpy()

@@ -1,12 +1,14 @@
 """Runs in, tables out: what the result notebooks show and what their figures draw.
 
-The statistics are those of :mod:`itpo.study.statistics`; what the PRM says of the probe dialogues is in :mod:`itpo.study.reward_dynamics`. Success
-is a share in [0, 1] in every data frame, and in percent where it is written out as text.
+A table holds numbers; :func:`as_text` and a list of :class:`Column` make of it the text that people read. Success is a share in
+[0, 1] in every table, and in percent where it is written out. Statistics are those of :mod:`itpo.study.statistics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,17 @@ from itpo.config import Method
 from itpo.estimators import get_estimator
 from itpo.figures.publishing.formats import markdown
 from itpo.figures.publishing.registry import publish_table
+from itpo.figures.settings import MEASURES
 from itpo.runs.paths import project_root
 from itpo.runs.store import Run
 from itpo.study.profiles import Profile
-from itpo.study.reported import MEASURES, REPORTED, TITLES, caution
+from itpo.study.reported import caution, reported
 from itpo.study.statistics import Interval, area_under_curve, bootstrap_interval, share_interval, t_interval
+from itpo.tasks.registry import get_entry
 
 BASELINE = "trajectory_share"
+DASH = "–"  # where there is no number
+NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def scale_note(profile: Profile) -> str:
@@ -40,8 +46,80 @@ def mark(profile: Profile) -> str:
 
 
 def write_table(text: pd.DataFrame, numbers: pd.DataFrame, name: str, profile: Profile, note: str) -> str:
-    """Publish a table beside the profile's figures, see :func:`itpo.figures.publishing.registry.publish_table`; returns its Markdown."""
+    """Publish a table beside the profile's figures, see ``publish_table`` of the registry of figures; returns its Markdown."""
     return publish_table(text, numbers, name, profile.name, scale_note(profile), note)
+
+
+# Intervals in tables, and tables as text
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, float]:
+    """The columns in which a table holds an interval: ``name``, and the same with ``_low``, ``_high`` and ``_n``."""
+    values = (interval.mean, interval.low, interval.high, interval.n)
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))
+
+
+def interval_of(line: pd.Series, name: str) -> Interval:
+    """The interval that a line of a table holds under ``name`` (``n`` is 0 where it holds none).
+
+    >>> print(interval_of(pd.Series(interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))), "gain"))
+    0.020 [-0.010, 0.050]
+    """
+    mean, low, high, n = (line[f"{name}{end}"] for end in ("", "_low", "_high", "_n"))
+    return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table as people read it.
+
+    ``source`` names a column of the table, or is a function of a line. A named column is an interval where the table has its
+    bounds (:func:`interval_columns`). Numbers are multiplied by ``scale`` and written with so many ``digits`` after the point,
+    ``sign="+"`` with the sign of positive ones; without ``digits`` values stay as they are.
+    """
+
+    title: str
+    source: str | Callable[[pd.Series], Any]
+    scale: float = 1.0
+    digits: int | None = None
+    sign: str = ""
+
+    def cells(self, table: pd.DataFrame) -> list[Any]:
+        """What stands below the title, a dash where the table has no number. Raises ``KeyError`` for an unknown column."""
+        if not isinstance(self.source, str):
+            return [self.source(line) for _, line in table.iterrows()]
+        if self.digits is None:
+            return table[self.source].tolist()
+        if f"{self.source}_n" not in table:
+            texts = [f"{self.scale * value:{self.sign}.{self.digits}f}" for value in table[self.source]]
+            return [text if "nan" not in text else DASH for text in texts]
+        intervals = [interval_of(line, self.source) for _, line in table.iterrows()]
+        return [i.text(self.scale, self.digits, self.sign) if i.n else DASH for i in intervals]
+
+
+def as_text(table: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """A table as people read it, a line for each of its lines.
+
+    >>> table = pd.DataFrame([{"row": "itpo"} | interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))])
+    >>> as_text(table, [METHOD, points("gain (points)", "gain")]).to_dict("records")
+    [{'row': 'ITPO', 'gain (points)': '+2.0 [-1.0, +5.0]'}]
+    """
+    return pd.DataFrame({column.title: column.cells(table) for column in columns})
+
+
+def percent(title: str, source: str) -> Column:
+    """A column of shares in percent."""
+    return Column(title, source, 100.0, 1)
+
+
+def points(title: str, source: str) -> Column:
+    """A column of differences of shares in points, with their signs."""
+    return Column(title, source, 100.0, 1, "+")
+
+
+METHOD = Column("row", lambda line: get_method(line["row"]).label)
+ESTIMATOR = Column("estimator", lambda line: get_estimator(line["estimator"]).label)
+MEASURE = Column("measure", lambda line: MEASURES[line["measure"]])
 
 
 # Results of runs
@@ -103,166 +181,154 @@ def by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Table 1 in numbers, a line for each task, estimator and row: mean and t-interval of every result, and paired differences
-    to the baseline of the same task and estimator.
+    """Table 1 in numbers: a line for each task, estimator and method, with means and t-intervals of every result.
 
-    ``gain`` carries a t-interval, ``gain_boot`` the bootstrap's (drawn with ``rng``); ``reported`` and ``reported_gain`` are
-    [S] values, ``nan`` where none is known.
+    Gains are paired differences to the baseline of the same task and estimator: ``gain`` with a t-interval, ``gain_boot`` with
+    the bootstrap's (drawn with ``rng``). ``reported`` and ``reported_gain`` are [S] values, ``nan`` where none is known.
     """
     lines = []
     for task, estimator, row in frame[["task", "estimator", "row"]].drop_duplicates().itertuples(index=False):
-        line: dict[str, Any] = {"task": task, "estimator": estimator, "row": row, "label": get_method(row).label}
-        part = frame[(frame["task"] == task) & (frame["estimator"] == estimator)]
+        line: dict[str, Any] = {
+            "task": task,
+            "estimator": estimator,
+            "row": row,
+            "label": get_method(row).label,
+        }
+        cell = frame[(frame["task"] == task) & (frame["estimator"] == estimator)]
         for column in ("success", "greedy_success", "mean_success", "turns", "auc", "tau"):
-            line |= interval_columns(column, t_interval(part.loc[part["row"] == row, column]))
-        if row != BASELINE:
-            for column, name in (("success", "gain"), ("mean_success", "mean_gain")):
-                differences = effects(part, row, BASELINE, column)
-                line |= interval_columns(name, t_interval(differences))
-                line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
-        known = REPORTED[task][estimator]
-        reported = known.get(row, float("nan"))
-        gain = reported - known[BASELINE] if row != BASELINE else float("nan")
-        lines.append(line | {"reported": reported / 100, "reported_gain": gain / 100})
+            line |= interval_columns(column, t_interval(cell.loc[cell["row"] == row, column]))
+        for column, name in (("success", "gain"), ("mean_success", "mean_gain")):
+            differences = effects(cell, row, BASELINE, column) if row != BASELINE else np.empty(0)
+            line |= interval_columns(name, t_interval(differences))
+            line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
+        value, least = (reported(task, estimator, name) for name in (row, BASELINE))
+        lines.append(
+            line | {"reported": value, "reported_gain": value - least if row != BASELINE else np.nan}
+        )
     return pd.DataFrame(lines)
 
 
-def interval_columns(name: str, interval: Interval) -> dict[str, float]:
-    """The columns in which a table holds an interval: ``name``, and the same with ``_low``, ``_high`` and ``_n``."""
-    return {
-        name: interval.mean,
-        f"{name}_low": interval.low,
-        f"{name}_high": interval.high,
-        f"{name}_n": interval.n,
-    }
+def _reported_text(line: pd.Series) -> str:
+    if np.isnan(line["reported"]):
+        return DASH
+    return f"{100 * line['reported']:.2f}{caution(line['task'], line['estimator'], line['row'])}"
 
 
-def interval_of(line: pd.Series, name: str) -> Interval:
-    """The interval that a line of :func:`main_table` holds under ``name`` (``n`` is 0 where it holds none).
-
-    >>> print(interval_of(pd.Series(interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))), "gain"))
-    0.020 [-0.010, 0.050]
-    """
-    mean, low, high, n = (line.get(f"{name}{end}", float("nan")) for end in ("", "_low", "_high", "_n"))
-    return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
+REPORTED_COLUMNS = (
+    Column("paper [S] (%)", _reported_text),
+    Column("gain [S]", "reported_gain", 100.0, 2, "+"),
+)
 
 
-def interval_texts(
-    table: pd.DataFrame, column: str, scale: float = 100.0, digits: int = 1, sign: str = ""
-) -> list[str]:
-    """The intervals of a column as text, see :meth:`itpo.study.statistics.Interval.text`; a dash where a line holds none.
-
-    >>> line = interval_columns("gain", Interval(0.02, -0.01, 0.05, 3))
-    >>> interval_texts(pd.DataFrame([line]), "gain", sign="+")
-    ['+2.0 [-1.0, +5.0]']
-    """
-    found = [interval_of(line, column) for _, line in table.iterrows()]
-    return [interval.text(scale, digits, sign) if interval.n else "–" for interval in found]
-
-
-def _reported_texts(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The two columns of [S] values, a dash where none is known."""
-    notes = [caution(*key) for key in zip(table["task"], table["estimator"], table["row"], strict=True)]
-    values = [
-        "–" if np.isnan(v) else f"{100 * v:.2f}{note}"
-        for v, note in zip(table["reported"], notes, strict=True)
-    ]
-    gains = ["–" if np.isnan(v) else f"{100 * v:+.2f}" for v in table["reported_gain"]]
-    return {"paper [S] (%)": values, "gain [S]": gains}
-
-
-def main_text(table: pd.DataFrame) -> pd.DataFrame:
+def main_columns(table: pd.DataFrame) -> list[Column]:
     """:func:`main_table` of one task and estimator as people read it, in percent and points."""
-    measures = " or ".join(MEASURES[task] for task in table["task"].unique())
-    return pd.DataFrame(
-        {
-            "row": table["label"],
-            f"{measures}, sampled (%)": interval_texts(table, "success"),
-            "greedy (%)": interval_texts(table, "greedy_success"),
-            "mean over training (%)": interval_texts(table, "mean_success"),
-            "turns": interval_texts(table, "turns", 1.0, 2),
-            "gain on trajectory-share (points), t": interval_texts(table, "gain", sign="+"),
-            "the same, bootstrap": interval_texts(table, "gain_boot", sign="+"),
-            **_reported_texts(table),
-        }
-    )
+    outcomes = " or ".join(get_entry(task).outcome for task in table["task"].unique())
+    return [
+        METHOD,
+        percent(f"{outcomes}, sampled (%)", "success"),
+        percent("greedy (%)", "greedy_success"),
+        percent("mean over training (%)", "mean_success"),
+        Column("turns", "turns", 1.0, 2),
+        points("gain on trajectory-share (points), t", "gain"),
+        points("the same, bootstrap", "gain_boot"),
+        *REPORTED_COLUMNS,
+    ]
 
 
-def estimators_text(table: pd.DataFrame) -> pd.DataFrame:
+def estimator_columns(table: pd.DataFrame) -> list[Column]:
     """:func:`main_table` of several estimators as people read it, without its greedy and bootstrap columns."""
-    text = main_text(table).drop(columns=["greedy (%)", "the same, bootstrap"])
-    text.insert(0, "estimator", [get_estimator(name).label for name in table["estimator"]])
-    return text
+    columns = main_columns(table)
+    return [
+        ESTIMATOR,
+        *(column for column in columns if column.source not in ("greedy_success", "gain_boot")),
+    ]
 
 
 def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
     """:func:`main_table` of one estimator and several tasks with the tasks side by side, as the paper's Table 1 has them."""
-    parts = []
-    for task, part in table.groupby("task", sort=False):
-        columns = {
-            f"{TITLES[str(task)]}: {MEASURES[str(task)]} (%)": interval_texts(part, "success"),
-            "gain (points)": interval_texts(part, "gain", sign="+"),
-            **_reported_texts(part),
-        }
-        parts.append(pd.DataFrame({"row": part["label"], **columns}).set_index("row"))
-    return pd.concat(parts, axis=1).reset_index()
+    texts = []
+    for task, lines in table.groupby("task", sort=False):
+        entry = get_entry(str(task))
+        outcome = percent(f"{entry.title}: {entry.outcome} (%)", "success")
+        columns = [METHOD, outcome, points("gain (points)", "gain"), *REPORTED_COLUMNS]
+        texts.append(as_text(lines, columns).set_index(METHOD.title))
+    return pd.concat(texts, axis=1).reset_index()
 
 
 def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows under several settings, a line for each group and row: success, turns, and what changes against the first group.
+    """Methods under several settings, a line for each group and method: success, turns, and changes against the first group.
 
-    Each group is a frame of :func:`results` with one run for each row and seed. ``success_change`` and ``turns_change`` are
-    differences to the same row of the first group, ``gain`` those to its baseline row, paired by the seeds that both have.
+    Each group is a frame of :func:`results` with one run for each method and seed. ``success_change`` and ``turns_change`` are
+    differences to the same method of the first group, ``gain`` those to its baseline, paired by the seeds that both have.
     """
     usual = next(iter(groups.values()))
-
-    def compare(part: pd.DataFrame, row: str, column: str) -> Interval:
-        return t_interval(by_seed(part, column) - by_seed(usual[usual["row"] == row], column))
-
     lines = []
     for (name, frame), row in ((group, row) for group in groups.items() for row in group[1]["row"].unique()):
-        part = frame[frame["row"] == row]
+        runs = frame[frame["row"] == row]
+
+        def change(column: str, rival: str, runs: pd.DataFrame = runs) -> Interval:
+            return t_interval(by_seed(runs, column) - by_seed(usual[usual["row"] == rival], column))
+
         line: dict[str, Any] = {"variant": name, "row": row, "label": get_method(row).label}
         for column in ("success", "mean_success", "turns"):
-            line |= interval_columns(column, t_interval(part[column]))
-        if frame is not usual:
-            for column in ("success", "turns"):
-                line |= interval_columns(f"{column}_change", compare(part, row, column))
-        if row != BASELINE:
-            line |= interval_columns("gain", compare(part, BASELINE, "success"))
-        lines.append(line)
+            line |= interval_columns(column, t_interval(runs[column]))
+        for column in ("success", "turns"):
+            changed = change(column, row) if frame is not usual else NO_INTERVAL
+            line |= interval_columns(f"{column}_change", changed)
+        gain = change("success", BASELINE) if row != BASELINE else NO_INTERVAL
+        lines.append(line | interval_columns("gain", gain))
     return pd.DataFrame(lines)
 
 
-def variant_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`variant_table` as people read it, in percent, points and turns."""
-    return pd.DataFrame(
-        {
-            "variant": table["variant"],
-            "row": table["label"],
-            "success, sampled (%)": interval_texts(table, "success"),
-            "mean over training (%)": interval_texts(table, "mean_success"),
-            "turns": interval_texts(table, "turns", 1.0, 2),
-            "change of success (points)": interval_texts(table, "success_change", sign="+"),
-            "change of turns": interval_texts(table, "turns_change", 1.0, 2, "+"),
-            "gain on trajectory-share (points)": interval_texts(table, "gain", sign="+"),
-        }
-    )
+VARIANT_COLUMNS = (
+    Column("variant", "variant"),
+    METHOD,
+    percent("success, sampled (%)", "success"),
+    percent("mean over training (%)", "mean_success"),
+    Column("turns", "turns", 1.0, 2),
+    points("change of success (points)", "success_change"),
+    Column("change of turns", "turns_change", 1.0, 2, "+"),
+    points("gain on trajectory-share (points)", "gain"),
+)
+
+
+def gains_on_baseline(
+    frame: pd.DataFrame, by: Sequence[str], usual: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """What each method gains on trajectory-share in each group of ``by``, paired by seed: a line for group, method and measure.
+
+    ``usual`` has the runs of trajectory-share where the groups do not concern them; without, every group has its own.
+    Columns: ``by``, row, measure (a key of ``MEASURES``), ``value`` of the method and its ``gain`` with t-intervals, and
+    ``trajectory_share``, the mean of the baseline.
+    """
+    lines = []
+    for key, group in frame.groupby(list(by), sort=False):
+        cell = group if usual is None else pd.concat([group, usual])
+        own = cell[cell["row"] == BASELINE]
+        others = [row for row in cell["row"].unique() if row != BASELINE]
+        for measure, row in product(MEASURES, others):
+            line: dict[str, Any] = dict(zip(by, key, strict=True)) | {"row": row, "measure": measure}
+            line |= interval_columns("value", t_interval(cell.loc[cell["row"] == row, measure]))
+            line |= interval_columns("gain", t_interval(effects(cell, row, BASELINE, measure)))
+            lines.append(line | {BASELINE: own[measure].mean()})
+    return pd.DataFrame(lines)
 
 
 def settings_text(methods: Sequence[Method]) -> pd.DataFrame:
-    """The settings of each row of the profile."""
-    return pd.DataFrame([_settings(m) for m in methods])
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    settings = {field.name: getattr(method, field.name) for field in fields(method)}
-    skipped = ("name", "options", "version")
-    return {"row": get_method(method.name).label} | method.options | {k: v for k, v in settings.items() if k not in skipped}
+    """The settings of each method of a profile."""
+    names = [field.name for field in fields(Method) if field.name not in ("name", "options", "version")]
+    return pd.DataFrame(
+        {
+            "row": method.entry.label,
+            **{name: getattr(method, name) for name in names},
+            "options": ", ".join(f"{name} {value}" for name, value in method.options.items()) or DASH,
+        }
+        for method in methods
+    )
 
 
 def tuning_text(task: str) -> str:
-    """How the rows were tuned on a task: the committed record if there is one, else that there is none."""
+    """How the methods were tuned on a task: the committed record if there is one, else that there is none."""
     path = project_root() / "figures" / "tuning.csv"
     if not path.is_file():
         return "There is no tuning record (`figures/tuning.csv`): the settings above are not the result of a search."
@@ -279,17 +345,16 @@ def curves(runs: Sequence[Run], column: str, smooth: int = 1) -> pd.DataFrame:
     ``smooth`` is the width in steps of a centred moving average within each run (1: as logged). Runs without the
     metric are left out.
     """
-    parts = []
+    columns = ["row", "seed", "step", "value"]
+    frames = [pd.DataFrame(columns=columns)]
     for run in runs:
         metrics = run.metrics()
-        if column not in metrics:
-            continue
-        known = metrics.dropna(subset=column)
-        value = known[column].rolling(smooth, center=True, min_periods=1).mean()
-        who = {"row": run.config.method.name, "seed": run.config.seed}
-        parts.append(pd.DataFrame({**who, "step": known["step"], "value": value}))
-    columns = ["row", "seed", "step", "value"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+        if column in metrics:
+            logged = metrics.dropna(subset=column)
+            value = logged[column].rolling(smooth, center=True, min_periods=1).mean()
+            frame = pd.DataFrame({"step": logged["step"], "value": value})
+            frames.append(frame.assign(row=run.config.method.name, seed=run.config.seed)[columns])
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def bands(frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step") -> pd.DataFrame:
@@ -298,11 +363,10 @@ def bands(frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step"
     Groups come in the order of the frame, each sorted along ``along``.
     """
     lines = []
-    for key, part in frame.groupby(list(by), sort=False):
-        for place, group in part.groupby(along):
+    for key, curves in frame.groupby(list(by), sort=False):
+        for place, group in curves.groupby(along):
             interval = t_interval(group["value"])
-            numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high, "seeds": interval.n}
-            lines.append(dict(zip(by, key, strict=True)) | {along: place} | numbers)
+            lines.append([*key, place, interval.mean, interval.low, interval.high, interval.n])
     return pd.DataFrame(lines, columns=[*by, along, "mean", "low", "high", "seeds"])
 
 
@@ -313,7 +377,6 @@ def evaluations(runs: Sequence[Run]) -> pd.DataFrame:
     """
     frame = curves(runs, "eval_success").rename(columns={"value": "mean"})
     counts = {(r.config.method.name, r.config.seed): r.config.eval_dialogues for r in runs}
-    found = [share_interval(x.mean, counts[x.row, x.seed]) for x in frame.itertuples()]
-    return frame.assign(
-        low=[i.low for i in found], high=[i.high for i in found], problems=[i.n for i in found]
-    )
+    intervals = [share_interval(x.mean, counts[x.row, x.seed]) for x in frame.itertuples()]
+    bounds = pd.DataFrame([(i.low, i.high, i.n) for i in intervals], columns=["low", "high", "problems"])
+    return frame.join(bounds)
