@@ -1,17 +1,16 @@
-"""The corridor: its outcome by enumeration, a visitor who gives nothing away, and names that say the settings."""
+"""The corridor: its outcome by enumeration, a visitor who gives nothing away, and its options."""
 
-import dataclasses
 import itertools
 import random
 
 import pytest
 
+from itpo.config import TaskSpec
 from itpo.dialogue import ChatFormat, Message
 from itpo.models.tiny import CONTEXT, build_tokenizer, scripted_dialogue
-from itpo.study.profiles import get_profile
 from itpo.tasks.base import ScriptedTask
 from itpo.tasks.corridor import Corridor, Walk
-from itpo.tasks.registry import TASKS, get_task
+from itpo.tasks.registry import get_task
 
 RIGHT = {"red": "push it", "blue": "pull it", "green": "slide it", "black": "knock it"}
 SETTINGS = [(3, 1, "early"), (3, 3, "late"), (6, 2, "spread"), (12, 3, "early")]
@@ -29,7 +28,7 @@ def hold(task, walk, said, seed=0):
     return messages
 
 
-def test_only_the_right_action_at_every_door_is_paid():
+def test_only_the_right_action_at_every_door_is_rewarded():
     task, texts = Corridor(3, 2, "spread"), [*RIGHT.values(), "hum softly"]
     for ahead in itertools.product([*RIGHT, "hall"], repeat=3):
         for said in itertools.product(texts, repeat=3):
@@ -81,7 +80,7 @@ def test_length_places_and_outcome_of_scripted_dialogues(settings):
     assert places == (everywhere if position == "spread" else {fixed[position]})
 
 
-def test_a_novice_opens_a_door_in_two_of_five_tries_and_does_something_else_more_often(unchecked):
+def test_a_noisy_expert_opens_a_door_in_two_of_five_tries_and_does_something_else_more_often(unchecked):
     task, tries = Corridor(1, 1, "early"), 4000
     said = [scripted_dialogue(task, task.noisy_expert, random.Random(i))[1] for i in range(tries)]
     for colour, right in RIGHT.items():
@@ -113,28 +112,30 @@ def test_scripted_assistants_do_what_a_sign_says_and_it_changes_nothing():
 
 
 @every_corridor
-def test_a_corridor_is_known_by_its_name(settings):
-    name = "corridor_{}_{}_{}".format(*settings)
-    task = get_task(name)
-    assert isinstance(task, ScriptedTask) and task.name == name and task.max_turns == settings[0]
-    assert name not in TASKS
-    config = dataclasses.replace(get_profile("smoke").run, task=name)
-    assert config.code == ("tasks/corridor",)
+def test_a_corridor_is_built_from_its_options(settings):
+    options = dict(zip(("turns", "pivots", "position"), settings, strict=True))
+    spec = TaskSpec("corridor", options)
+    task = spec.build()
+    assert isinstance(task, ScriptedTask) and task.name == "corridor" and task.max_turns == settings[0]
+    assert spec.options == options and spec.entry.hidden(Walk(("red", "hall"))) == "red, hall"
+    assert TaskSpec("corridor", {"turns": 6, "pivots": 2}).options["position"] == "early"
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("options", "message"),
     [
-        ("corridor_6_2", "no corridor is called 'corridor_6_2'"),
-        ("corridor_six_2_early", "corridor_TURNS_PIVOTS_POSITION"),
-        ("corridor_06_2_early", "no corridor is called"),
-        ("corridor_2_3_early", "2 turns cannot have 3 pivots: take from 1 to 2"),
-        ("corridor_6_2_middle", "'middle'; it must be one of early, spread, late"),
-        ("chess", "unknown task 'chess'|task is 'chess'"),
+        (
+            {},
+            "options of task 'corridor': missing a required argument: 'turns'; it has: turns, pivots, position",
+        ),
+        ({"turns": 6, "pivots": 2, "doors": 1}, "options of task 'corridor': got an unexpected .*'doors'"),
+        ({"turns": 2, "pivots": 3}, "2 turns cannot have 3 pivots: take from 1 to 2"),
+        ({"turns": 2, "pivots": 0}, "2 turns cannot have 0 pivots"),
+        ({"turns": 6, "pivots": 2, "position": "middle"}, "'middle'; it must be one of early, spread, late"),
     ],
 )
-def test_a_name_that_means_nothing_is_refused(name, message):
+def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        get_task(name)
+        get_task("corridor", options)
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(get_profile("smoke").run, task=name)
+        TaskSpec("corridor", options)

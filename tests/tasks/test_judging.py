@@ -9,7 +9,7 @@ import pytest
 
 from itpo.dialogue import Dialogue, Message
 from itpo.models.tiny import scripted_dialogue
-from itpo.tasks.judging import FAILURES, Judge, JudgeError, Judgement, ScriptedJudge, judge_dialogues
+from itpo.tasks.judging import Judge, JudgeError, Judgement, ScriptedJudge, judge_dialogues
 from itpo.tasks.registry import get_task
 
 TASK = get_task("math")
@@ -19,12 +19,12 @@ NAN, INF = float("nan"), float("inf")
 
 @cache
 def converse(params, count):
-    """Dialogues of a scripted tutor; the tokens do not matter here."""
-    found = []
+    """Dialogues of a scripted policy; the tokens do not matter here."""
+    dialogues = []
     for seed in range(count):
         example, messages, outcome = scripted_dialogue(TASK, params, random.Random(seed))
-        found.append(Dialogue(example, tuple(messages), (), (), (), outcome))
-    return found
+        dialogues.append(Dialogue(example, tuple(messages), (), (), (), outcome))
+    return dialogues
 
 
 def generators(count, salt=""):
@@ -32,14 +32,14 @@ def generators(count, salt=""):
 
 
 def scripted(dialogues, error_rate, salt=""):
-    found = judge_dialogues(
+    judgement = judge_dialogues(
         ScriptedJudge(TASK, error_rate), dialogues, generators(len(dialogues), salt), retries=0
     )
-    assert found.failed == [] and found.retries == 0 and found.reasons == []
-    return found.scores
+    assert judgement.failed == [] and judgement.retries == 0 and judgement.reasons == []
+    return judgement.scores
 
 
-def talk(turns):
+def dialogue_of(turns):
     """A dialogue of so many assistant turns."""
     messages = [Message("user", "a story")]
     for turn in range(turns):
@@ -85,14 +85,14 @@ class EverySecond:
 # How good the scripted judge is
 
 
-def test_the_ideal_tutor_makes_no_bad_turn(unchecked):
+def test_the_expert_makes_no_bad_turn(unchecked):
     dialogues = converse(TASK.expert, MANY)
     scores = scripted(dialogues, 0.0)
     assert [len(row) for row in scores] == [d.assistant_turns for d in dialogues]
     assert all(score == 1 for row in scores for score in row)
 
 
-def test_the_novice_makes_good_turns_and_bad_ones_and_a_dialogue_of_good_ones_succeeds(unchecked):
+def test_the_noisy_expert_makes_good_turns_and_bad_ones_and_a_dialogue_of_good_ones_succeeds(unchecked):
     dialogues = converse(TASK.noisy_expert, MANY)
     scores = scripted(dialogues, 0.0)
     flat = [score for row in scores for score in row]
@@ -110,9 +110,9 @@ def test_scores_are_wrong_as_often_as_documented(rate, unchecked):
     right, judged = scripted(dialogues, 0.0), scripted(dialogues, rate, "errors")
     flips = np.concatenate([np.not_equal(a, b) for a, b in zip(right, judged, strict=True)])
     good = np.concatenate(right) == 1
-    for part in (flips, flips[good], flips[~good]):
+    for turns in (flips, flips[good], flips[~good]):
         # Four standard deviations of a binomial; none where the rate is 0 or 1.
-        assert abs(part.sum() - rate * len(part)) <= 4 * np.sqrt(len(part) * rate * (1 - rate))
+        assert abs(turns.sum() - rate * len(turns)) <= 4 * np.sqrt(len(turns) * rate * (1 - rate))
     # Independent within a dialogue: two neighbouring turns are both wrong at the squared rate.
     pairs = np.concatenate(
         [
@@ -145,7 +145,6 @@ def test_an_error_rate_is_a_probability(rate):
 def test_judges_are_told_by_their_method():
     assert isinstance(ScriptedJudge(TASK, 0.2), Judge) and isinstance(EverySecond(), Judge)
     assert not isinstance(TASK, Judge)
-    assert FAILURES == ("drop", "uniform")
 
 
 def test_the_judge_is_shown_the_dialogue_and_its_own_generator():
@@ -156,7 +155,7 @@ def test_the_judge_is_shown_the_dialogue_and_its_own_generator():
             seen.append((example, messages, rng))
             return [1]
 
-    dialogues, rngs = [talk(1), talk(1)], generators(2)
+    dialogues, rngs = [dialogue_of(1), dialogue_of(1)], generators(2)
     judge_dialogues(Looks(), dialogues, rngs, retries=3)
     for (example, messages, rng), dialogue, own in zip(seen, dialogues, rngs, strict=True):
         assert example is dialogue.example and messages is dialogue.messages and rng is own
@@ -178,9 +177,9 @@ def test_the_judge_is_shown_the_dialogue_and_its_own_generator():
 )
 def test_a_judge_that_always_fails_is_called_a_bounded_number_of_times_and_reported(error, retries):
     judge = Raises(error)
-    found = judge_dialogues(judge, [talk(2), talk(3)], generators(2), retries)
+    judgement = judge_dialogues(judge, [dialogue_of(2), dialogue_of(3)], generators(2), retries)
     assert judge.calls == 2 * (retries + 1)
-    assert found == Judgement(
+    assert judgement == Judgement(
         [[1.0, 1.0], [1.0, 1.0, 1.0]], [0, 1], 2 * retries, [f"{type(error).__name__}: {error}"] * 2
     )
 
@@ -212,10 +211,10 @@ BAD = {
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD.keys())
 def test_nonsense_is_a_failure_and_never_a_zero(answer):
     judge = Says(answer)
-    found = judge_dialogues(judge, [talk(2)], generators(1), retries=2)
-    assert judge.calls == 3 and found.retries == 2
-    assert found.failed == [0] and found.scores == [[1.0, 1.0]]
-    assert found.reasons[0].startswith("JudgeError: the judge ") and "expected" in found.reasons[0]
+    judgement = judge_dialogues(judge, [dialogue_of(2)], generators(1), retries=2)
+    assert judge.calls == 3 and judgement.retries == 2
+    assert judgement.failed == [0] and judgement.scores == [[1.0, 1.0]]
+    assert judgement.reasons[0].startswith("JudgeError: the judge ") and "expected" in judgement.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -224,19 +223,19 @@ def test_nonsense_is_a_failure_and_never_a_zero(answer):
 )
 def test_any_finite_numbers_from_zero_are_scores(answer):
     judge = Says(answer)
-    found = judge_dialogues(judge, [talk(2)], generators(1), retries=2)
-    assert judge.calls == 1 and found == Judgement([[float(x) for x in answer]], [], 0)
-    assert all(type(score) is float for score in found.scores[0])
+    judgement = judge_dialogues(judge, [dialogue_of(2)], generators(1), retries=2)
+    assert judge.calls == 1 and judgement == Judgement([[float(x) for x in answer]], [], 0)
+    assert all(type(score) is float for score in judgement.scores[0])
 
 
 def test_a_judge_that_times_out_now_and_then_is_asked_again():
-    dialogues = [talk(turns) for turns in (1, 2, 3, 4)]
-    found = judge_dialogues(EverySecond(), dialogues, generators(4), retries=1)
-    assert found == Judgement([[0.5] * turns for turns in (1, 2, 3, 4)], [], 4)
-    found = judge_dialogues(EverySecond(), dialogues, generators(4), retries=0)
-    assert found.failed == [0, 2] and found.retries == 0
-    assert found.scores == [[1.0], [0.5] * 2, [1.0] * 3, [0.5] * 4]
-    assert found.reasons == ["TimeoutError: no answer in 30 s"] * 2
+    dialogues = [dialogue_of(turns) for turns in (1, 2, 3, 4)]
+    judgement = judge_dialogues(EverySecond(), dialogues, generators(4), retries=1)
+    assert judgement == Judgement([[0.5] * turns for turns in (1, 2, 3, 4)], [], 4)
+    judgement = judge_dialogues(EverySecond(), dialogues, generators(4), retries=0)
+    assert judgement.failed == [0, 2] and judgement.retries == 0
+    assert judgement.scores == [[1.0], [0.5] * 2, [1.0] * 3, [0.5] * 4]
+    assert judgement.reasons == ["TimeoutError: no answer in 30 s"] * 2
 
 
 def test_the_last_failure_is_the_one_that_is_told():
@@ -247,9 +246,11 @@ def test_the_last_failure_is_the_one_that_is_told():
         def scores(self, example, messages, rng):
             return next(self.answers)
 
-    found = judge_dialogues(Worse(), [talk(1)], generators(1), retries=1)
-    assert found.reasons == ["JudgeError: the judge gave turn 0 the score -1: expected a finite number >= 0"]
-    assert judge_dialogues(Worse(), [talk(1)], generators(1), retries=2) == Judgement([[0.5]], [], 2)
+    judgement = judge_dialogues(Worse(), [dialogue_of(1)], generators(1), retries=1)
+    assert judgement.reasons == [
+        "JudgeError: the judge gave turn 0 the score -1: expected a finite number >= 0"
+    ]
+    assert judge_dialogues(Worse(), [dialogue_of(1)], generators(1), retries=2) == Judgement([[0.5]], [], 2)
 
 
 def test_a_second_call_draws_on():
@@ -261,9 +262,9 @@ def test_a_second_call_draws_on():
             return [drawn] if drawn > 0.5 else []
 
     rngs = generators(50)
-    found = judge_dialogues(Draws(), [talk(1)] * 50, rngs, retries=40)
-    assert found.failed == [] and found.retries > 10 and min(found.scores)[0] > 0.5
-    assert judge_dialogues(Draws(), [talk(1)] * 50, generators(50), retries=40) == found
+    judgement = judge_dialogues(Draws(), [dialogue_of(1)] * 50, rngs, retries=40)
+    assert judgement.failed == [] and judgement.retries > 10 and min(judgement.scores)[0] > 0.5
+    assert judge_dialogues(Draws(), [dialogue_of(1)] * 50, generators(50), retries=40) == judgement
 
 
 @pytest.mark.parametrize(
@@ -272,13 +273,13 @@ def test_a_second_call_draws_on():
 def test_any_other_exception_is_a_bug_and_passed_on(error):
     judge = Raises(error)
     with pytest.raises(type(error)) as caught:
-        judge_dialogues(judge, [talk(1)], generators(1), retries=5)
+        judge_dialogues(judge, [dialogue_of(1)], generators(1), retries=5)
     assert caught.value is error and judge.calls == 1
 
 
 def test_every_dialogue_has_a_generator_and_retries_are_counted_from_zero():
     with pytest.raises(ValueError, match="2 dialogues but 1 random generators: pass one for each dialogue"):
-        judge_dialogues(Says([1.0]), [talk(1), talk(1)], generators(1), 0)
+        judge_dialogues(Says([1.0]), [dialogue_of(1), dialogue_of(1)], generators(1), 0)
     with pytest.raises(ValueError, match="0 or more, not -1"):
-        judge_dialogues(Says([1.0]), [talk(1)], generators(1), -1)
+        judge_dialogues(Says([1.0]), [dialogue_of(1)], generators(1), -1)
     assert judge_dialogues(Says([1.0]), [], [], 3) == Judgement([], [], 0)

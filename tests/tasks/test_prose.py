@@ -1,4 +1,4 @@
-"""The embedded tasks in ordinary writing: the same conversations, read and scored alike."""
+"""The scripted tasks in ordinary writing: the same conversations, read and scored alike."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from itpo.tasks.registry import PROSE, get_task
 
 
 @pytest.mark.parametrize("name", PROSE)
-def test_conversations_are_those_of_the_embedded_task(name):
+def test_conversations_are_those_of_the_task(name):
     prose, plain = get_task(name), get_task(name.removesuffix("_prose"))
     assert isinstance(prose, ScriptedTask) and prose.name == name
     for seed in range(300):
@@ -53,5 +53,5 @@ def test_what_a_model_may_write_is_read(text, same):
 def test_an_answer_is_found_in_any_writing():
     task = get_task("math_prose")
     problem = task.sample(random.Random(0))
-    talk = [*task.opening(problem), Message("assistant", f"Great!\nTHE  ANSWER is {problem.answer}.")]
-    assert task.score(problem, talk) == 1.0 and task.reply(problem, talk, random.Random(0)) is None
+    messages = [*task.opening(problem), Message("assistant", f"Great!\nTHE  ANSWER is {problem.answer}.")]
+    assert task.score(problem, messages) == 1.0 and task.reply(problem, messages, random.Random(0)) is None
