@@ -243,13 +243,10 @@ class RunConfig:
         check("user", scripted, self.user, "ScriptedUser: the task has its own")
         wanted = "RuleJudge or Custom: a scripted task is judged by its own rules"
         check("judge", isinstance(self.judge, RuleJudge | Custom), self.judge, wanted)
-        readable = isinstance(self.model, TinyLM) or task.name not in (*registry.TASKS, "corridor")
-        check(
-            "task",
-            readable,
-            task.name,
-            f"one of {', '.join(registry.PROSE)}, which pretrained models can read",
-        )
+        tiny = isinstance(self.model, TinyLM)
+        readable = (*registry.TASKS, "corridor") if tiny else tuple(registry.PROSE)
+        wanted = f"one of {', '.join(readable)}, whose words a {'tiny' if tiny else 'pretrained'} model knows"
+        check("task", ":" in task.name or task.name in readable, task.name, wanted)
 
     def _check_coefficients(self) -> None:
         """Refuse weights of rewards that an estimator cancels."""

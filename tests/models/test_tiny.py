@@ -1,4 +1,4 @@
-"""The embedded model: its tokenizer, its scripted dialogues, and what the warm start learns."""
+"""The tiny model: its tokenizer, its scripted dialogues, and what it learns by imitation."""
 
 import random
 
@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from itpo.dialogue import ChatFormat
 from itpo.models.tiny import build_tokenizer, load, pretrain_by_imitation, scripted_dialogue
 from itpo.specs import TinyLM
-from itpo.tasks.math import EXPERT, NOISY_EXPERT, PolicyParams
 from itpo.tasks.registry import get_task
+from itpo.tasks.slots import PolicyParams
 
+EXPERT, NOISY_EXPERT = get_task("math").expert, get_task("math").noisy_expert
 MINIATURE = TinyLM(hidden_size=16, layers=1, heads=2, steps=4, dialogues_per_step=4)
 
 
@@ -28,12 +29,12 @@ def losses(model, chat, count=40):
     return tuple(sum(values) / len(values) for values in (sums[True], sums[False]))
 
 
-def test_the_warm_start_imitates_the_tutor_and_not_the_user(tiny_folder):
+def test_pretraining_imitates_the_scripted_policy_and_not_the_user(tiny_folder):
     model, tokenizer = load(tiny_folder)
-    tutor, user = losses(model, ChatFormat(tokenizer))
+    policy, user = losses(model, ChatFormat(tokenizer))
     uniform = torch.tensor(float(len(tokenizer))).log().item()
-    assert tutor < 0.5 * uniform
-    # Nothing teaches what the user says: a loss that forgot its mask would.
+    assert policy < 0.5 * uniform
+    # Nothing teaches the user's words: a loss that forgot its mask would.
     assert user > 0.9 * uniform
 
 
@@ -49,7 +50,7 @@ def test_the_folder_is_an_ordinary_one(tiny_folder):
     assert {p.dtype for p in load(tiny_folder, torch.float64)[0].parameters()} == {torch.float64}
 
 
-def test_arguments_decide_the_warm_start_bit_for_bit(tmp_path):
+def test_arguments_decide_the_tiny_model_bit_for_bit(tmp_path):
     task, state = get_task("math"), torch.get_rng_state()
 
     def weights(name, spec=MINIATURE, params=NOISY_EXPERT):

@@ -15,18 +15,19 @@ from itpo.data import Example
 from itpo.dialogue import ChatFormat, Message
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
-from itpo.rollout.endpoint import Endpoint, EndpointError, EndpointModel
-from itpo.rollout.llm_judge import EndpointJudge, ModelJudge
+from itpo.rollout.endpoint import EndpointError, EndpointModel
+from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.parsing import ReplyError, read_number, read_response
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
-from itpo.rollout.users import EndpointUser, FrozenBaseUser
+from itpo.rollout.users import FrozenBaseModel, ModelUser
 from itpo.runs.files import RunFolderError
 from itpo.runs.store import Store, fingerprint
-from itpo.specs import Adapter
+from itpo.specs import Adapter, Endpoint, PretrainedModel, RealData
 from itpo.tasks.judging import judge_dialogues
 from itpo.trainer import train
+from itpo.training.environments import Environments
 from itpo.training.learner import DialoguesLost, Learner
 
 MATH = Example(
@@ -40,7 +41,7 @@ MEDICAL = Example(
     {"diagnosis": "a", "recommendation": "b"},
 )
 DOCUMENT = Example("d", "documents", (Message("user", "write ."),), "a story", {"document": "a story of sam"})
-SAID = '{"thought": "t", "response": "there are 3 ."}'
+REPLY = '{"thought": "t", "response": "there are 3 ."}'
 
 
 def completion(text):
@@ -59,7 +60,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.default, self.questions, self.keys = [], say(SAID), [], []
+        self.script, self.default, self.questions, self.keys = [], say(REPLY), [], []
         self.lock, self.going, self.most = threading.Lock(), 0, 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -99,7 +100,7 @@ def say(text):
     return 200, {}, completion(text)
 
 
-def slow(seconds, text=SAID):
+def slow(seconds, text=REPLY):
     def answer(question):
         time.sleep(seconds)
         return say(text)
@@ -184,7 +185,9 @@ def test_a_fault_that_passes_costs_an_attempt(server, fault):
 )
 def test_a_fault_that_stays_is_an_error_in_its_place(server, fault, says):
     server.default = lambda q: (
-        (fault(q) if callable(fault) else fault) if q["messages"][0]["content"] == "question 1" else say(SAID)
+        (fault(q) if callable(fault) else fault)
+        if q["messages"][0]["content"] == "question 1"
+        else say(REPLY)
     )
     one, lost, other = ask(model(server, timeout=0.2 if callable(fault) else 10.0), 3)
     assert (one, other) == ("there are 3 .", "there are 3 .")
@@ -244,8 +247,8 @@ def test_settings_are_checked():
             Endpoint(**{"url": "http://x/v1", "model": "m"} | changes)
     with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
         EndpointModel(Endpoint("http://x/v1", "m")).ask([[], []], [0], str)
-    with pytest.raises(ValueError, match="temperature 0"):
-        EndpointJudge(Endpoint("http://x/v1", "m"))
+    with pytest.raises(ValueError, match="judge is Endpoint.*must be an Endpoint of temperature 0"):
+        real_config("http://x/v1", judge=Endpoint("http://x/v1", "m"))
 
 
 @pytest.mark.parametrize(
@@ -256,8 +259,8 @@ def test_a_score_is_a_number_in_its_range(text):
         read_number(text, "score", 0.0, 10.0)
 
 
-def test_user_and_judge_say_what_the_tasks_need(server):
-    user = EndpointUser(model(server).endpoint)
+def test_users_and_judges_reply_as_the_tasks_need(server):
+    user = ModelUser(model(server))
     judge = ModelJudge(model(server))
     talk = [
         *MATH.prompt,
@@ -305,63 +308,82 @@ SMALL = RunConfig(
 )
 
 
-def learner(tiny_folder, server, config=SMALL, cache=None, **settings):
-    task = RealMath([MATH], EndpointUser(model(server, **settings).endpoint, cache))
-    return Learner(config, *load(tiny_folder), task, judge=ModelJudge(model(server, temperature=0.0)))
+def real_config(url, model="m", source="examples.jsonl", **changes):
+    """The same with users behind a server, as a config states them."""
+    user = Endpoint(url, "m", attempts=1, pause=0.01)
+    task = RealData("collabllm-math", str(source), count=4)
+    return dataclasses.replace(SMALL, task=task, user=user, model=PretrainedModel(str(model)), **changes)
+
+
+def learner(tiny_folder, server, store, **settings):
+    task = RealMath([MATH], ModelUser(model(server, **settings)))
+    environments = Environments(task, task, ModelJudge(model(server, temperature=0.0)))
+    return Learner(SMALL, *load(tiny_folder), store, environments)
 
 
 def fails_for(share):
     """Users who fail for a share of the seeds."""
-    return lambda q: BROKEN if q["seed"] % 100 < 100 * share else say(SAID)
+    return lambda q: BROKEN if q["seed"] % 100 < 100 * share else say(REPLY)
 
 
-def test_lost_dialogues_are_left_out_and_counted(tiny_folder, server):
+def test_lost_dialogues_are_left_out_and_counted(tiny_folder, server, tmp_path):
     server.default = fails_for(0.15)
-    found = learner(tiny_folder, server, attempts=1)
-    dialogues, batch = found.collect("a", 4, 4, "policy")
+    learning = learner(tiny_folder, server, tmp_path, attempts=1)
+    dialogues, batch = learning.collect("a", 4, 4, "policy")
     lost = [i for i, dialogue in enumerate(dialogues) if dialogue.failure]
     assert 0 < len(lost) < 8 and not batch.response_mask[lost].any()
     assert batch.kept.sum() == 16 - len(lost)
     assert all("EndpointError: no reply from" in dialogues[i].failure for i in lost)
     before = len(server.questions)
     server.default = lambda q: say(f'{{"scores": {[1] * q["messages"][0]["content"].count("Assistant (")}}}')
-    judged = judge_dialogues(found.judge, dialogues, [random.Random(i) for i in range(16)], retries=0)
+    judged = judge_dialogues(learning.judge, dialogues, [random.Random(i) for i in range(16)], retries=0)
     assert judged.failed == [] and len(server.questions) == before + 16 - len(
         lost
     )  # the lost ones are not shown
 
 
-def test_lanes_do_not_change_what_is_said(tiny_folder, server):
+def test_lanes_do_not_change_the_dialogues(tiny_folder, server, tmp_path):
     """However fast the users are: the order of the policy's draws is fixed."""
     rng = random.Random(0)
     dialogues = []
     for pause in (0.0, 0.03):
         server.default = lambda q, pause=pause: slow(rng.random() * pause)(q)
-        found = learner(tiny_folder, server)
-        dialogues.append(found.collect("a", 4, 2, None)[0])
-    assert dialogues[0] == dialogues[1] and found.task.lanes == 2
+        learning = learner(tiny_folder, server, tmp_path)
+        dialogues.append(learning.collect("a", 4, 2, None)[0])
+    assert dialogues[0] == dialogues[1] and learning.task.lanes == 2
 
 
 def test_a_run_stops_when_the_server_is_down_and_goes_on_when_it_is_back(tiny_folder, server, tmp_path):
-    config = dataclasses.replace(SMALL, max_failed=0.0)  # a loss that is tolerated changes the run
+    source = tmp_path / "examples.jsonl"
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"sam has {number} pens ."}],
+            "single_turn_prompt": f"sam has {number} pens and gets 1",
+            "single_turn_completion": f"he has #### {number + 1}",
+        }
+        for number in range(4)
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # A loss that is tolerated would change the run.
+    config = real_config(server.url, tiny_folder, source, max_failed=0.0)
     whole = Store(tmp_path / "whole").open(config)
-    train(config, whole, learner(tiny_folder, server, config))
+    train(config, whole)
     questions, answered = len(server.questions), 0
 
     def breaks_down(question):
         nonlocal answered
         answered += 1
-        return say(SAID) if answered < 0.6 * questions else BROKEN
+        return say(REPLY) if answered < 0.6 * questions else BROKEN
 
     server.default = breaks_down
     run = Store(tmp_path / "run").open(config)
     with pytest.raises(
         DialoguesLost, match="(?s)user or judge failed for .*status 500.*goes on from its last checkpoint"
     ):
-        train(config, run, learner(tiny_folder, server, config, tmp_path / "replies", attempts=1))
-    assert not run.done
-    server.default = say(SAID)
-    train(config, run, learner(tiny_folder, server, config, tmp_path / "replies", attempts=1))
+        train(config, run)
+    assert not run.done and any((tmp_path / "run" / "replies").iterdir())
+    server.default = say(REPLY)
+    train(config, run)
     assert run.done and fingerprint(run) == fingerprint(whole)
     assert run.metrics()["lost"].dropna().tolist() == [0.0, 0.0]
 
@@ -369,7 +391,7 @@ def test_a_run_stops_when_the_server_is_down_and_goes_on_when_it_is_back(tiny_fo
 def test_the_base_plays_the_user(tiny_folder):
     base, tokenizer = load(tiny_folder)
     backbone, chat = Backbone(base, ["policy"], SMALL.adapter), ChatFormat(tokenizer)
-    task = RealMath([MATH], FrozenBaseUser(backbone, chat, Sampling(6)))
+    task = RealMath([MATH], ModelUser(FrozenBaseModel(backbone, chat, Sampling(6))))
     rngs = [random.Random(i) for i in range(3)]
     with backbone.use("policy"):
         held = rollout(backbone, chat, task, [MATH] * 3, rngs, seeded("a"), Sampling(6))

@@ -49,6 +49,22 @@ class Steady(MathTutoring):
         return super().reply(example, messages, random.Random(f"{example}/{len(messages)}"))
 
 
+class AtOnce:
+    """The math task, its users asked for all dialogues at once and in two lanes."""
+
+    name, max_turns, lanes = "math", MathTutoring.max_turns, 2
+
+    def __init__(self):
+        task = MathTutoring()
+        self.sample, self.opening, self.reply, self.score = task.sample, task.opening, task.reply, task.score
+
+    def replies(self, examples, conversations, rngs):
+        return [self.reply(*one) for one in zip(examples, conversations, rngs, strict=True)]
+
+    def scores(self, examples, conversations):
+        return [self.score(*one) for one in zip(examples, conversations, strict=True)]
+
+
 @pytest.fixture(scope="module")
 def chat(tiny_folder):
     return ChatFormat(AutoTokenizer.from_pretrained(tiny_folder))
@@ -141,10 +157,10 @@ def test_ids_are_the_blocks_of_the_conversation(talk, chat, scene):
     cut = ended = 0
     for dialogue in talk(task, problems(task, 12), adapter=None, **sampling):
         end = chat.eos_id
-        said = iter(dialogue.messages)
+        messages = iter(dialogue.messages)
         closed = True
         for number, (is_turn, ids) in enumerate(blocks(dialogue.ids, dialogue.response_mask)):
-            message = next(said)
+            message = next(messages)
             if is_turn:
                 assert message.role == "assistant"
                 closed = ids[-1] == end
@@ -157,7 +173,7 @@ def test_ids_are_the_blocks_of_the_conversation(talk, chat, scene):
                 marks = ([] if closed else [END]) + [USER] if number else [USER]
                 block = [*marks, *message.content.split(), END, ASSISTANT]
                 assert chat.tokenizer.convert_ids_to_tokens(ids) == block
-        assert next(said, None) is None and dialogue.messages[-1].role == "assistant"
+        assert next(messages, None) is None and dialogue.messages[-1].role == "assistant"
         assert dialogue.assistant_turns == sum(
             is_turn for is_turn, _ in blocks(dialogue.ids, dialogue.response_mask)
         )
@@ -241,6 +257,27 @@ def test_a_history_is_continued_as_if_it_had_just_happened(talk):
         chosen = {t for turn in turns[len(history) // 2 :] for t in turn}
         assert {t for t, m in enumerate(dialogue.response_mask) if m} == chosen
         assert {t for t, logp in enumerate(dialogue.sampled_logp) if logp} <= chosen
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_every_dialogue_has_a_user_generator_of_its_own(talk, concurrent):
+    """Replayed with a fresh copy of its own generator, each user says the same; users of one problem differ."""
+    task = AtOnce() if concurrent else MathTutoring()
+    example = problems(task, 1)[0]
+    dialogues = talk(task, [example] * 8, adapter=None, users=range(8))
+    replies = []
+    for i, dialogue in enumerate(dialogues):
+        rng = random.Random(f"user {i}")
+        for t, message in enumerate(dialogue.messages):
+            if t and message.role == "user":
+                assert message.content == MathTutoring().reply(example, dialogue.messages[:t], rng)
+                replies.append(message.content)
+    assert len(replies) > 8 and len(set(replies)) > 3
+    # With greedy turns nothing but the users' dice can tell the dialogues of one problem apart.
+    greedy = talk(task, [example] * 8, adapter=None, users=range(8), greedy=True)
+    assert len({dialogue.messages for dialogue in greedy}) > 1
+    alike = talk(task, [example] * 8, adapter=None, users=[3] * 8, greedy=True)
+    assert {dialogue.messages for dialogue in alike} == {greedy[3].messages}
 
 
 def test_seeds_decide_everything(talk):

@@ -20,16 +20,17 @@ from itpo.data import Example
 from itpo.dialogue import ChatFormat, Message
 from itpo.models.packaged import smollm2
 from itpo.models.tiny import load, scripted_dialogue
-from itpo.rollout.endpoint import Endpoint, EndpointError, EndpointModel
-from itpo.rollout.llm_judge import EndpointJudge
+from itpo.rollout.endpoint import EndpointError, EndpointModel
+from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
-from itpo.rollout.users import EndpointUser
-from itpo.specs import Adapter
+from itpo.rollout.users import ModelUser
+from itpo.specs import Adapter, Endpoint
 from itpo.study.reward_dynamics import read_back
 from itpo.tasks.registry import get_task
 from itpo.trainer import training_step
+from itpo.training.environments import Environments
 from itpo.training.learner import Learner
-from itpo.training.profiling import Stopwatch
+from itpo.training.profiling import Timer
 
 # The server ends when the pipe to its standard input closes, hence with the tests, however they end.
 SERVE = """
@@ -116,21 +117,21 @@ def test_no_user_writes_control_tokens_of_a_released_model(folder):
 def test_temperature_is_honoured(url, folder):
     question = [[Message("user", "Tell me about your day.")]]
 
-    def said(temperature, seed):
+    def reply(temperature, seed):
         place = endpoint(url, folder, temperature=temperature, max_tokens=12)
         return EndpointModel(place).ask(question, [seed], str)[0]
 
-    assert said(0.0, 1) == said(0.0, 2)
-    assert said(1.0, 1) == said(1.0, 1) != said(1.0, 2)
+    assert reply(0.0, 1) == reply(0.0, 2)
+    assert reply(1.0, 1) == reply(1.0, 1) != reply(1.0, 2)
 
 
 def test_conversations_are_read_back_from_real_tokens(folder):
     chat, task = ChatFormat(AutoTokenizer.from_pretrained(folder)), get_task("math_prose")
     for seed in range(50):
-        said = scripted_dialogue(task, task.noisy_expert, random.Random(seed))[1]
-        ids, mask = chat.encode(said)
+        messages = scripted_dialogue(task, task.noisy_expert, random.Random(seed))[1]
+        ids, mask = chat.encode(messages)
         turn_ids = turns.turn_ids(torch.tensor([mask]))[0].tolist()
-        assert read_back(chat, ids, turn_ids) == said
+        assert read_back(chat, ids, turn_ids) == messages
 
 
 EXAMPLES = {
@@ -171,9 +172,9 @@ STEP = RunConfig(
 
 
 def make(name, url, folder):
-    user = EndpointUser(endpoint(url, folder))
+    user = ModelUser(EndpointModel(endpoint(url, folder)))
     # A small judge often forgets the form: the released code's answer to that keeps the step from depending on it.
-    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, attempts=1))
+    judge = ModelJudge(EndpointModel(endpoint(url, folder, temperature=0.0, attempts=1)))
     example = [EXAMPLES[name]]
     if name == "math":
         return RealMath(example, user)
@@ -195,15 +196,15 @@ def listen(model, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_training_step_of_every_real_task(name, url, folder, tiny_folder, monkeypatch):
+def test_a_training_step_of_every_real_task(name, url, folder, tiny_folder, tmp_path, monkeypatch):
     task = make(name, url, folder)
     task.max_turns = 2
-    said = listen(task.user.model, monkeypatch)
+    replies = listen(task.user.model, monkeypatch)
     judged = [] if task.judge is None else listen(task.judge.model, monkeypatch)
-    learner = Learner(STEP, *load(tiny_folder), task)
-    _, metrics = training_step(learner, "step", Stopwatch())
-    assert len(said) == 4 and any(isinstance(answer, str) for answer in said)
-    assert metrics["lost"] == sum(isinstance(answer, EndpointError) for answer in said)
+    learner = Learner(STEP, *load(tiny_folder), tmp_path, Environments(task, task))
+    _, metrics = training_step(learner, "step", Timer())
+    assert len(replies) == 4 and any(isinstance(answer, str) for answer in replies)
+    assert metrics["lost"] == sum(isinstance(answer, EndpointError) for answer in replies)
     assert len(judged) == (0 if name == "math" else 4 - metrics["lost"])
     assert 1 < metrics["turns"] <= 2
     moved = [p for key, p in learner.backbone.parameters("policy").items() if "lora_B" in key]
@@ -211,8 +212,8 @@ def test_a_training_step_of_every_real_task(name, url, folder, tiny_folder, monk
 
 
 def test_a_judge_of_turns_and_of_outcomes_answers(url, folder):
-    """What a model of 135 M parameters says means nothing; it must be a score or an error."""
-    judge = EndpointJudge(endpoint(url, folder, temperature=0.0, attempts=1))
+    """The answer of a model of 135 M parameters means nothing; it must be a score or an error."""
+    judge = ModelJudge(EndpointModel(endpoint(url, folder, temperature=0.0, attempts=1)))
     example = EXAMPLES["medical"]
     talk = [*example.prompt, Message("assistant", "It is a migraine: rest.")]
     for found in (
