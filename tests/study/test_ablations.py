@@ -15,30 +15,30 @@ LAPTOP = get_profile("laptop")
 @pytest.mark.parametrize(
     ("sweep", "name", "values"),
     [
-        (ablations.eta_sweep, "eta", ablations.ETAS),
+        (ablations.eta_sweep, "temperature", ablations.ETAS),
         (ablations.beta_sweep, "beta", ablations.BETAS),
     ],
 )
 def test_a_sweep_moves_one_setting_of_norm_itpo_through_the_grids_own(sweep, name, values):
-    found = sweep(LAPTOP)
-    grid = [LAPTOP.config("norm_itpo", seed) for seed in LAPTOP.estimator_seeds]
-    assert set(grid) <= set(found)
-    assert [getattr(c.method, name) for c in found] == [v for v in values for _ in grid]
-    for config in found:
-        own = {name: getattr(grid[0].method, name)}
-        assert replace(config, method=replace(config.method, **own)) in grid
+    def setting(method):
+        return method.options[name] if name in method.options else getattr(method, name)
+
+    configs, grid = sweep(LAPTOP), LAPTOP.configs(["norm_itpo"])
+    assert set(grid) <= set(configs)
+    assert [setting(c.method) for c in configs] == [v for v in values for _ in grid]
+    own = setting(grid[0].method)
+    for config in configs:
+        assert replace(config, method=config.method.with_settings(**{name: own})) in grid
 
 
 def test_widths_have_both_rows_and_the_grids_own_runs():
-    found = ablations.width_sweep(LAPTOP)
-    rows = ("trajectory_share", "norm_itpo")
-    grid = {LAPTOP.config(row, seed) for row in rows for seed in LAPTOP.estimator_seeds}
-    assert grid <= set(found) and len(set(found)) == 3 * len(grid)
-    assert {replace(config, model=LAPTOP.run.model) for config in found} == grid
+    configs, grid = ablations.width_sweep(LAPTOP), {*LAPTOP.configs(["trajectory_share", "norm_itpo"])}
+    assert grid <= set(configs) and len(set(configs)) == 3 * len(grid)
+    assert {replace(config, model=LAPTOP.run.model) for config in configs} == grid
 
 
 def test_a_pretrained_models_width_is_not_ours_to_choose():
-    with pytest.raises(ValueError, match="'smol' trains smollm2: only embedded models have widths"):
+    with pytest.raises(ValueError, match="'smol' trains smollm2: only tiny models have widths"):
         ablations.width_sweep(get_real_profile("smol"))
 
 
@@ -68,6 +68,6 @@ def test_bands_and_gains_of_written_runs(written_runs: list[Run]):
     assert gains["gain"].tolist() == pytest.approx([expected] * 2)
     within = ablations.setting_gains(pd.concat([both, *(usual.assign(setting=s) for s in (0.4, 1.6))]))
     pd.testing.assert_frame_equal(within, gains)
-    text = ablations.gains_text(gains, "eta")
+    text = tables.as_text(gains, ablations.gain_columns("eta"))
     assert text["eta"].tolist() == ["0.4", "1.6"]
     assert text["gain on trajectory-share (points)"][0].startswith(f"{100 * expected:+.1f} ")

@@ -11,12 +11,13 @@ import torch
 from scipy import stats
 
 from itpo import attribution, prm, trainer, turns
-from itpo.config import Method, RunConfig
+from itpo.config import Estimator, Method, RunConfig
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Store
-from itpo.specs import Adapter, TinyLM
+from itpo.specs import Adapter, RuleJudge, TinyLM
 from itpo.study import credit_fidelity, credit_tables, oracle, reward_dynamics
 from itpo.study.oracle import OracleConfig, TurnValues
+from itpo.study.tables import as_text
 
 
 def truth_of(advantage, mask=None, error=0.0, halves=None):
@@ -147,12 +148,12 @@ SMALL = RunConfig(
     prm_minibatches=2,
     critic_minibatches=2,
     warmup=1,
-    estimator="ppo",
+    estimator=Estimator("ppo"),
     eval_every=2,
     eval_dialogues=2,
     monitor_dialogues=24,
     monitor_every=1,
-    judge_error=0.3,
+    judge=RuleJudge(error_rate=0.3),
 )
 RUNS = [("ppo", row, 0) for row in attribution.METHODS]
 RUNS += [
@@ -176,7 +177,7 @@ def trained(tmp_path_factory):
 
     for estimator, row, seed in RUNS:
         method = Method(row, coef=3.0, beta=0.5, outcome_coef=2.0 * (row in ("prime", "itpo")))
-        config = dataclasses.replace(SMALL, method=method, estimator=estimator, seed=seed)
+        config = dataclasses.replace(SMALL, method=method, estimator=Estimator(estimator), seed=seed)
         run = finish(config, trainer.train)
         found[estimator, row, seed] = run, finish(OracleConfig(config, continuations=2), oracle.measure)
     found["reference"] = finish(OracleConfig(config, "reference", 8), oracle.measure)
@@ -194,7 +195,7 @@ def expected_turns(run, measured):
         at = [[t for t, k in enumerate(ids) if k == turn] for turn in range(count)]
         if method.name in ("prime", "itpo", "norm_itpo"):
             sums = [sum(method.beta * last["log_ratio"][p, t].item() for t in tokens) for tokens in at]
-            weights = [math.exp(s / method.eta) for s in sums]
+            weights = [math.exp(s / method.options.get("temperature", 0.4)) for s in sums]
             norm = [w / sum(weights) for w in weights]
             yield (reward, norm) if method.name == "norm_itpo" else (None, sums)
         elif method.name == "value_model":
@@ -238,7 +239,7 @@ def test_values_telescope_to_the_outcome_whatever_the_weight(trained):
 
 def test_another_method_reads_the_same_prm(trained):
     run, measured = trained["rloo", "norm_itpo", 0]
-    method = dataclasses.replace(run.config.method, reduction="mean", scale="released", eta=0.1)
+    method = run.config.method.with_settings(reduction="mean", scale="released", temperature=0.1)
     scored = credit_fidelity.score_turns(run, measured, method)
     _, signals = oracle.read(measured)
     ids = signals["turn_ids"]
@@ -248,7 +249,7 @@ def test_another_method_reads_the_same_prm(trained):
     itpo = credit_fidelity.score_turns(run, measured, Method("itpo", beta=0.5))
     assert (
         credit_fidelity.within(
-            itpo.study.credit_tables,
+            itpo.credit,
             credit_fidelity.score_turns(run, measured).preference,
             weights.numpy() > 0,
         )
@@ -259,10 +260,16 @@ def test_another_method_reads_the_same_prm(trained):
 def test_options_change_what_they_can(trained):
     pairs = [trained["rloo", "norm_itpo", seed] for seed in (0, 1)]
     options = [
-        {"eta": eta, "reduction": kind} for kind in ("mean", "length_normalized") for eta in (0.2, 0.8)
+        {"temperature": t, "reduction": kind} for kind in ("mean", "length_normalized") for t in (0.2, 0.8)
     ]
     table = credit_tables.option_table(*zip(*pairs, strict=True), options)
-    assert len(table) == 8 and table.columns.tolist() == ["eta", "reduction", "seed", "pooled", "preference"]
+    assert len(table) == 8 and table.columns.tolist() == [
+        "temperature",
+        "reduction",
+        "seed",
+        "pooled",
+        "preference",
+    ]
     assert table.groupby("seed")["preference"].nunique().tolist() == [1, 1]  # softmax keeps the order
     assert table["pooled"].between(-1, 1).all()
 
@@ -293,7 +300,7 @@ def test_a_line_for_each_run(trained):
         assert (frame["hits"] == frame["best_hits"] + frame["worst_hits"]).all()
         assert frame["success"].tolist() == [run.summary()["success"] for run in runs]
     assert frame["pooled_ceiling"].nunique() == 1  # one oracle
-    text = credit_tables.fidelity_text(frame)
+    text = as_text(credit_tables.fidelity_summary(frame), credit_tables.FIDELITY_COLUMNS)
     assert text["estimator"].tolist() == ["PPO"] * 7 + ["RLOO"] * 3
     counts = credit_tables.agreement_text(frame)
     assert counts["both"].tolist()[-3:] == ["58 of 64", "48 of 64", "47 of 64"]

@@ -9,6 +9,7 @@ from itpo.study import credit_tables, ledger
 from itpo.study.reported import smallest_gain
 from itpo.study.statistics import INCONCLUSIVE, Interval
 from itpo.study.statistics import ruling as rule_on
+from itpo.study.tables import as_text
 
 METHODS = ["trajectory_share", "uniform", "judge", "prime", "itpo", "norm_itpo"]
 
@@ -85,7 +86,7 @@ def test_the_ledger_rules_by_the_wide_interval_and_counts_cells():
     line = table.iloc[0]
     assert (line["claim"], line["ruling"], line["cells"], line["replicated"]) == ("C1", "replicated", 6, 6)
     assert line["effect"] == pytest.approx(21.0) and 20.0 <= line["wide_low"] <= line["wide_high"] <= 22.0
-    text = ledger.ledger_text(table)
+    text = as_text(table, ledger.LEDGER_COLUMNS)
     assert text.iloc[0]["effect"] == "+21.0 points" and len(text) == len(table) == 8
     cells = ledger.cell_table(ledger.row_effects(pd.concat(frames)))
     assert set(cells.loc[cells["part"] == "after training", "mean"].round(6)) == {21.0}

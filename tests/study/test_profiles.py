@@ -1,16 +1,16 @@
-"""Configurations: what they list, that they cannot be changed, and that a run store can name them."""
+"""Profiles: what they list, how a reader's own method or task joins them, and that a run store can name their configs."""
 
 import dataclasses
 import itertools
 
 import pytest
 
-from itpo import attribution
-from itpo.config import Method, RunConfig
+from itpo.attribution import METHODS
+from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.estimators import ESTIMATORS
 from itpo.runs.store import Store
-from itpo.specs import Imitation
-from itpo.study.profiles import PROFILES, get_profile
+from itpo.specs import Options
+from itpo.study.profiles import PROFILES, RELEASED, get_profile, get_real_profile
 from itpo.tasks.registry import PROSE, TASKS
 
 EVERY_CONFIG = [config for profile in PROFILES.values() for config in profile.grid()]
@@ -25,98 +25,137 @@ def leaves(value, path=""):
         yield path, value
 
 
-def test_unknown_profiles_and_rows_are_named_with_the_known():
-    with pytest.raises(ValueError, match=f"unknown profile 'huge'; known profiles: {', '.join(PROFILES)}"):
+def test_unknown_profiles_and_methods_are_named_with_the_known():
+    with pytest.raises(ValueError, match=f"profile is 'huge'; it must be one of {', '.join(PROFILES)}"):
         get_profile("huge")
-    for profile in PROFILES.values():
-        with pytest.raises(
-            ValueError, match="unknown attribution 'nonsense'; choose one of trajectory_share"
-        ):
-            profile.config("nonsense", 0)
-
-
-def test_a_row_that_the_profile_leaves_out_is_named_with_those_it_has():
+    with pytest.raises(
+        ValueError, match="profile is 'laptop'.*smoke, smol, consumer, which have a pretrained"
+    ):
+        get_real_profile("laptop")
     short = dataclasses.replace(get_profile("smoke"), methods=(Method("itpo"), Method("prime")))
-    with pytest.raises(ValueError, match="profile 'smoke' has no row 'uniform'; it has: itpo, prime"):
+    wanted = "method of profile 'smoke' is 'uniform'; it must be one of itpo, prime, or added by with_method"
+    with pytest.raises(ValueError, match=wanted):
         short.config("uniform", 0)
+    with pytest.raises(ValueError, match="task is 'chess'; it must be one of math, documents, medical"):
+        get_profile("smoke").on("chess")
 
 
-def test_the_grid_is_rows_by_seeds_rows_first():
-    for profile in PROFILES.values():
-        for estimator in ESTIMATORS:
-            grid = profile.grid(estimator)
-            rows = [m.name for m in profile.methods if estimator == "ppo" or m.name != "value_model"]
-            seeds = profile.seeds if estimator == "rloo" else profile.estimator_seeds
-            assert [(config.method.name, config.seed) for config in grid] == list(
-                itertools.product(rows, seeds)
-            )
-            for config in grid:
-                changes = {"method": config.method, "seed": config.seed, "estimator": estimator}
-                assert config == dataclasses.replace(profile.run, **changes)
-                assert config.method in profile.methods
+def test_a_method_can_be_added_or_set_anew():
+    smoke = get_profile("smoke")
+    short = dataclasses.replace(smoke, methods=smoke.methods[:2])
+    longer = short.with_method(Method("itpo", beta=0.5))
+    assert longer.methods == (*short.methods, Method("itpo", beta=0.5))
+    assert longer.config("itpo", 0).method.beta == 0.5 and len(longer.grid()) == 3 * len(smoke.seeds)
+    changed = smoke.with_method(Method("itpo", beta=0.5))
+    assert {m.name for m in changed.methods} == {m.name for m in smoke.methods}
+    assert changed.config("itpo", 0).method.beta == 0.5
 
 
-def test_a_row_without_the_critic_it_needs_is_refused():
-    with pytest.raises(ValueError, match="row 'value_model' needs the values of a critic.*use ppo"):
+def test_the_grid_is_methods_by_seeds_methods_first():
+    for profile, estimator in itertools.product(PROFILES.values(), ESTIMATORS):
+        grid = profile.grid(estimator)
+        rows = [m.name for m in profile.methods if estimator == "ppo" or m.name != "value_model"]
+        assert [(c.method.name, c.seed) for c in grid] == list(itertools.product(rows, profile.seeds))
+        for config in grid:
+            changes = {"method": config.method, "seed": config.seed, "estimator": Estimator(estimator)}
+            assert config == dataclasses.replace(profile.run, **changes)
+            assert config.method in profile.methods
+
+
+def test_variants_differ_from_the_grid_in_what_they_say():
+    smoke = get_profile("smoke")
+    grid = {(config.method.name, config.seed): config for config in smoke.grid()}
+    for variant, fields in ((smoke.unbiased("to_go"), {"estimator"}), (smoke.sure_judge(), {"judge"})):
+        for config in variant:
+            usual = grid[config.method.name, config.seed]
+            other = {
+                f.name
+                for f in dataclasses.fields(config)
+                if getattr(config, f.name) != getattr(usual, f.name)
+            }
+            assert other == fields
+    released = smoke.on("medical").released()
+    assert {config.method for config in released} <= set(RELEASED["medical"])
+    assert [(c.method.name, c.seed) for c in released] == list(
+        itertools.product(("itpo", "norm_itpo"), (0, 1))
+    )
+    corridor = smoke.on(TaskSpec("corridor", {"turns": 2, "pivots": 1}))
+    assert corridor.methods == smoke.methods and corridor.run.task.options["turns"] == 2
+    with pytest.raises(ValueError, match="task is 'corridor'.*settings were released"):
+        corridor.released()
+
+
+def test_a_method_without_the_critic_it_needs_is_refused():
+    with pytest.raises(ValueError, match="method 'value_model' needs the values of a critic.*use ppo"):
         get_profile("laptop").config("value_model", 0, "grpo")
 
 
-def test_profiles_are_found_by_their_own_name():
+def test_profiles_are_found_by_their_own_name_and_name_what_exists():
     for name, profile in PROFILES.items():
         assert get_profile(name) is profile and profile.name == name and profile.summary
-
-
-def test_rows_and_tasks_exist():
+        assert len({m.name for m in profile.methods}) == len(profile.methods)
     for config in EVERY_CONFIG:
-        assert config.method.name in attribution.METHODS and config.task in TASKS | PROSE
-        assert len({m.name for m in get_profile("laptop").methods}) == len(get_profile("laptop").methods)
+        assert config.method.name in METHODS and config.task.name in (*TASKS, *PROSE)
 
 
-def test_configs_are_frozen_to_the_last_field():
+def test_configs_are_frozen_to_the_last_field_plain_and_hashable():
     for config in EVERY_CONFIG:
-        for part in (config, config.method, config.model, config.adapter):
-            for field in dataclasses.fields(part):
+        for spec in (config, config.method, config.task, config.model, config.adapter, config.estimator):
+            for field in dataclasses.fields(spec):
                 with pytest.raises(dataclasses.FrozenInstanceError):
-                    setattr(part, field.name, None)
+                    setattr(spec, field.name, None)
+        assert isinstance(hash(config), int)
+        for path, value in leaves(config):
+            assert value is None or isinstance(value, str | int | float | bool | Options), path
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_profile("smoke").name = "other"
 
 
-def test_every_field_is_plain_and_hashable():
-    for config in EVERY_CONFIG:
-        assert isinstance(hash(config), int)
-        for path, value in leaves(config):
-            assert value is None or isinstance(value, str | int | float | bool), path
+# What a field is changed to where one more, or one letter more, is no allowed value.
+OTHERS = {
+    "method.options": {"reduction": "mean"},
+    "method.scale": "released",
+    "task.options": {"clear": 0.75},
+    "task.format": "gsm8k",
+    "task.source": "a folder",
+    "task.lost": "zero",
+    "task.unit": "words",
+    "judge.error_rate": 0.5,
+    "model.precision": "full",
+    "model.hidden_size": 80,
+    "model.heads": 2,
+    "estimator.options": {"baseline": "trajectory"},
+    "judge_failure": "uniform",
+    "max_failed": 0.25,
+}
+FIXED = (
+    "name",
+    "version",
+    "prompts",
+)  # inside: other names are in the grids, versions are those of what is shipped
+
+
+def variants(spec, path=""):
+    """The specification with one field changed, of its own or of a specification inside it; for every field in turn."""
+    for field in dataclasses.fields(spec):
+        value, name = getattr(spec, field.name), f"{path}{field.name}"
+        if (path and field.name in FIXED) or (value is None and name not in OTHERS):
+            continue
+        if name in OTHERS and OTHERS[name] != value:
+            news = [OTHERS[name]]
+        elif dataclasses.is_dataclass(value):
+            news = variants(value, f"{field.name}.")
+        else:
+            news = [not value if isinstance(value, bool) else "nf4" if isinstance(value, str) else value + 1]
+        yield from (dataclasses.replace(spec, **{field.name: new}) for new in news)
 
 
 def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     store = Store(tmp_path)
-    assert len({store.open(config).folder for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
-    others = {"row": "prime", "reduction": "mean", "scale": "released", "baseline": "trajectory"}
-    others |= {"estimator": "ppo", "judge_failure": "uniform", "gamma": 0.5, "lam": 0.5, "judge_error": 0.5}
-    others |= {"max_failed": 0.25, "format": "gsm8k", "source": "a folder", "imitation": Imitation()}
-
-    def changed(name, value):
-        if name == "precision":
-            return "full" if value == "nf4" else "nf4"
-        return value + "x" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
-
-    def variants(part):
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            if field.name == "task" or (field.name == "data" and value is None):
-                continue  # they go with the model, and a task's name decides the code that counts
-            news = (
-                variants(value)
-                if dataclasses.is_dataclass(value)
-                else [others.get(field.name) or changed(field.name, value)]
-            )
-            for new in news:
-                yield dataclasses.replace(part, **{field.name: new})
-
+    assert len({store.folder(config) for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
     for profile in ("smoke", "smol", "consumer"):
         base = dataclasses.replace(get_profile(profile).run, method=Method("itpo"))
-        folders = [store.open(config).folder for config in (base, *variants(base))]
+        folders = [store.folder(config) for config in (base, *variants(base))]
         assert len(folders) > 30 and len(set(folders)) == len(folders)
 
 
@@ -131,36 +170,8 @@ def test_defaults_are_the_released_ones_where_they_are_marked_so():
     config = RunConfig(method=Method("norm_itpo"), seed=0, steps=1)
     assert (config.prompts, config.rollouts, config.policy_minibatches) == (16, 8, 4)
     assert (config.clip, config.kl_coef, config.entropy_coef, config.prm_clip_norm) == (0.2, 1e-3, 1e-3, 10.0)
-    assert (config.method.coef, config.method.eta, config.length_penalty) == (5.0, 0.4, 5e-6)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"row": "itpo", "reduction": "median"}, "reduction is 'median'; it must be one of sum"),
-        ({"row": "itpo", "scale": "big"}, "scale is 'big'; it must be one of paper, released"),
-        ({"row": "itpo", "eta": 0.0}, "eta is 0.0; it must be above 0"),
-        ({"row": "norm_itpo", "outcome_coef": 5.0}, "outcome_coef must be 0"),
-        ({"row": "chess"}, "unknown attribution 'chess'"),
-    ],
-)
-def test_a_method_that_cannot_run_is_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        Method(**wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"baseline": "none"},
-        {"eval_every": 0},
-        {"policy_minibatches": 0},
-        {"estimator": "reinforce"},
-        {"judge_failure": "zero"},
-        {"lam": 1.5},
-        {"max_failed": -0.1},
-    ],
-)
-def test_a_run_that_cannot_run_is_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        dataclasses.replace(get_profile("smoke").run, **wrong)
+    assert (config.method.coef, config.method.options["temperature"], config.length_penalty) == (
+        5.0,
+        0.4,
+        5e-6,
+    )

@@ -8,18 +8,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from itpo.config import Estimator
 from itpo.runs.sweep import sweep
 from itpo.study import regimes
 from itpo.study.regimes import RegimeGrid, get_regime_grid
 from itpo.study.statistics import Interval
-from itpo.tasks.corridor import Corridor
+from itpo.study.tables import as_text
 from itpo.trainer import train
 
-every_atlas = pytest.mark.parametrize("grid", regimes.REGIME_GRIDS.values(), ids=lambda grid: grid.name)
+every_grid = pytest.mark.parametrize("grid", regimes.REGIME_GRIDS.values(), ids=lambda grid: grid.name)
 METHODS = {"trajectory_share", "norm_itpo", "judge"}
 
 
-@every_atlas
+@every_grid
 def test_slices_cross_the_map_in_its_middle(grid: RegimeGrid) -> None:
     cells, places, rollouts = grid.cells(), grid.positions_slice(), grid.rollouts_slice()
     middle = [config for config in cells if config.task == grid.run.task]
@@ -31,7 +32,7 @@ def test_slices_cross_the_map_in_its_middle(grid: RegimeGrid) -> None:
         assert len(set(configs)) == len(configs)
 
 
-@every_atlas
+@every_grid
 def test_runs_differ_in_nothing_but_what_the_map_says(grid: RegimeGrid) -> None:
     for configs, fields in ((grid.cells(), {"task"}), (grid.rollouts_slice(), {"rollouts", "prompts"})):
         for config in configs:
@@ -41,46 +42,46 @@ def test_runs_differ_in_nothing_but_what_the_map_says(grid: RegimeGrid) -> None:
                 if getattr(config, field.name) != getattr(grid.run, field.name)
             }
             assert other <= fields | {"method", "seed"}
-            assert config.judge_error == 0.0
+            assert config.judge.error_rate == 0.0
             assert config.prompts * config.rollouts == grid.run.prompts * grid.run.rollouts
-    tasks = {config.task for config in grid.cells()}
-    assert {(Corridor.named(t).max_turns, Corridor.named(t).pivots) for t in tasks} == {
-        (turns, pivots) for turns in grid.turns for pivots in grid.pivots
-    }
+    sizes = {(c.task.options["turns"], c.task.options["pivots"]) for c in grid.cells()}
+    assert sizes == {(turns, pivots) for turns in grid.turns for pivots in grid.pivots}
 
 
-@every_atlas
+@every_grid
 def test_both_baselines_are_compared_with_the_same_runs_on_fresh_seeds(grid: RegimeGrid) -> None:
     configs = grid.baselines()
     assert len(set(configs)) == len(configs) and {c.seed for c in configs} == set(grid.fresh_seeds)
     assert not set(grid.fresh_seeds) & set(grid.seeds)
-    kinds = {(c.method.name, c.baseline, c.rollouts) for c in configs}
+    kinds = {(c.method.name, c.estimator.baseline, c.rollouts) for c in configs}
     assert kinds == {("trajectory_share", "released", n) for n in grid.rollouts} | {
         (row, baseline, n)
         for row in METHODS - {"trajectory_share"}
         for baseline in ("released", "to_go")
         for n in grid.rollouts
     }
-    old = {dataclasses.replace(c, seed=grid.seeds[0], baseline="released") for c in configs}
+    old = {dataclasses.replace(c, seed=grid.seeds[0], estimator=Estimator("rloo")) for c in configs}
     assert old == {dataclasses.replace(c, seed=grid.seeds[0]) for c in grid.rollouts_slice()}
 
 
-@every_atlas
+@every_grid
 def test_the_cell_with_the_fewest_rollouts_is_looked_at_with_seeds_of_its_own(grid: RegimeGrid) -> None:
     configs = grid.fewest_rollouts()
     assert {(c.method.name, c.seed) for c in configs} == {
         (row, seed) for row in METHODS for seed in grid.more_seeds
     }
-    assert {c.baseline for c in configs} == {"to_go"} and {c.rollouts for c in configs} == {
+    assert {c.estimator.baseline for c in configs} == {"to_go"} and {c.rollouts for c in configs} == {
         min(grid.rollouts)
     }
     assert not set(grid.more_seeds) & {*grid.seeds, *grid.fresh_seeds}
-    usual = {dataclasses.replace(c, seed=grid.seeds[0], baseline="released") for c in configs}
+    usual = {dataclasses.replace(c, seed=grid.seeds[0], estimator=Estimator("rloo")) for c in configs}
     assert usual < {dataclasses.replace(c, seed=grid.seeds[0]) for c in grid.rollouts_slice()}
 
 
 def test_a_profile_without_a_map_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'smol' has no map of regimes.*smoke, laptop"):
+    with pytest.raises(
+        ValueError, match="profile is 'smol'; it must be one of smoke, laptop, which have a map"
+    ):
         get_regime_grid("smol")
 
 
@@ -108,9 +109,9 @@ def test_gains_are_paired_and_carry_intervals() -> None:
     assert line["gain"] == pytest.approx(0.36) and line["gain_n"] == 2
     half = stats.t.ppf(0.975, 1) * np.std([0.34, 0.38], ddof=1) / np.sqrt(2)
     assert [line["gain_low"], line["gain_high"]] == pytest.approx([0.36 - half, 0.36 + half])
-    assert line["baseline"] == pytest.approx(0.105) and line["start"] == pytest.approx(0.0525)
+    assert line["trajectory_share"] == pytest.approx(0.105) and line["start"] == pytest.approx(0.0525)
     assert table.loc[table["row"] == "norm_itpo", "gain"].abs().max() == 0.0
-    text = regimes.gains_text(table)
+    text = as_text(table, regimes.GAIN_COLUMNS)
     assert len(text) == len(table) and text["gain (points)"].str.contains(r"^\+36\.0 \[").any()
 
 
@@ -120,15 +121,15 @@ def test_gains_under_each_baseline_are_those_of_its_own_runs() -> None:
     other = split.assign(baseline="to_go", success=split["success"] + 0.5)
     both = pd.concat([whole, other]).sample(frac=1.0, random_state=2)
     table = regimes.baseline_gains(both)
-    for charge, part in table.groupby("charge"):
+    for baseline, part in table.groupby("baseline"):
         expected = regimes.gains(
-            whole if charge == "released" else pd.concat([whole[whole["row"] == "trajectory_share"], other])
+            whole if baseline == "released" else pd.concat([whole[whole["row"] == "trajectory_share"], other])
         )
         keys = [*regimes.SETTINGS, "row", "measure"]
         pd.testing.assert_series_equal(
             part.set_index(keys)["gain"].sort_index(), expected.set_index(keys)["gain"].sort_index()
         )
-    assert set(table["charge"]) == {"released", "to_go"}
+    assert set(table["baseline"]) == {"released", "to_go"}
     changes = regimes.baseline_changes(both)
     assert len(changes) == 4 * 2 * 2 and set(changes["change_n"]) == {2}
     wanted = changes["measure"].map({"success": 0.5, "mean_success": 0.0})
@@ -149,7 +150,7 @@ def test_slopes_are_those_that_the_cells_were_made_with(measure: str, factor: fl
     assert found["mean"].mean == pytest.approx(factor * np.mean(by_seed)) and found["mean"].n == 2
     none = regimes.trend(shuffled, "norm_itpo", measure)
     assert all(isinstance(x, Interval) and abs(x.mean) < 1e-12 for x in none.values())
-    assert regimes.trend_text(regimes.trend_table(shuffled)).shape == (4, 5)
+    assert as_text(regimes.trend_table(shuffled), regimes.TREND_COLUMNS).shape == (4, 5)
 
 
 def test_a_seed_missing_in_one_row_is_refused() -> None:
@@ -157,6 +158,17 @@ def test_a_seed_missing_in_one_row_is_refused() -> None:
     part = whole[~((whole["row"] == "judge") & (whole["seed"] == 1))]
     with pytest.raises(ValueError, match="train both"):
         regimes.gains(part)
+
+    both = whole.assign(baseline="released")
+    assert len(regimes.pooled_gains(both, "judge", "released", "success")) == 2
+    cell = (both["length"] == 8) & (both["pivots"] == 2) & (both["seed"] == 1)
+    for row in ("judge", "trajectory_share"):
+        with pytest.raises(
+            ValueError, match=r"same seeds in the cells \[\(8, 2, 'early', 4\)\].*train what is missing"
+        ):
+            regimes.pooled_gains(both[~(cell & (both["row"] == row))], "judge", "released", "success")
+    with pytest.raises(ValueError, match="do not have the same seeds"):
+        regimes.pooled_gains(both, "judge", "to_go", "success")
 
 
 def test_one_cell_trained_for_real(tmp_path: Path) -> None:

@@ -10,7 +10,11 @@ from itpo.figures import style
 from itpo.runs.store import Run
 from itpo.study import claims, statistics, tables
 from itpo.study.profiles import Profile, get_profile
-from itpo.study.reported import REPORTED
+from itpo.study.reported import REPORTED, SMALLEST_GAIN, smallest_gain
+
+
+def main_text(table: pd.DataFrame) -> pd.DataFrame:
+    return tables.as_text(table, tables.main_columns(table))
 
 
 def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -> None:
@@ -22,7 +26,7 @@ def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -
     table = tables.main_table(frame, np.random.default_rng(0))
     assert table["gain"].tolist()[1:] == pytest.approx([0.1, 0.3, 0.4, 0.5, 0.6])
     assert np.isnan(table["gain"][0]) and np.isnan(table["tau"][0])
-    text = tables.main_text(table)
+    text = main_text(table)
     assert text["gain [S]"].tolist() == ["–", "+0.94", "-0.19", "+0.69", "+0.00", "+3.44"]
     assert text["paper [S] (%)"][4] == "29.06 (one source)"
     assert "for 3 of the 4 rows" in claims.order_text(table, three_seeds)
@@ -39,14 +43,10 @@ def test_differences_are_paired_by_seed_in_any_order(written_runs: list[Run]) ->
 
 
 def test_verdicts_are_marked_at_the_smoke_profile(written_runs: list[Run], three_seeds: Profile) -> None:
-    verdicts = claims.row_verdicts(tables.results(written_runs))
-    assert [verdict.claim for verdict in verdicts] == [
-        "C1",
-        "C3",
-        "C3, normalised",
-        "C4, uniform",
-        "C4, judge",
-    ]
+    verdicts = claims.method_verdicts(tables.results(written_runs))
+    claimed = ["C1", "C2", "C3", "C3, normalised", "C4, uniform", "C4, judge"]
+    assert [verdict.claim for verdict in verdicts] == claimed
+    assert verdicts[3].statement == "Norm-ITPO beats PRIME"
     lines = claims.verdict_text(verdicts, three_seeds).splitlines()
     assert all("not meaningful" in line for line in lines)
     assert "not meaningful" not in claims.verdict_text(verdicts, get_profile("laptop"))
@@ -54,9 +54,9 @@ def test_verdicts_are_marked_at_the_smoke_profile(written_runs: list[Run], three
 
 def test_one_seed_fills_every_table_without_an_interval(written_runs: list[Run]) -> None:
     frame = tables.results([run for run in written_runs if run.config.seed == 0])
-    text = tables.main_text(tables.main_table(frame, np.random.default_rng(0)))
+    text = main_text(tables.main_table(frame, np.random.default_rng(0)))
     assert "no interval from 1 seed" in text.iloc[1, 1]
-    assert all(verdict.ruling == statistics.INCONCLUSIVE for verdict in claims.row_verdicts(frame))
+    assert all(verdict.ruling == statistics.INCONCLUSIVE for verdict in claims.method_verdicts(frame))
 
 
 METHODS = ("trajectory_share", "itpo", "norm_itpo")
@@ -92,7 +92,7 @@ def test_every_estimator_is_compared_with_its_own_baseline() -> None:
     assert table.loc[("rloo", "norm_itpo"), "gain"] == pytest.approx(0.215)
     assert table.loc[("ppo", "norm_itpo"), "gain"] == pytest.approx(-0.06)
     assert table.loc[("ppo", "norm_itpo"), "reported_gain"] == pytest.approx(0.0034)
-    text = tables.estimators_text(table.reset_index())
+    text = tables.as_text(table := table.reset_index(), tables.estimator_columns(table))
     assert text["estimator"].tolist() == ["RLOO"] * 3 + ["PPO"] * 3
     assert text["paper [S] (%)"].tolist() == ["29.06", "29.06 (one source)", "32.50", "26.81", "–", "27.15"]
     assert text["gain [S]"].tolist() == ["–", "+0.00", "+3.44", "–", "–", "+0.34"]
@@ -110,15 +110,21 @@ def test_every_task_is_compared_with_its_own_baseline_and_report() -> None:
     ]
     assert text["medical recommendation: score (%)"][1].startswith("45.0 [")
     assert text["paper [S] (%)"].iloc[2].tolist() == ["32.50", "66.14 or 69.24 (sources differ)"]
-    assert "score, sampled (%)" in tables.main_text(table[table["task"] == "medical"])
+    assert "score, sampled (%)" in main_text(table[table["task"] == "medical"])
 
 
 def test_verdicts_take_one_task_and_its_smallest_gain(written_runs: list[Run]) -> None:
     frame = tables.results(written_runs)
-    rules = {task: claims.row_verdicts(frame.assign(task=task))[-1].rule for task in REPORTED}
+    assert [v.claim for v in claims.method_verdicts(frame[frame["row"] != "prime"])] == [
+        "C1",
+        "C2",
+        "C4, uniform",
+        "C4, judge",
+    ]
+    rules = {task: claims.method_verdicts(frame.assign(task=task))[-1].rule for task in REPORTED}
     assert "0.0344" in rules["math"] and "0.0748" in rules["documents"] and "0.0492" in rules["medical"]
     with pytest.raises(ValueError, match="2 tasks .math, medical."):
-        claims.row_verdicts(pd.concat([frame, frame.assign(task="medical")]))
+        claims.method_verdicts(pd.concat([frame, frame.assign(task="medical")]))
 
 
 def test_runs_of_two_estimators_are_never_paired_by_accident() -> None:
@@ -151,7 +157,7 @@ def test_variants_are_compared_in_the_seeds_that_both_have(three_seeds: Profile)
     assert line["turns_change"] == pytest.approx((5 - 4 + 5 - 4.2) / 2)
     assert line["gain"] == pytest.approx((0.6 - 0.5 + 0.61 - 0.6) / 2)
     assert np.isnan(table["success_change"][0]) and np.isnan(table["gain"][0])
-    text = tables.variant_text(table)
+    text = tables.as_text(table, tables.VARIANT_COLUMNS)
     assert text["change of turns"].tolist()[:3] == ["–"] * 3 and text["change of turns"][3].startswith(
         "+0.90 ["
     )
@@ -163,8 +169,44 @@ def test_length_of_dialogues_is_ruled_by_the_interval(three_seeds: Profile) -> N
     one = RLOO[RLOO["seed"] == 0]
     text = claims.turns_text({"a": RLOO, "b": swapped, "c": even, "d": one}, get_profile("laptop"))
     rulings = [line.split("**")[1] for line in text.splitlines()]
-    assert rulings == ["longer dialogues", "shorter dialogues", *["no difference can be told"] * 2]
+    assert rulings == ["longer dialogues", "shorter dialogues", *["no clear difference"] * 2]
     assert text.startswith("- a: +1.30 [") and "not meaningful" in claims.turns_text({"a": RLOO}, three_seeds)
+
+
+def test_columns_write_numbers_intervals_and_what_is_missing() -> None:
+    lines = [
+        {"row": "itpo", "x": 0.125, "text": "a"}
+        | tables.interval_columns("gain", statistics.t_interval([0.1, 0.3]))
+    ]
+    lines += [
+        {"row": "judge", "x": np.nan, "text": "b"} | tables.interval_columns("gain", tables.NO_INTERVAL)
+    ]
+    columns = [
+        tables.METHOD,
+        tables.Column("x", "x", 2.0, 1, "+"),
+        tables.Column("text", "text"),
+        tables.percent("%", "gain"),
+    ]
+    text = tables.as_text(pd.DataFrame(lines, index=[7, 7]), columns)
+    assert text["row"].tolist() == ["ITPO", "LLM-as-a-judge"] and text["text"].tolist() == ["a", "b"]
+    assert (
+        text["x"].tolist() == ["+0.2", "–"]
+        and text["%"][1] == "–"
+        and text["%"][0].startswith("20.0 [-107.1, 147.1")
+    )
+    with pytest.raises(KeyError, match="loss"):
+        tables.as_text(pd.DataFrame(lines), [tables.points("loss", "loss")])
+
+
+def test_a_task_without_reported_numbers_has_a_table_and_a_stated_margin() -> None:
+    corridor = runs_of("rloo", [0.2, 0.3], [0.4, 0.5], [0.1, 0.3], task="corridor")
+    table = tables.main_table(corridor, np.random.default_rng(0))
+    assert table[["reported", "reported_gain"]].isna().all(axis=None)
+    text = main_text(table)
+    assert set(text["paper [S] (%)"]) == set(text["gain [S]"]) == {"–"}
+    assert "No outcomes are reported" in claims.order_text(table, get_profile("laptop"))
+    assert smallest_gain("corridor") == SMALLEST_GAIN > 0
+    assert [v.claim for v in claims.method_verdicts(corridor)] == ["C1", "C2"]
 
 
 def test_curves_and_bands(written_runs: list[Run]) -> None:
@@ -187,7 +229,11 @@ def test_tables_are_written_with_their_label(
 
 
 def test_settings_and_tuning(three_seeds: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tables.settings_text(three_seeds.methods)["row"].tolist()[-1] == "Norm-ITPO"
+    settings = tables.settings_text(three_seeds.methods)
+    assert settings["row"].tolist()[-1] == "Norm-ITPO"
+    assert (
+        settings["options"].tolist()[-1] == "temperature 0.4, reduction sum" and settings["options"][0] == "–"
+    )
     monkeypatch.setattr(tables, "project_root", lambda: tmp_path)
     assert "no tuning record" in tables.tuning_text("math")
     (tmp_path / "figures").mkdir()
