@@ -167,14 +167,14 @@ def mean_outcome() -> Callable[[str, Any, int], float]:
 
 
 @pytest.fixture
-def check_gates() -> Callable[[str], None]:
-    """Runs ``python -m itpo testbed_checks``: real warm start, real training; loaded from the checkout's store where they are there.
+def check_testbed() -> Callable[[str], None]:
+    """Runs ``python -m itpo check``: real base model, real training; loaded from the checkout's store where they are there.
 
     In a process of its own, for the shape checks of this one would take longer than the training.
     """
 
     def check(task: str) -> None:
-        command = [sys.executable, "-m", "itpo", "testbed_checks", task]
+        command = [sys.executable, "-m", "itpo", "check", task]
         result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
         lines = result.stdout.splitlines()
         assert result.returncode == 0, result.stdout + result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,35 +12,43 @@ from typing import Literal
 
 import torch
 
-from itpo.data import Example
+from itpo.apps.configs import check_name
+from itpo.config import RunConfig
+from itpo.data import FORMATS, Example, load_examples
 from itpo.dialogue import ChatFormat, Message
 from itpo.models.backbone import Backbone
-from itpo.models.tiny import load
-from itpo.rollout.endpoint import Endpoint, EndpointError
-from itpo.rollout.llm_judge import EndpointJudge
-from itpo.rollout.real_tasks import MAX_TURNS, REAL_TASKS
+from itpo.models.loading import load_base
+from itpo.rollout.endpoint import EndpointError, EndpointModel
+from itpo.rollout.llm_judge import ModelJudge
+from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.sampler import Sampling, speak
-from itpo.rollout.users import EndpointUser
-from itpo.specs import Adapter
-from itpo.tasks.base import ScriptedTask
+from itpo.rollout.users import ModelUser
+from itpo.runs.paths import runs_root
+from itpo.runs.store import Run, Store
+from itpo.specs import Adapter, Endpoint, PretrainedModel
+from itpo.tasks.base import MAX_TURNS, ScriptedTask
+from itpo.tasks.registry import NAMES, get_task
+from itpo.training.build import base_model
 
 Role = Literal["user", "assistant"]
 Party = Callable[[list[Message]], str | None]  # what is said next; ``None`` ends the conversation
 
-_BASE, _POLICY = "models", "policy"
+_POLICY = "policy"
 
 
 class Talker:
     """A policy that answers one conversation at a time: a base model, or the policy that a finished run trained on it."""
 
-    def __init__(self, base: Path, run: Path | None, max_turn_tokens: int, seed: int) -> None:
-        model, tokenizer = load(base)
+    def __init__(self, base: Path | str, run: Run | None, max_turn_tokens: int, seed: int) -> None:
+        spec = None if run is None else run.config.model
+        precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
+        model, tokenizer = load_base(base, precision)
         self.chat, self.sampling = ChatFormat(tokenizer), Sampling(max_turn_tokens)
         self.generator = torch.Generator().manual_seed(seed)
-        self.backbone = Backbone(model, [_POLICY], _adapter(run))
+        self.backbone = Backbone(model, [_POLICY], run.config.adapter if run else Adapter())
         self.adapter = None if run is None else _POLICY
         if run is not None:
-            self.backbone.load_adapter(_POLICY, run / _POLICY)
+            self.backbone.load_adapter(_POLICY, run.folder / _POLICY)
 
     def answer(self, messages: list[Message]) -> str:
         """What the policy says next, sampled at temperature 1."""
@@ -49,43 +56,12 @@ class Talker:
             return speak(self.backbone, self.chat, [messages], self.generator, self.sampling)[0]
 
 
-def _adapter(run: Path | None) -> Adapter:
-    if run is None:
-        return Adapter()
-    config = _adapter_config(run)
-    return Adapter(config["r"], config["lora_alpha"])
-
-
-def _adapter_config(run: Path) -> dict:
-    path = run / _POLICY / "adapter_config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run} has no trained policy: name the folder of a finished run, such as runs/0123456789abcdef"
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def base_of(run: Path) -> Path:
-    """The folder of the base model that a run of the store was trained on.
-
-    Raises ``FileNotFoundError`` if the run is not finished, or its base is elsewhere (name it then).
-
-    >>> base_of(Path("nowhere"))
-    Traceback (most recent call last):
-    FileNotFoundError: nowhere has no trained policy: ...
-    """
-    base = run.parent / _BASE / _adapter_config(run)["base_model_name_or_path"]
-    if not (base / "config.json").is_file():
-        raise FileNotFoundError(f"the base model of {run} is not at {base}: name its folder with --model")
-    return base
-
-
 @dataclass(frozen=True)
 class Scene:
     """An example to be talked about: what its user knows, the opening, and how many assistant turns there are.
 
     ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
-    the person's own. ``score`` is the outcome of a finished conversation. ``plain`` asks for the words of an embedded task.
+    the person's own. ``score`` is the outcome of a finished conversation. ``plain`` asks for the words of a scripted task.
     """
 
     knows: str
@@ -96,11 +72,10 @@ class Scene:
     plain: bool = False
 
 
-def embedded_scene(task: ScriptedTask, seed: int) -> Scene:
-    """A problem of an embedded task, with its scripted user and tutor.
+def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
+    """A problem of a scripted task, with its user and its scripted policy.
 
-    >>> from itpo.tasks.registry import get_task
-    >>> scene = embedded_scene(get_task("medical"), seed=0)
+    >>> scene = scripted_scene(get_task("medical"), seed=0)
     >>> scene.knows, scene.opening[0].content
     ('complaint: pain, place: ..., time: ..., allergy: ...', 'doctor , this pain worries me .')
     """
@@ -132,12 +107,44 @@ def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None
     example = rng.choice(examples)
     if endpoint is None:
         return Scene(example.goal, example.prompt, MAX_TURNS[example.task])
-    user, judge = EndpointUser(endpoint), EndpointJudge(replace(endpoint, temperature=0.0))
+    user = ModelUser(EndpointModel(endpoint))
+    judge = ModelJudge(EndpointModel(replace(endpoint, temperature=0.0)))
     if example.prompt[-1].content == example.goal:  # a plain problem, which hides nothing
         (example,) = user.open([example], seed)
-    task = REAL_TASKS[example.task]([example], user, judge)
+    kinds = {kind.name: kind for kind in (RealMath, RealDocuments, RealMedical)}
+    task = kinds[example.task]([example], user, judge)
     parties = {"user": lambda messages: task.reply(example, messages, rng)}
     return Scene(example.goal, example.prompt, task.max_turns, parties, partial(task.score, example))
+
+
+def find_scene(
+    task: str, data: str | None, format: str | None, endpoint: Endpoint | None, seed: int
+) -> Scene:
+    """An example of a scripted task, or of real ``data`` in this format.
+
+    Raises ``ValueError`` for an unknown name, and :class:`itpo.data.DataError` for data that cannot be read.
+
+    >>> find_scene("medical", None, None, None, seed=0).opening[0].content
+    'doctor , this pain worries me .'
+    """
+    if data is None or format is None:
+        check_name("task", task, NAMES)
+        return scripted_scene(get_task(task), seed)
+    check_name("format", format, FORMATS)
+    return real_scene(load_examples(data, format).examples, seed, endpoint)
+
+
+def find_policy(config: RunConfig, run: Run | None, base: Path | None, max_tokens: int, seed: int) -> Party:
+    """The policy of a run, or a base alone: that of ``config``, which is made where it is missing, unless one is named.
+
+    Raises ``FileNotFoundError`` where there is no model in the folder ``base``.
+    """
+    if base and not base.is_dir():
+        raise FileNotFoundError(f"no model in {base}: name the folder of one")
+    if base is None:
+        base_of = (run.config, Store(run.folder.parent)) if run else (config, Store(runs_root()))
+        return Talker(base_model(*base_of), run, max_tokens, seed).answer
+    return Talker(base, run, max_tokens, seed).answer
 
 
 def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Callable[[str], None]) -> Party:
@@ -154,8 +161,8 @@ def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Call
         """The next line that is not a question mark; ``None`` for an empty one."""
         text = _line(hear, role)
         while text == "?" and hint:
-            said = hint(messages)
-            say(f"(you might {'end the conversation' if said is None else f'say: {said}'})")
+            advice = hint(messages)
+            say(f"(you might {'end the conversation' if advice is None else f'say: {advice}'})")
             text = _line(hear, role)
         return (plain_words(text) if scene and scene.plain else text) or None
 
@@ -174,9 +181,9 @@ def converse(
     Without a scene the person opens the conversation, about anything and for as long as wanted.
 
     >>> lines = iter(["hello", ""])
-    >>> said = converse(lambda messages: "hi", None, hear=lambda prompt: next(lines))
+    >>> messages = converse(lambda messages: "hi", None, hear=lambda prompt: next(lines))
     assistant> hi
-    >>> [message.content for message in said]
+    >>> [message.content for message in messages]
     ['hello', 'hi']
     """
     me = person(role, scene, hear, say)
@@ -203,7 +210,7 @@ def converse(
 
 
 def plain_words(text: str) -> str:
-    """A line as the embedded tasks write it: lower case, punctuation apart.
+    """A line as the scripted tasks write it: lower case, punctuation apart.
 
     >>> plain_words("Where is the pain?")
     'where is the pain ?'

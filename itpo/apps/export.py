@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from itpo.apps.configs import finished_run
 from itpo.apps.model_card import Base, write_card
-from itpo.data import FORMATS
-from itpo.runs.files import IN_WORK, check_run, sha256
-from itpo.runs.store import Run
+from itpo.config import RunConfig, TaskSpec
+from itpo.models.imitation import PACKAGED
+from itpo.runs.files import IN_WORK, sha256
+from itpo.specs import PretrainedModel, TinyLM
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-# Specifications of bases that the library makes, by their class: what has to be imported to write one.
-BASES = {
-    "TinyLM": "itpo.models.tiny import TinyLM",
-    "PretrainedModel": "itpo.models.imitation import Imitation, PretrainedModel",
-}
-_MADE = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{16}")  # what the run store calls a model that it made
 
 
 class ExportError(ValueError):
@@ -41,39 +34,34 @@ def export(
     folder: Path,
     base: str | None = None,
     data: str | None = None,
-    precision: str = "full",
     license: str | None = None,
     name: str | None = None,
 ) -> Path:
     """Write the policy of a finished run into a new folder, as PEFT reads it, with a model card; returns the folder.
 
-    A run does not know what it was handed by its caller: the ``base`` (a name on the hub) and its ``precision``, where the
-    run store did not make it, and a text on the ``data``, where they are not the embedded task. ``license`` is the hub's word
-    for one, ``name`` where the folder will be on the hub; nothing is sent there.
+    ``base`` is the name on the hub of a base that the run knows as a folder, ``data`` replaces the card's text on the data,
+    ``license`` is the hub's word for one, ``name`` where the folder will be on the hub; nothing is sent there.
 
-    The folder is there completely or not at all. Raises :class:`ExportError` for a run that is not finished or has no policy, a
-    folder that is not empty or inside the run, a missing base or data, and :class:`itpo.runs.store.RunFolderError` for a damaged run.
+    The folder is there completely or not at all. Raises :class:`ExportError` for a folder that is not empty or inside the run,
+    or a base that others could not find, and what :func:`itpo.apps.configs.finished_run` raises.
 
     >>> export(Path("nowhere"), Path("adapter"))
     Traceback (most recent call last):
-    itpo.apps.export.ExportError: nowhere is not the folder of a run: name one, such as runs/0123456789abcdef
+    ValueError: nowhere is not the folder of a run: name one, such as runs/0123456789abcdef
     """
     if name is not None:
         check_name(name, "--push-to-hub")
-    document, source = _read(run), run.resolve()
-    _check_target(folder, source)
+    source = finished_run(run)
+    _check_target(folder, source.folder)
     folder = folder.resolve()
-    adapter = json.loads((source / "policy" / CONFIG).read_text(encoding="utf-8"))
-    found = find_base(source, document["config"], adapter["base_model_name_or_path"], base, precision)
-    data = data or _data_text(document["config"])
-    if not found.recipe and data is None:
-        raise ExportError(f"{run} does not say what it was trained on: describe it with --data")
-    card = write_card(Run(source, document["config"]), document, found, data, license, name)
+    adapter = json.loads((source.folder / "policy" / CONFIG).read_text(encoding="utf-8"))
+    found = find_base(source.folder, source.config, adapter["base_model_name_or_path"], base)
+    card = write_card(source, found, data, license, name)
     adapter["base_model_name_or_path"] = found.name
     adapter["target_modules"] = sorted(adapter["target_modules"])
     config = json.dumps(adapter, indent=2, sort_keys=True) + "\n"
     try:
-        _write(folder, source / "policy" / WEIGHTS, config, card)
+        _write(folder, source.folder / "policy" / WEIGHTS, config, card)
     except OSError as error:
         raise ExportError(
             f"{folder} cannot be written ({error}): name another place, or make room"
@@ -96,24 +84,6 @@ def _write(folder: Path, weights: Path, config: str, card: ModelCard) -> None:
         raise
 
 
-def _read(run: Path) -> dict[str, Any]:
-    """The config document of a finished run with a policy."""
-    try:
-        document = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        document = None
-    if not isinstance(document, dict) or document.get("format") != "itpo-run":
-        raise ExportError(
-            f"{run} is not the folder of a run: name one, such as runs/0123456789abcdef"
-        ) from None
-    document = check_run(run.resolve())
-    if not (run / "done.json").is_file():
-        raise ExportError(f"the run {run} is not finished: train it to its end")
-    if not all((run / "policy" / name).is_file() for name in (CONFIG, WEIGHTS)):
-        raise ExportError(f"the run {run} has no policy: name one that trained a policy, not a measurement")
-    return document
-
-
 def _check_target(folder: Path, run: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ExportError(f"{folder} is a file or a link: name a new folder")
@@ -126,14 +96,13 @@ def _check_target(folder: Path, run: Path) -> None:
         raise ExportError(f"{folder} is being written, or was left half written: then delete {partial}")
 
 
-def find_base(
-    run: Path, config: Mapping[str, Any], known_as: str, named: str | None = None, precision: str = "full"
-) -> Base:
-    """What a run was trained on: made by the run store, or called ``named`` or ``known_as`` on the hub.
+def find_base(run: Path, config: RunConfig, known_as: str, named: str | None = None) -> Base:
+    """What a run was trained on: made by the run store, where its folder is ``known_as``, or a model of the hub.
 
-    Raises :class:`ExportError` where others could not find it.
+    ``named`` is its name on the hub. Raises :class:`ExportError` where others could not find it.
 
-    >>> find_base(Path("run"), {"task": "math", "model": {}}, "Qwen/Qwen2.5-3B-Instruct", precision="nf4").text
+    >>> from itpo.study.profiles import get_profile
+    >>> find_base(Path("run"), get_profile("consumer").run, "Qwen2.5-3B-Instruct").text
     '`Qwen/Qwen2.5-3B-Instruct`'
     """
     if named is not None:
@@ -142,65 +111,50 @@ def find_base(
             raise ExportError(
                 f"--base {named} is a folder here, which others do not have: name it as on the hub"
             )
-    spec = config["model"]
-    precision = spec.get("precision", precision)
-    if _MADE.fullmatch(known_as) and spec.get("class") in BASES:
+    spec = config.model
+    if isinstance(spec, TinyLM) or spec.imitation is not None or spec.name in PACKAGED:
         weights = run.parent / "models" / known_as / "model.safetensors"
         digest = sha256(weights.read_bytes()) if weights.is_file() else ""
-        published = named is not None
-        return Base(named or known_as, _base_text(config), precision, _recipe(config), digest, published)
-    name = named or spec.get("name") or known_as
+        precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
+        return Base(
+            named or known_as, _base_text(config), precision, _recipe(config), digest, named is not None
+        )
+    name = named or spec.name
     if named is None and ("/" not in name or Path(name).exists()):
         raise ExportError(
             f"{run} was trained on a base that it knows as {known_as!r}: name it on the hub with --base"
         )
-    return Base(name, f"`{name}`", precision)
+    return Base(name, f"`{name}`", spec.precision)
 
 
-def _data_text(config: Mapping[str, Any]) -> str | None:
-    """The real examples that a run names, users and judges played by its base; ``None`` for an embedded task."""
-    if (data := config["data"]) is None:
-        return None
-    source = FORMATS[data["format"]].hub
-    text = f"The task `{config['task']}` on at most {data['count']} examples of the format `{data['format']}`"
-    return f"{text}{f' (`{source}`)' if data['source'] is None else ''}; the base played users and judges."
-
-
-def _base_text(config: Mapping[str, Any]) -> str:
+def _base_text(config: RunConfig) -> str:
     """What a base that the run store made is, in words."""
-    spec, task = config["model"], config["task"]
-    if spec["class"] == "TinyLM":
-        text = (
-            f"the embedded language model of the task `{task}`, a Llama of {spec['layers']} layers of width "
-        )
-        return f"{text}{spec['hidden_size']} that imitated the task's scripted tutor"
-    if spec["imitation"] is None:
-        return f"`{spec['name']}`"
-    count = spec["imitation"]["steps"] * spec["imitation"]["dialogues_per_step"]
-    return (
-        f"`{spec['name']}`, which imitated {count} conversations of the scripted tutor of the task `{task}`"
-    )
+    spec, task = config.model, config.task.name
+    if isinstance(spec, TinyLM):
+        text = f"the tiny language model of the task `{task}`, a Llama of {spec.layers} layers of width "
+        return f"{text}{spec.hidden_size} that imitated the task's scripted policy"
+    if spec.imitation is None:
+        return f"`{spec.name}`"
+    count = spec.imitation.steps * spec.imitation.dialogues_per_step
+    return f"`{spec.name}`, which imitated {count} conversations of the scripted policy of the task `{task}`"
 
 
-def _recipe(config: Mapping[str, Any]) -> str:
+def _recipe(config: RunConfig) -> str:
     """Code that makes the base of a run."""
+    # Without imitation the task does not matter.
+    task = config.task if isinstance(config.task, TaskSpec) else TaskSpec("math_prose")
     return f"""\
 from dataclasses import replace
 
-from {BASES[config["model"]["class"]]}
-from itpo.study.profiles import get_profile
+from itpo.config import TaskSpec
 from itpo.runs.store import Store
+from itpo.specs import Imitation, PretrainedModel, TinyLM
+from itpo.study.profiles import get_profile
 from itpo.training.build import base_model
 
-model = {_call(config["model"])}
-base = base_model(replace(get_profile("laptop").run, task={config["task"]!r}, model=model), Store("runs"))"""
-
-
-def _call(spec: Mapping[str, Any]) -> str:
-    """The expression that makes a dataclass again, from what a config says of it."""
-    values = {name: value for name, value in spec.items() if name != "class"}
-    written = {n: _call(v) if isinstance(v, Mapping) else repr(v) for n, v in values.items()}
-    return f"{spec['class']}({', '.join(f'{name}={text}' for name, text in written.items())})"
+model = {config.model!r}
+task = {task!r}
+base = base_model(replace(get_profile("laptop").run, task=task, model=model), Store("runs"))"""
 
 
 def check_name(name: str, option: str) -> None:

@@ -8,13 +8,15 @@ themselves: for that a gibibyte is kept free. Training and rollout come in turn;
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from itpo.config import RunConfig
-from itpo.specs import PRECISIONS, Endpoint, FrozenBase, PretrainedModel, RealData
+from itpo.specs import PRECISIONS, Endpoint, FrozenBase, PretrainedModel, RealData, check_fields, setting
+from itpo.specs import check as check_value
 from itpo.tasks.base import MAX_TURNS
 
 GIB = 2**30
@@ -34,14 +36,17 @@ class DoesNotFit(ValueError):
 class Shape:
     """The numbers of a decoder's ``config.json`` that decide its memory."""
 
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocabulary: int
-    tied: bool
+    hidden: int = setting(low=1)
+    intermediate: int = setting(low=1)
+    layers: int = setting(low=1)
+    heads: int = setting(low=1)
+    kv_heads: int = setting(low=1)
+    head_size: int = setting(low=1)
+    vocabulary: int = setting(low=1)
+    tied: bool = setting()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
@@ -121,22 +126,21 @@ class Work:
     """What is to be trained; lengths in tokens. The defaults are those of the paper's math task, with LoRA for its weights.
 
     ``value_bytes`` is the width of the base's numbers where it has no 4 bits (2: bfloat16, as on a GPU; 4: float32, as on a
-    CPU), ``moment_bytes`` that of each of the optimizer's two moments. Raises ``ValueError`` for an unknown precision.
+    CPU), ``moment_bytes`` that of each of the optimizer's two moments. Raises ``ValueError`` for a value that is out of range.
     """
 
-    prompt: int = 1024  # [C]
-    response: int = 4096  # [C] all turns together, the user's too
-    dialogues: int = 128  # of a step: 16 prompts x 8 rollouts [C]
-    adapters: int = 2  # policy and PRM; PPO adds a critic
-    rank: int = 32  # [O]
-    precision: str = "nf4"  # [O]
-    value_bytes: int = 2
-    moment_bytes: float = MOMENT
-    caches: int = 1  # of a dialogue: 2 where the base plays its user too, beside the policy
+    prompt: int = setting(1024, low=0)  # [C]
+    response: int = setting(4096, low=1)  # [C] all turns together, the user's too
+    dialogues: int = setting(128, low=1)  # of a step: 16 prompts x 8 rollouts [C]
+    adapters: int = setting(2, low=1)  # policy and PRM; PPO adds a critic
+    rank: int = setting(32, low=1)  # [O]
+    precision: str = setting("nf4", among=PRECISIONS)  # [O]
+    value_bytes: int = setting(2, low=1)
+    moment_bytes: float = setting(MOMENT, above=0)
+    caches: int = setting(1, low=1)  # of a dialogue: 2 where the base plays its user too, beside the policy
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+        check_fields(self)
 
     @property
     def longest(self) -> int:
@@ -148,15 +152,18 @@ class Work:
 class Settings:
     """The settings of :class:`itpo.config.RunConfig` that decide memory; layers are checkpointed."""
 
-    token_budget: int
-    head_chunk: int
-    max_rows: int
+    token_budget: int = setting(low=1)
+    head_chunk: int = setting(low=1)
+    max_rows: int = setting(low=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def of_run(config: RunConfig) -> tuple[Work, Settings]:
     """What a run with a pretrained model asks of a GPU; openings are taken to be as long as the released limit.
 
-    Scripted users, and their openings, never have more than 64 tokens. Errors: ``TypeError`` for a run with an embedded model.
+    Scripted users, and their openings, never have more than 64 tokens. Errors: ``TypeError`` for a run with a tiny model.
 
     >>> from itpo.study.profiles import get_profile
     >>> work, settings = of_run(get_profile("consumer").run)
@@ -164,13 +171,13 @@ def of_run(config: RunConfig) -> tuple[Work, Settings]:
     (4608, 2, 43)
     """
     if not isinstance(config.model, PretrainedModel):
-        raise TypeError("an embedded model is too small to plan for")
+        raise TypeError("a tiny model is too small to plan for")
     real, task = isinstance(config.task, RealData), config.task
     turns = MAX_TURNS[task.name] if isinstance(task, RealData) else task.build().max_turns
     shared = isinstance(config.user, FrozenBase)
     reply = config.user.max_tokens if isinstance(config.user, FrozenBase | Endpoint) else 256 if real else 64
     work = Work(
-        prompt=Work.prompt if real else 64,
+        prompt=Work().prompt if real else 64,
         response=turns * config.max_turn_tokens + (turns - 1) * reply,
         dialogues=config.prompts * config.rollouts,
         adapters=1 + config.method.entry.needs_prm + config.estimator.entry.has_critic,
@@ -239,7 +246,7 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     cache = cache_bytes(shape, work)
     # With padding in a batch, keys and values are repeated for every query head, one layer at a time.
     repeated = 2 * width * (shape.attention if shape.heads > shape.kv_heads else 0)
-    # TestbedCheck and up as they are, and the adapter's float32 result, scaled, with the sum beside it.
+    # Gate and up as they are, and the adapter's float32 result, scaled, with the sum beside it.
     reading = shape.intermediate * (2 * width + 2 * FLOAT)
     logits = shape.vocabulary * (width + 2 * FLOAT)
     return Budget(
@@ -282,11 +289,13 @@ def layer_bytes(shape: Shape, width: int) -> int:
 def choose(shape: Shape, work: Work, gpu_gib: float) -> Settings:
     """The settings that need the fewest passes among those that fit a GPU of that many GiB.
 
-    Raises :class:`DoesNotFit`, which names the longest dialogues or the models that do, if one dialogue does not.
+    Raises :class:`DoesNotFit`, which names the longest dialogues or the models that do, if one dialogue does not, and
+    ``ValueError`` for a GPU of no size.
 
     >>> choose(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), gpu_gib=12.0)
     Settings(token_budget=15360, head_chunk=512, max_rows=32)
     """
+    check_value("gpu", math.isfinite(gpu_gib) and gpu_gib > 0, gpu_gib, "a finite number of GiB above 0")
     room = _room(gpu_gib)
     smallest = Settings(work.longest, CHUNKS[-1], 1)
     if _peak(shape, work, smallest) > room:

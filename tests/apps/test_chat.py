@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from itpo.apps.chat import Scene, Talker, converse, embedded_scene, real_scene
+from itpo.apps.chat import Scene, Talker, converse, real_scene, scripted_scene
 from itpo.data import Example
 from itpo.dialogue import Message
-from itpo.rollout.endpoint import Endpoint
+from itpo.specs import Endpoint
 from itpo.tasks.registry import TASKS, get_task
 
 NOBODY = Endpoint("http://127.0.0.1:9/v1", "m", attempts=1)
@@ -27,31 +27,31 @@ def typed(*lines: str) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_person_who_takes_every_hint_solves_the_task(name: str) -> None:
-    """As the assistant, whose hints are those of the ideal tutor; and those of the user keep the conversation going."""
-    scene = embedded_scene(get_task(name), seed=1)
+    """As the assistant, whose hints are those of the expert policy; and those of the user keep the conversation going."""
+    scene = scripted_scene(get_task(name), seed=1)
     shown: list[str] = []
 
     def hear(prompt: str) -> str:
         asked = shown and shown[-1].startswith("(you might say: ")
         return shown.pop()[len("(you might say: ") : -1] if asked else "?"
 
-    said = converse(scene.parties["user"], scene, "assistant", shown.append, hear)
+    messages = converse(scene.parties["user"], scene, "assistant", shown.append, hear)
     assert shown[-1] == "score: 1.00" and shown[-2] == f"The user knew: {scene.knows}"
-    assert [m.role for m in said] == ["user", "assistant"] * (len(said) // 2)
+    assert [m.role for m in messages] == ["user", "assistant"] * (len(messages) // 2)
 
 
 def test_turns_are_limited_and_only_the_other_is_shown() -> None:
     scene = Scene("all", (Message("user", "hi"),), 2, score=lambda messages: len(messages) / 10)
     shown: list[str] = []
-    said = converse(lambda messages: "yes", scene, say=shown.append, hear=typed("a", "b", "c"))
-    assert [message.content for message in said] == ["hi", "yes", "a", "yes"]
+    messages = converse(lambda messages: "yes", scene, say=shown.append, hear=typed("a", "b", "c"))
+    assert [message.content for message in messages] == ["hi", "yes", "a", "yes"]
     assert shown[0].startswith("You play the user. There are 2 assistant turns.") and "hint" not in shown[0]
     assert shown[0].endswith("\nWhat you know: all")
     assert shown[1:] == ["user> hi", "assistant> yes", "assistant> yes", "score: 0.40"]
 
 
 def test_nothing_said_is_not_scored() -> None:
-    scene, shown = embedded_scene(get_task("math"), seed=0), []
+    scene, shown = scripted_scene(get_task("math"), seed=0), []
     assert len(converse(scene.parties["user"], scene, "assistant", shown.append, typed())) == 1
     assert shown[-1].startswith("The user knew: ")
 
@@ -66,7 +66,7 @@ def test_a_judge_who_is_gone_is_no_score() -> None:
 
 def test_a_policy_answers_in_its_own_words(tiny_folder) -> None:
     talker = Talker(tiny_folder, None, max_turn_tokens=6, seed=0)
-    scene, words = embedded_scene(get_task("math"), seed=0), {*get_task("math").words, "<|end|>"}
-    said = converse(talker.answer, scene, say=lambda line: None, hear=typed("Maybe 3."))
-    assert [m.role for m in said] == ["user", "assistant", "user", "assistant"]
-    assert said[2].content == "maybe 3 ." and set(said[1].content.split()) <= words
+    scene, words = scripted_scene(get_task("math"), seed=0), {*get_task("math").words, "<|end|>"}
+    messages = converse(talker.answer, scene, say=lambda line: None, hear=typed("Maybe 3."))
+    assert [m.role for m in messages] == ["user", "assistant", "user", "assistant"]
+    assert messages[2].content == "maybe 3 ." and set(messages[1].content.split()) <= words

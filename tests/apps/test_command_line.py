@@ -1,19 +1,25 @@
 """The command line: what it lists, and what it refuses."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from itpo import __version__
 from itpo.__main__ import main
+from itpo.apps.configs import named_config, parse_changes, with_settings
 from itpo.attribution import METHODS
+from itpo.config import Method, from_json
 from itpo.estimators import ESTIMATORS
+from itpo.runs.store import Store
 
 
-def test_estimators_lists_every_row_and_estimator() -> None:
-    command = [sys.executable, "-m", "itpo", "estimators"]
+def test_methods_lists_every_method_and_estimator() -> None:
+    command = [sys.executable, "-m", "itpo", "methods"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert not found.stderr, "bitsandbytes, say, and what it misses on some CPUs"
     printed = found.stdout
@@ -24,11 +30,114 @@ def test_estimators_lists_every_row_and_estimator() -> None:
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+    assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert stopped.value.code == 0
-    assert all(command in printed for command in ("testbed_checks", "chat", "data", "estimators", "export"))
+    commands = ["train", "runs", "check", "chat", "export", "data", "plan", "methods", "figures"]
+    assert re.findall(r"^  (\w+)  ", printed, re.MULTILINE) == commands
+    assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
+
+
+SMALL = ["--profile", "smoke", "--set", "steps=2", "--set", "model.steps=5", "--set", "eval_dialogues=4"]
+
+
+def test_train_prints_the_folder_of_its_run_last(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a store that a dry run did not make; the run is that of the settings, and listed afterwards."""
+    command = [
+        "train",
+        "--method",
+        "uniform",
+        *SMALL,
+        "--set",
+        "concentration=2",
+        "--store",
+        str(tmp_path / "runs"),
+    ]
+    assert main([*command, "--dry-run"]) == 0
+    named = capfd.readouterr().out.strip()
+    assert not (tmp_path / "runs").exists()
+    assert main(command) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1] == named and "1 trained" in lines[-2]
+    config = from_json(json.loads((Path(named) / "config.json").read_text())["config"])
+    assert config.method == Method("uniform", {"concentration": 2.0}, policy_lr=5e-4) and config.steps == 2
+    assert main(["runs", "--store", str(tmp_path / "runs")]) == 0
+    head, line = capfd.readouterr().out.splitlines()
+    assert head.split() == ["task", "method", "estimator", "seed", "steps", "success", "folder"]
+    success = f"{Store(tmp_path / 'runs').open(config).summary()['success']:.3f}"
+    assert line.split() == ["math", "uniform", "rloo", "0", "2", "of", "2", success, named]
+
+
+def test_train_goes_on_elsewhere_only_when_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--method", "uniform", *SMALL, "--store", str(tmp_path)]
+    assert main([*command, "--dry-run"]) == 0
+    folder = Path(capfd.readouterr().out.strip())
+    run = Store(tmp_path).open(
+        with_settings(named_config("smoke", "math", "uniform"), parse_changes(SMALL[3::2]))
+    )
+    assert run.folder == folder
+    run.log(0, {"success": 0.0})
+    run.checkpoint(0, {})
+    run.release()
+    path = folder / "platform.json"
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 64'))
+    assert main(command) == 2
+    printed = capfd.readouterr().err
+    assert (
+        "threads: 64 there, 1 here" in printed and "--mix-platforms" in printed and "Traceback" not in printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--profile labtop", "unknown profile 'labtop': did you mean laptop?"),
+        ("--task maths", "unknown task 'maths': did you mean math"),
+        ("--method norm_itop", "unknown method 'norm_itop': did you mean norm_itpo?"),
+        ("--estimator reinforce", "unknown estimator 'reinforce': use one of rloo, grpo, ppo"),
+        ("--method nowhere:ENTRY", "nowhere:ENTRY cannot be imported"),
+        ("--method value_model", "needs the values of a critic"),
+        ("--set stps=3", "unknown setting 'stps': did you mean steps?"),
+        ("--set steps", "'steps' is not a setting: write name=value"),
+        ("--set name=x", "several settings are called 'name'"),
+        ("--set steps=-1", "steps is -1; it must be a whole number at least 1"),
+        ("--set steps=few", "steps is 'few'; it must be a whole number"),
+        ("--set policy_clip_norm=null", "policy_clip_norm is None; it must be a finite number"),
+        ("--set kl_coef=NaN", "kl_coef is nan; it must be a finite number"),
+        ("--seed one", "--seed"),
+        ("--stepz 3", "--stepz"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_train_says_what_is_wrong_in_a_line(
+    options: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *options.split(), "--store", str(tmp_path / "runs")]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--response -3000", "response is -3000; it must be a whole number at least 1"),
+        ("--prompt -1", "prompt is -1"),
+        ("--adapters -1", "adapters is -1"),
+        ("--dialogues 0", "dialogues is 0"),
+        ("--max-rows 0", "max_rows is 0"),
+        ("--gpu inf", "gpu is inf; it must be a finite number of GiB above 0"),
+        ("--gpu nan", "gpu is nan"),
+        ("--gpu -24", "gpu is -24.0"),
+        ("--gpu 24 --precision nf8", "--precision"),
+        ("--model no/such", "neither a folder or file with a config nor one of"),
+    ],
+)
+def test_plan_refuses_sizes_that_are_none(
+    options: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--model", "Qwen/Qwen2.5-3B-Instruct", "--gpu", "24", *options.split()]) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err and printed.err.count("\n") == 1 and not printed.out
 
 
 @pytest.fixture
@@ -66,13 +175,16 @@ def test_data_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "absent.jsonl: there is no such file or folder: check the path\n"
 
 
-def test_a_person_is_the_doctor_of_a_scripted_patient() -> None:
-    command = [sys.executable, "-m", "itpo", "chat", "--task", "medical", "--as", "assistant"]
-    said = "Where is the pain?\n?\nYou have acute gastric edema. Take ice.\n"
-    found = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 0, found.stderr
-    assert "user> doctor , this pain worries me ." in found.stdout and "(you might say: " in found.stdout
-    assert "The user knew: complaint: pain, place: " in found.stdout and "\nscore: 0." in found.stdout
+def test_a_person_is_the_doctor_of_a_scripted_patient(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO("Where is the pain?\n?\nYou have acute gastric edema. Take ice.\n")
+    )
+    assert main(["chat", "--task", "medical", "--as", "assistant"]) == 0
+    printed = capsys.readouterr().out
+    assert "user> doctor , this pain worries me ." in printed and "(you might say: " in printed
+    assert "The user knew: complaint: pain, place: " in printed and "\nscore: 0." in printed
 
 
 @pytest.mark.parametrize(
@@ -85,9 +197,11 @@ def test_a_person_is_the_doctor_of_a_scripted_patient() -> None:
         ("--url http://127.0.0.1:9/v1 --model-name m", "--url needs --data"),
         ("--url http://127.0.0.1:9/v1", "need each other"),
         ("--free --as assistant", "leave --free out"),
-        ("--run nowhere", "nowhere has no trained policy"),
+        ("--run nowhere", "nowhere is not the folder of a run"),
         ("--data x.jsonl --format math --model nowhere", "x.jsonl: there is no such file"),
         ("--free --model nowhere", "no model in nowhere"),
+        ("--task maths", "unknown task 'maths': did you mean math"),
+        ("--data x.jsonl --format gsm8 --run r", "unknown format 'gsm8': did you mean gsm8k"),
     ],
 )
 def test_chat_says_what_its_options_lack(options: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

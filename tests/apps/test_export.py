@@ -18,12 +18,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from itpo.__main__ import main
-from itpo.apps.export import CARD, CONFIG, WEIGHTS, ExportError, _data_text, export, find_base
-from itpo.apps.model_card import _scale
+from itpo.apps.export import CARD, CONFIG, WEIGHTS, ExportError, export, find_base
+from itpo.apps.model_card import data_text, scale_of
+from itpo.config import TaskSpec
 from itpo.dialogue import Dialogue, collate
 from itpo.models.backbone import Backbone
 from itpo.models.loading import load_base
-from itpo.runs.files import plain, sha256
+from itpo.runs.files import sha256
 from itpo.runs.store import Store
 from itpo.specs import Adapter, Imitation, PretrainedModel, TinyLM
 from itpo.study.profiles import get_profile
@@ -35,10 +36,10 @@ SPEC = TinyLM(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16
 SIZES = {"steps": 2, "prompts": 2, "rollouts": 2, "monitor_dialogues": 2, "eval_dialogues": 6}
 
 
-def tiny_config(row):
-    config = get_profile("smoke").config(row, seed=3)
-    method = replace(config.method, policy_lr=0.05)  # so large that the policy speaks differently
-    return replace(config, method=method, model=SPEC, adapter=Adapter(4, 8), **SIZES)
+def tiny_config(method):
+    config = get_profile("smoke").config(method, seed=3)
+    fast = replace(config.method, policy_lr=0.05)  # so large that the policy speaks differently
+    return replace(config, method=fast, model=SPEC, adapter=Adapter(4, 8), **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +155,17 @@ def test_equal_runs_give_equal_folders(run, exported, tmp_path):
 def test_a_card_knows_its_profile(name):
     profile = get_profile(name)
     for config in (*profile.on("medical").grid("ppo")[-1:], *profile.unbiased("trajectory")[:1]):
-        assert _scale(plain(config, "config")) == name
-        assert _scale(plain(replace(config, steps=3), "config")) is None
+        assert scale_of(config) == name
+        assert scale_of(replace(config, steps=3)) is None
 
 
 @pytest.fixture
 def handed(tiny_folder, tmp_path):
-    """A finished run whose base and task its caller brought, in 4 bits; and that backbone."""
+    """A finished run on a base in a folder of this machine, in 4 bits; and that backbone."""
     pytest.importorskip("bitsandbytes", reason='needs the extra "gpu"')
-    run = Store(tmp_path / "handed").open(tiny_config("trajectory_share"))
+    own = PretrainedModel(str(tiny_folder), "nf4")
+    config = replace(tiny_config("trajectory_share"), task=TaskSpec("math_prose"), model=own)
+    run = Store(tmp_path / "handed").open(config)
     backbone = Backbone(load_base(tiny_folder, "nf4", "cpu")[0], ["policy"], Adapter(4, 8))
     generator = torch.Generator().manual_seed(0)
     for parameter in backbone.parameters("policy").values():
@@ -178,7 +181,7 @@ def test_an_adapter_of_a_base_in_4_bits(handed, tiny_folder, tmp_path, monkeypat
     # Else some CPUs repack the weights when the card's code samples, to other numbers (see `itpo.models.loading.tame`).
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     about = {"base": "someone/tiny", "data": "Word problems of a school.", "license": "apache-2.0"}
-    folder = export(run.folder, tmp_path / "adapter", precision="nf4", **about)
+    folder = export(run.folder, tmp_path / "adapter", **about)
     text = (folder / CARD).read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == "someone/tiny" and front["license"] == "apache-2.0"
@@ -194,12 +197,10 @@ def test_an_adapter_of_a_base_in_4_bits(handed, tiny_folder, tmp_path, monkeypat
     torch.testing.assert_close(response_logp(names["model"], batch), expected, atol=1e-5, rtol=0)
 
 
-def test_what_the_caller_brought_has_to_be_named(handed, tmp_path, capsys):
+def test_a_folder_of_this_machine_has_to_be_named(handed, tmp_path, capsys):
     source, target = str(handed[0].folder), str(tmp_path / "adapter")
     assert main(["export", source, target]) == 2
     assert "name it on the hub with --base" in capsys.readouterr().err
-    assert main(["export", source, target, "--base", "someone/tiny"]) == 2
-    assert "describe it with --data" in capsys.readouterr().err
     (tmp_path / "local").mkdir()
     for wrong in (str(tmp_path / "local"), "../local", "a b"):
         assert main(["export", source, target, "--base", wrong, "--data", "d"]) == 2
@@ -207,10 +208,8 @@ def test_what_the_caller_brought_has_to_be_named(handed, tmp_path, capsys):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_a_base_of_the_hub_is_known_from_its_cache(run):
-    config = plain(run.config, "config")
-    assert find_base(run.folder, config, "Qwen/Qwen2.5-3B-Instruct").name == "Qwen/Qwen2.5-3B-Instruct"
-    made = find_base(run.folder, config, "pretrain_by_imitation-0123456789abcdef", "me/warm-start")
+def test_a_base_that_the_store_made_may_be_on_the_hub_too(run):
+    made = find_base(run.folder, run.config, "base-0123456789abcdef", "me/warm-start")
     assert made.published and made.name == "me/warm-start" and "base_model(" in made.recipe
 
 
@@ -218,7 +217,7 @@ def test_a_pretrained_base_that_imitated_is_made_again(prose_folder, tmp_path):
     """The recipe of the card, executed, makes the same bytes; the adapter then loads on it."""
     imitation = Imitation(steps=2, dialogues_per_step=2)
     spec = PretrainedModel(str(prose_folder), imitation=imitation)
-    config = replace(tiny_config("uniform"), task="math_prose", model=spec)
+    config = replace(tiny_config("uniform"), task=TaskSpec("math_prose"), model=spec)
     run = Store(tmp_path / "runs").open(config)
     train(config, run)
     folder = export(run.folder, tmp_path / "adapter")
@@ -238,10 +237,10 @@ def test_a_pretrained_base_that_imitated_is_made_again(prose_folder, tmp_path):
 
 
 def test_bases_and_data_that_a_config_names_need_no_options(run):
-    config = plain(get_profile("consumer").run, "config")
-    base = find_base(run.folder, config, "Qwen/Qwen2.5-3B-Instruct")
+    config = get_profile("consumer").run
+    base = find_base(run.folder, config, "models--Qwen--Qwen2.5-3B-Instruct")
     assert (base.name, base.precision, base.recipe) == ("Qwen/Qwen2.5-3B-Instruct", "nf4", "")
-    assert "`collabllm/collabllm-multiturn-math-hard-large`" in _data_text(config)
+    assert "`collabllm/collabllm-multiturn-math-hard-large`" in data_text(config)
 
 
 def test_refusals_say_what_to_do_and_lose_nothing(run, written_runs, tmp_path, capsys):
