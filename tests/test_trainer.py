@@ -148,13 +148,15 @@ def sources_of(config):
 
 
 def expected_for(config):
-    split = attribution.uniform(BATCH.outcome, BATCH.turn_ids, draw())
+    concentration = config.method.options.get("concentration", 1.0)
+    split = attribution.uniform(BATCH.outcome, BATCH.turn_ids, draw(), concentration)
     return expected_sources(config, split)
 
 
 CASES = {
     "trajectory_share": {},
     "uniform": {},
+    "uniform concentrated": {"concentration": 9.0},
     "value_model": {},
     "judge": {},
     "prime": {},
