@@ -20,33 +20,21 @@ from itpo.study.credit_tables import spread
 from itpo.study.profiles import Profile
 from itpo.study.tables import BASELINE, Column, gains_on_baseline, percent, points, results
 
-ETAS = (0.1, 0.4, 1.6, 6.4)  # 0.4 [C]
+TEMPERATURES = (0.1, 0.4, 1.6, 6.4)  # 0.4 [C]
 BETAS = (0.0125, 0.05, 0.2, 0.8)  # 0.01 to 0.05 in the released math runs [C]
 WIDTHS = (32, 64, 96)  # of the base model's hidden states; 64 is the grid's
 
 
-def eta_sweep(profile: Profile, values: Sequence[float] = ETAS) -> list[RunConfig]:
-    """Norm-ITPO with each temperature of (5): a low one rewards one turn, a high one all turns alike.
+def setting_sweep(profile: Profile, name: str, values: Sequence[float]) -> list[RunConfig]:
+    """Norm-ITPO with each value of one of its settings, values first.
+
+    A low ``temperature`` of (5) rewards one turn, a high one all turns alike; ``beta`` is that of (2)-(3).
 
     >>> from itpo.study.profiles import get_profile
-    >>> sorted({config.method.options["temperature"] for config in eta_sweep(get_profile("laptop"))})
+    >>> configs = setting_sweep(get_profile("laptop"), "temperature", TEMPERATURES)
+    >>> sorted({config.method.options["temperature"] for config in configs})
     [0.1, 0.4, 1.6, 6.4]
     """
-    return _with_method(profile, "temperature", values)
-
-
-def beta_sweep(profile: Profile, values: Sequence[float] = BETAS) -> list[RunConfig]:
-    """Norm-ITPO with each beta of (2)-(3).
-
-    >>> from itpo.study.profiles import get_profile
-    >>> len(beta_sweep(get_profile("laptop")))
-    12
-    """
-    return _with_method(profile, "beta", values)
-
-
-def _with_method(profile: Profile, name: str, values: Sequence[float]) -> list[RunConfig]:
-    """Norm-ITPO with each value of one setting, values first."""
     runs = profile.configs(("norm_itpo",))
     changes: list[dict[str, Any]] = [{name: value} for value in values]
     return [replace(run, method=run.method.with_settings(**change)) for change in changes for run in runs]

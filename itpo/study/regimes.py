@@ -8,7 +8,7 @@ a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -33,7 +33,7 @@ from itpo.study.tables import (
     points,
     results,
 )
-from itpo.tasks.corridor import POSITIONS, Corridor
+from itpo.tasks.corridor import POSITIONS
 
 # The best of four settings each on the cell in the middle, by `python -m benchmarks.tune --task corridor_9_3_early
 # trajectory_share judge norm_itpo` [O]; 2e-3 is the largest rate tried.
@@ -65,18 +65,13 @@ class RegimeGrid:
     fresh_seeds: tuple[int, ...]
     more_seeds: tuple[int, ...]
 
-    @property
-    def middle(self) -> Corridor:
-        """The task of the slices."""
-        return _corridor(self.run)
-
     def cells(self) -> list[RunConfig]:
         """The runs of the map: every number of turns with every number of pivots.
 
         >>> len(get_regime_grid("laptop").cells())
         135
         """
-        return self._on_tasks({"turns": turns, "pivots": n} for turns in self.turns for n in self.pivots)
+        return self._on_tasks({"turns": t, "pivots": p} for t in self.turns for p in self.pivots)
 
     def positions_slice(self) -> list[RunConfig]:
         """The middle of the map with the pivots at each place.
@@ -84,8 +79,7 @@ class RegimeGrid:
         >>> [config.task.options["position"] for config in get_regime_grid("laptop").positions_slice()][::15]
         ['early', 'spread', 'late']
         """
-        size = {"turns": self.middle.max_turns, "pivots": self.middle.pivots}
-        return self._on_tasks(size | {"position": position} for position in self.positions)
+        return self._on_tasks({**_corridor(self.run), "position": place} for place in self.positions)
 
     def rollouts_slice(self) -> list[RunConfig]:
         """The middle of the map with each number of rollouts a prompt, and as many dialogues a step.
@@ -181,17 +175,16 @@ SMOKE = replace(
 REGIME_GRIDS = {grid.name: grid for grid in (SMOKE, LAPTOP)}
 
 
-def _corridor(config: RunConfig) -> Corridor:
+def _corridor(config: RunConfig) -> Mapping[str, Any]:
+    """The options of a run's corridor."""
     assert isinstance(config.task, TaskSpec)
-    corridor = config.task.build()
-    assert isinstance(corridor, Corridor)
-    return corridor
+    return config.task.options
 
 
 def get_regime_grid(name: str) -> RegimeGrid:
     """The map of the profile called ``name``; raises ``ValueError`` listing those that have one otherwise.
 
-    >>> get_regime_grid("laptop").middle.max_turns
+    >>> get_regime_grid("laptop").run.task.options["turns"]
     9
     """
     check(
@@ -205,14 +198,9 @@ def get_regime_grid(name: str) -> RegimeGrid:
 
 def regime_results(runs: Sequence[Run]) -> pd.DataFrame:
     """:func:`itpo.study.tables.results` with each run's settings (``SETTINGS``) and its outcome before training, ``start``."""
-    tasks = [_corridor(run.config) for run in runs]
-    return results(runs).assign(
-        length=[task.max_turns for task in tasks],
-        pivots=[task.pivots for task in tasks],
-        position=[task.position for task in tasks],
-        rollouts=[run.config.rollouts for run in runs],
-        start=[float(run.metrics()["eval_success"].dropna().iloc[0]) for run in runs],
-    )
+    tasks = pd.DataFrame([_corridor(run.config) for run in runs]).rename(columns={"turns": "length"})
+    start = [float(run.metrics()["eval_success"].dropna().iloc[0]) for run in runs]
+    return results(runs).join(tasks).assign(rollouts=[run.config.rollouts for run in runs], start=start)
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:

@@ -40,8 +40,8 @@ SMALLEST_GAIN = 0.03  # where nothing is reported of a task: about the smallest 
 def reported(task: str, estimator: str, row: str) -> float:
     """The reported outcome of a method, as a share; ``nan`` where none is known.
 
-    >>> reported("math", "grpo", "norm_itpo"), reported("corridor", "grpo", "norm_itpo")
-    (0.3112, nan)
+    >>> reported("math", "rloo", "norm_itpo"), reported("corridor", "rloo", "norm_itpo")
+    (0.325, nan)
     """
     return REPORTED.get(task, {}).get(estimator, {}).get(row, math.nan) / 100
 

@@ -13,17 +13,13 @@ LAPTOP = get_profile("laptop")
 
 
 @pytest.mark.parametrize(
-    ("sweep", "name", "values"),
-    [
-        (ablations.eta_sweep, "temperature", ablations.ETAS),
-        (ablations.beta_sweep, "beta", ablations.BETAS),
-    ],
+    ("name", "values"), [("temperature", ablations.TEMPERATURES), ("beta", ablations.BETAS)]
 )
-def test_a_sweep_moves_one_setting_of_norm_itpo_through_the_grids_own(sweep, name, values):
+def test_a_sweep_moves_one_setting_of_norm_itpo_through_the_grids_own(name, values):
     def setting(method):
         return method.options[name] if name in method.options else getattr(method, name)
 
-    configs, grid = sweep(LAPTOP), LAPTOP.configs(["norm_itpo"])
+    configs, grid = ablations.setting_sweep(LAPTOP, name, values), LAPTOP.configs(["norm_itpo"])
     assert set(grid) <= set(configs)
     assert [setting(c.method) for c in configs] == [v for v in values for _ in grid]
     own = setting(grid[0].method)
