@@ -8,7 +8,7 @@ import pytest
 
 from itpo.attribution import METHODS
 from itpo.estimators import ESTIMATORS
-from itpo.study.reported import TITLES
+from itpo.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_the_ledger_is_that_of_the_report() -> None:
 def test_results_are_those_of_table_1(row: str) -> None:
     table = pd.read_csv(ROOT / "figures" / "T1.csv").set_index(["task", "estimator", "row"])["success"]
     ((_, *shown),) = cells(METHODS[row].label)
-    for task, text in zip(TITLES, shown, strict=True):
+    for task, text in zip(TASKS, shown, strict=True):
         wanted = [table.get((task, estimator, row)) for estimator in ESTIMATORS]
         assert text.split(", ") == ["–" if value is None else f"{100 * value:.1f}" for value in wanted]
 
@@ -50,7 +50,7 @@ def test_results_are_those_of_table_1(row: str) -> None:
 def test_gains_of_norm_itpo_are_those_of_table_1(estimator: str) -> None:
     table = pd.read_csv(ROOT / "figures" / "T1.csv").set_index(["task", "estimator", "row"])
     ((_, *shown),) = cells(f"gain of Norm-ITPO, {ESTIMATORS[estimator].label}")
-    for task, text in zip(TITLES, shown, strict=True):
+    for task, text in zip(TASKS, shown, strict=True):
         line = table.loc[(task, estimator, "norm_itpo")]
         assert text == interval(*(100 * line[["gain", "gain_low", "gain_high"]]), digits=1)
 
