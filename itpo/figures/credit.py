@@ -1,119 +1,89 @@
 """Figures of credit against the oracle: one dialogue, fidelity (F23), best and worst turns (F21), order (F6), slope (F7).
 
-Every function takes tables of :mod:`itpo.study.credit_tables` and returns a matplotlib ``Figure``; none computes anything.
+Their frames are those of :mod:`itpo.study.credit_tables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from itpo.attribution import METHODS, get_method
-from itpo.estimators import ESTIMATORS
+from itpo.attribution import MethodEntry
+from itpo.estimators import get_estimator
 from itpo.figures.style import (
     ACCENT,
     BODY,
     COLUMN,
     INK,
-    METHOD_COLORS,
     NEGATIVE,
+    NORM,
     POSITIVE,
     QUIET,
+    SIGNED,
     SMALL,
     TEXT,
-    shown_once,
+    add_band,
+    add_legend,
+    methods_in,
+    panels,
+    step_axis,
+    where,
+    wrapped,
 )
 
-SHORT = {
-    "trajectory_share": "trajectory-\nshare",
-    "uniform": "uniform",
-    "value_model": "value\nmodel",
-    "judge": "judge",
-}
-SIGNED = plt.get_cmap("RdBu")  # red below zero, blue above
 
+def story(turns: pd.DataFrame, credit: pd.DataFrame) -> Figure:
+    """A dialogue turn by turn: its text above an arrow from the value before to the value after, and each method's credit.
 
-@dataclass(frozen=True)
-class Story:
-    """One dialogue of K assistant turns beside the oracle: what was said, values with standard errors, and what rows pay.
-
-    ``heard`` is the user's message before each turn. ``pays`` holds for each row its credit, printed, and ``likes`` its
-    preference relative to the dialogue's mean and the largest deviation from it, in [-1, 1], shown as colour.
+    ``turns`` has user (the message before the turn), assistant, before, before_se, after, after_se: values and their standard
+    errors, in turn order. ``credit`` has row, turn (from 1), reward, printed, and preference, shown as colour: relative to the
+    dialogue's mean and the largest deviation from it, in [-1, 1].
     """
-
-    heard: Sequence[str]
-    said: Sequence[str]
-    before: Float[np.ndarray, " K"]
-    before_se: Float[np.ndarray, " K"]
-    after: Float[np.ndarray, " K"]
-    after_se: Float[np.ndarray, " K"]
-    pays: Mapping[str, Float[np.ndarray, " K"]]
-    likes: Mapping[str, Float[np.ndarray, " K"]]
-
-
-def story(told: Story) -> Figure:
-    """A dialogue turn by turn: its text above an arrow from the value before to the value after, and what each row pays."""
-    turns = len(told.said)
-    figure, (left, right) = plt.subplots(
-        1,
-        2,
-        figsize=(TEXT, 0.75 + 0.56 * turns),
-        sharey=True,
-        width_ratios=(1.0, 0.95),
-        layout="constrained",
+    figure, ((left, right),) = panels(
+        TEXT, 0.75 + 0.56 * len(turns), 1, 2, sharey=True, width_ratios=(1.0, 0.95)
     )
-    for k in range(turns):
-        change = told.after[k] - told.before[k]
+    small, bold = {"fontsize": SMALL, "va": "center"}, {"fontsize": BODY, "va": "center", "weight": "bold"}
+    for k, turn in enumerate(turns.itertuples()):
+        change, error = turn.after - turn.before, np.hypot(turn.before_se, turn.after_se)
         color = POSITIVE if change > 0 else NEGATIVE if change < 0 else QUIET
-        left.text(0, k - 0.36, f"user: {told.heard[k]}", fontsize=SMALL, color="#6b6b6b", va="center")
-        left.text(
-            0, k - 0.11, f"{k + 1}  {told.said[k]}", fontsize=BODY, fontweight="bold", color=INK, va="center"
-        )
+        left.text(0, k - 0.36, f"user: {turn.user}", color="#6b6b6b", **small)
+        left.text(0, k - 0.11, f"{k + 1}  {turn.assistant}", color=INK, **bold)
         left.plot([0, 1], [k + 0.22] * 2, color="#d9d9d9", lw=0.8, zorder=1)
-        left.plot([told.before[k], told.after[k]], [k + 0.22] * 2, color=color, lw=5, solid_capstyle="butt")
-        for x, error, face in (
-            (told.before[k], told.before_se[k], "white"),
-            (told.after[k], told.after_se[k], INK),
-        ):
-            left.errorbar(x, k + 0.22, xerr=error, color=INK, marker="o", ms=4, mfc=face, lw=1, zorder=3)
-        se = float(np.hypot(told.before_se[k], told.after_se[k]))
-        left.text(1.06, k + 0.22, f"{change:+.2f} ± {se:.2f}", fontsize=SMALL, va="center", color=INK)
-    left.set(xlim=(-0.04, 1.36), ylim=(turns - 0.45, -0.55), yticks=[], xlabel="value V (share of success)")
+        left.plot([turn.before, turn.after], [k + 0.22] * 2, color=color, lw=5, solid_capstyle="butt")
+        dot: dict[str, Any] = {"color": INK, "marker": "o", "ms": 4, "lw": 1, "zorder": 3}
+        left.errorbar(turn.before, k + 0.22, xerr=turn.before_se, mfc="white", **dot)
+        left.errorbar(turn.after, k + 0.22, xerr=turn.after_se, mfc=INK, **dot)
+        left.text(1.06, k + 0.22, f"{change:+.2f} ± {error:.2f}", color=INK, **small)
+    left.set(xlim=(-0.04, 1.36), ylim=(len(turns) - 0.45, -0.55), yticks=[])
+    left.set_xlabel("value V (share of success)")
     left.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "", "0.5", "", "1"])
     left.set_title("open dot: V before; full: V after; advantage ± s.e.", fontsize=SMALL)
     left.grid(visible=False)
-    _payments(right, told)
-    return shown_once(figure)
+    _rewards(right, credit)
+    return figure
 
 
-def _payments(ax: Axes, told: Story) -> None:
-    shade = np.array(list(told.likes.values())).T
-    ax.pcolormesh(
-        np.arange(len(told.pays) + 1) - 0.5,
-        np.arange(len(told.said) + 1) - 0.5,
-        shade,
-        cmap=SIGNED,
-        vmin=-1.6,
-        vmax=1.6,
-        edgecolors="white",
-        linewidth=2,
+def _rewards(ax: Axes, credit: pd.DataFrame) -> None:
+    methods = methods_in(credit)
+    reward, preference = (
+        credit.pivot(index="turn", columns="row", values=column)[list(methods)].to_numpy()
+        for column in ("reward", "preference")
     )
-    for i, credit in enumerate(told.pays.values()):
-        for k, amount in enumerate(credit):
-            ax.text(i, k, f"{amount:+.2f}" if amount else "0", ha="center", va="center", fontsize=SMALL)
-    names = [SHORT.get(row, get_method(row).label.replace("-", "-\n")) for row in told.pays]
+    edges = (np.arange(count + 1) - 0.5 for count in reward.T.shape)
+    look: dict[str, Any] = {"cmap": SIGNED, "vmin": -1.6, "vmax": 1.6, "edgecolors": "white", "linewidth": 2}
+    ax.pcolormesh(*edges, preference, **look)
+    for (k, number), value in np.ndenumerate(reward):
+        text = f"{value:+.2f}" if value else "0"
+        ax.text(number, k, text, ha="center", va="center", fontsize=SMALL)
+    names = [wrapped(method.label, 11) for method in methods.values()]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL)
-    ax.set_title("printed: pay; colour: preferred (blue), not (red)", fontsize=SMALL)
+    ax.set_title("printed: reward; colour: preferred (blue), not (red)", fontsize=SMALL)
     ax.grid(visible=False)
 
 
@@ -130,44 +100,44 @@ def credit_fidelity(
     ``reference_ceilings`` by measure: a dotted line.
     """
     estimators, measures = list(band["estimator"].unique()), list(band["measure"].unique())
-    rows = [row for row in METHODS if row in set(band["row"])]
-    figure, grid = plt.subplots(
-        len(measures),
-        len(estimators),
-        figsize=(TEXT, 0.7 + 0.24 * len(rows) * len(measures)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    methods = methods_in(band)
+    height = 0.7 + 0.24 * len(methods) * len(measures)
+    figure, grid = panels(TEXT, height, len(measures), len(estimators), sharex=True, sharey=True)
     for axes, measure in zip(grid, measures, strict=True):
         for ax, estimator in zip(axes, estimators, strict=True):
             for frame, shift, face in ((band, -0.17, None), (reference, 0.2, "white")):
-                chosen = frame[(frame["estimator"] == estimator) & (frame["measure"] == measure)]
-                _intervals(ax, chosen, rows, shift, face)
-            ticks = ceilings[
-                (ceilings["estimator"] == estimator) & (ceilings["measure"] == f"{measure}_ceiling")
-            ]
-            heights = np.array([rows.index(row) for row in ticks["row"]])
+                _intervals(ax, where(frame, estimator=estimator, measure=measure), methods, shift, face)
+            ticks = where(ceilings, estimator=estimator, measure=f"{measure}_ceiling")
+            heights = _heights(ticks, methods)
             ax.vlines(ticks["mean"], heights - 0.4, heights + 0.05, color=INK, lw=1.5)
             ax.axvline(reference_ceilings[measure], color=QUIET, lw=1, ls=":")
             ax.axvline(0, color=QUIET, lw=0.8)
             ax.grid(visible=False, axis="y")
-        axes[0].set_yticks(range(len(rows)), [get_method(row).label for row in rows], fontsize=SMALL)
+        _name_methods(axes[0], methods)
         axes[0].set_ylabel("all turns pooled" if measure == "pooled" else f"{measure} dialogues")
-    grid[0, 0].set(ylim=(len(rows) - 0.5, -0.5), xlim=_reach(pd.concat([band, reference])))
+    grid[0, 0].set(ylim=(len(methods) - 0.5, -0.5), xlim=_reach(pd.concat([band, reference])))
     for ax, estimator in zip(grid[0], estimators, strict=True):
-        ax.set_title(ESTIMATORS[estimator].label)
+        ax.set_title(get_estimator(estimator).label)
     for ax in grid[-1]:
         ax.set_xlabel("Spearman with truth")
     figure.legend(handles=_fidelity_keys(), loc="outside upper center", ncols=4, fontsize=SMALL)
-    return shown_once(figure)
+    return figure
 
 
-def _intervals(ax: Axes, chosen: pd.DataFrame, rows: Sequence[str], shift: float, face: str | None) -> None:
-    """A dot and its interval for each row that has a number."""
-    for line in chosen.itertuples():
-        color, height = METHOD_COLORS[line.row], rows.index(line.row) + shift
+def _heights(frame: pd.DataFrame, methods: Mapping[str, MethodEntry]) -> np.ndarray:
+    return np.array([list(methods).index(row) for row in frame["row"]])
+
+
+def _name_methods(ax: Axes, methods: Mapping[str, MethodEntry]) -> None:
+    ax.set_yticks(range(len(methods)), [method.label for method in methods.values()], fontsize=SMALL)
+
+
+def _intervals(
+    ax: Axes, frame: pd.DataFrame, methods: Mapping[str, MethodEntry], shift: float, face: str | None
+) -> None:
+    """A dot and its interval for each method that has a number."""
+    for line, height in zip(frame.itertuples(), _heights(frame, methods) + shift, strict=True):
+        color = methods[str(line.row)].color
         ax.hlines(height, line.low, line.high, color=color, lw=1.2)
         ax.plot(line.mean, height, "o", color=color, mfc=face or color, ms=4, zorder=3)
 
@@ -189,31 +159,23 @@ def _fidelity_keys() -> list[Line2D]:
 
 
 def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
-    """F21: share of decision points at which a row's best or worst turn is the oracle's (left); experts' study (right).
+    """F21: share of decision points at which a method's best or worst turn is the oracle's (left); experts' study (right).
 
     ``band`` has estimator, row, measure ("share" with mean, low, high, and "chance" with mean); ``reported`` the shares of
     the paper's study by name [S], "chance" among them.
     """
-    rows = [row for row in METHODS if row in set(band["row"])]
-    estimators = list(band["estimator"].unique())
-    figure, axes = plt.subplots(
-        1,
-        len(estimators) + 1,
-        figsize=(TEXT, 0.75 + 0.24 * len(rows)),
-        sharex=True,
-        width_ratios=[1] * len(estimators) + [0.8],
-        layout="constrained",
+    methods, estimators = methods_in(band), list(band["estimator"].unique())
+    widths = [1] * len(estimators) + [0.8]
+    figure, (axes,) = panels(
+        TEXT, 0.75 + 0.24 * len(methods), 1, len(widths), sharex=True, width_ratios=widths
     )
     for ax, estimator in zip(axes, estimators, strict=False):
-        ours = band[band["estimator"] == estimator]
-        _intervals(ax, ours[ours["measure"] == "share"], rows, 0.0, None)
-        chance = ours[ours["measure"] == "chance"]
-        heights = np.array([rows.index(row) for row in chance["row"]])
+        _intervals(ax, where(band, estimator=estimator, measure="share"), methods, 0.0, None)
+        chance = where(band, estimator=estimator, measure="chance")
+        heights = _heights(chance, methods)
         ax.vlines(chance["mean"], heights - 0.3, heights + 0.3, color=INK, lw=1.5, ls=":")
-        ax.set_yticks(
-            range(len(rows)), [get_method(r).label for r in rows] if ax is axes[0] else [], fontsize=SMALL
-        )
-        ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.04, 1.04), title=ESTIMATORS[estimator].label)
+        _name_methods(ax, methods if ax is axes[0] else {})
+        ax.set(ylim=(len(methods) - 0.5, -0.5), xlim=(-0.04, 1.04), title=get_estimator(estimator).label)
     names = [name for name in reported if name != "chance"]
     axes[-1].plot([reported[name] for name in names], range(len(names)), "D", color=QUIET, ms=4)
     axes[-1].axvline(reported["chance"], color=INK, lw=1.5, ls=":")
@@ -224,7 +186,7 @@ def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
     for ax in axes:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("share hit")
-    return shown_once(figure)
+    return figure
 
 
 def order_agreement(band: pd.DataFrame, reported: float) -> Figure:
@@ -233,50 +195,32 @@ def order_agreement(band: pd.DataFrame, reported: float) -> Figure:
     ``band`` has estimator, pair ("same seed", "other seed"), step, mean, low, high; ``reported`` is the [S] value.
     """
     estimators = list(band["estimator"].unique())
-    figure, axes = plt.subplots(
-        1, len(estimators), figsize=(TEXT, 2.3), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    styles = {
-        "same seed": (METHOD_COLORS["norm_itpo"], "-", "ITPO and Norm-ITPO, same seed"),
-        "other seed": (ACCENT, "--", "Norm-ITPO, two seeds [O]"),
-    }
-    for ax, estimator in zip(axes[0], estimators, strict=True):
-        for pair, (color, dashes, label) in styles.items():
-            part = band[(band["estimator"] == estimator) & (band["pair"] == pair)]
-            if pair == "same seed":
-                ax.fill_between(part["step"], part["low"], part["high"], color=color, alpha=0.15, lw=0)
-            ax.plot(part["step"], part["mean"], color=color, ls=dashes, lw=1.6, label=label)
+    figure, (axes,) = panels(TEXT, 2.3, 1, len(estimators), sharex=True, sharey=True)
+    for ax, estimator in zip(axes, estimators, strict=True):
+        same, other = (where(band, estimator=estimator, pair=f"{name} seed") for name in ("same", "other"))
+        add_band(ax, same, NORM, lw=1.6, label="ITPO and Norm-ITPO, same seed")
+        add_band(ax, other, ACCENT, shaded=False, ls="--", lw=1.6, label="Norm-ITPO, two seeds [O]")
         ax.axhline(reported, color=QUIET, lw=1, ls=":", label="reported, at least [S]")
-        ax.set(title=ESTIMATORS[estimator].label, xlabel="training step")
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes[0, 0].set(ylim=_reach(band), ylabel="Spearman within dialogues")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=SMALL)
-    return shown_once(figure)
+        ax.set_title(get_estimator(estimator).label)
+        step_axis(ax, 6)
+    axes[0].set(ylim=_reach(band), ylabel="Spearman within dialogues")
+    add_legend(figure, 3)
+    return figure
 
 
 def slopes(band: pd.DataFrame) -> Figure:
-    """F7: slope of the summed implicit reward on the outcome over training, by row, and that of what Norm-ITPO pays: 1.
+    """F7: slope of the summed implicit reward on the outcome over training, by method, and that of Norm-ITPO's rewards: 1.
 
     ``band`` has row, step, mean, low, high.
     """
-    figure, ax = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
-    for row, part in band.groupby("row", sort=False):
-        ax.fill_between(
-            part["step"], part["low"], part["high"], color=METHOD_COLORS[str(row)], alpha=0.15, lw=0
-        )
-        ax.plot(
-            part["step"],
-            part["mean"],
-            color=METHOD_COLORS[str(row)],
-            lw=1.6,
-            label=f"{get_method(row).label}'s PRM",
-        )
-    ax.axhline(1.0, color=INK, ls="--", lw=1, label="Norm-ITPO's pay (6)")
+    figure, ((ax,),) = panels(COLUMN, 2.4)
+    for row, method in methods_in(band).items():
+        add_band(ax, where(band, row=row), method.color, lw=1.6, label=f"{method.label}'s PRM")
+    ax.axhline(1.0, color=INK, ls="--", lw=1, label="Norm-ITPO's rewards (6)")
     ax.axhline(0.0, color=QUIET, lw=0.7)
     low, high = min(0.0, float(band["mean"].min())), max(1.0, float(band["mean"].max()))
     margin = 0.15 * (high - low)
-    ax.set(ylim=(low - margin, high + margin), xlabel="training step", ylabel="slope of reward on outcome")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.legend(loc="outside upper center", ncols=2, fontsize=SMALL)
-    return shown_once(figure)
+    ax.set(ylim=(low - margin, high + margin), ylabel="slope of reward on outcome")
+    step_axis(ax, 6)
+    add_legend(figure, 2)
+    return figure

@@ -2,77 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from itpo.figures.style import ACCENT, BODY, INK, METHOD_COLORS, SMALL, TEXT, shown_once
+from itpo.attribution import METHODS
+from itpo.figures.style import ACCENT, BODY, INK, NORM, RAW, SMALL, TEXT, blank, where
 
 PALE = "#f0f0f0"
-NORM, RAW, TOKEN = METHOD_COLORS["norm_itpo"], METHOD_COLORS["itpo"], METHOD_COLORS["prime"]
+TOKEN = METHODS["prime"].color
 
 
-@dataclass(frozen=True)
-class Illustration:
-    """A made-up dialogue for F1: token rewards by turn, their sums (4), weights (5) and pay (6) at outcome ``outcome``.
-
-    The numbers are written by hand to two digits; a test holds them against :mod:`itpo.turns`.
-    """
-
-    token_rewards: tuple[tuple[float, ...], ...]
-    turn_rewards: tuple[float, ...]
-    weights: tuple[float, ...]
-    pay: tuple[float, ...]
-    outcome: float
-    temperature: float
-
-    def table(self) -> pd.DataFrame:
-        """The numbers in the picture, a row for each turn."""
-        return pd.DataFrame(
-            {
-                "turn": range(1, len(self.weights) + 1),
-                "token_rewards": [" ".join(f"{r:g}" for r in turn) for turn in self.token_rewards],
-                "turn_reward": self.turn_rewards,
-                "weight": self.weights,
-                "pay": self.pay,
-                "outcome": self.outcome,
-                "temperature": self.temperature,
-            }
-        )
-
-
-EXAMPLE = Illustration(
-    token_rewards=((0.05, -0.1, 0.1, 0.05), (0.15, 0.3, -0.1, 0.2, 0.05), (-0.1, 0.05, 0.05, -0.1)),
-    turn_rewards=(0.1, 0.6, -0.1),
-    weights=(0.2, 0.68, 0.12),
-    pay=(0.1, 0.34, 0.06),
-    outcome=0.5,
-    temperature=0.4,
+# A made-up dialogue: token rewards, and by turn their sums (4), weights (5) at temperature 0.4 and rewards (6) of the outcome.
+# The numbers are written by hand to two digits; a test holds them against `itpo.turns`.
+_TOKENS = ((0.05, -0.1, 0.1, 0.05), (0.15, 0.3, -0.1, 0.2, 0.05), (-0.1, 0.05, 0.05, -0.1))
+TURNS = pd.DataFrame(
+    {
+        "turn": [1, 2, 3],
+        "turn_reward": [0.1, 0.6, -0.1],
+        "weight": [0.2, 0.68, 0.12],
+        "reward": [0.1, 0.34, 0.06],
+    }
 )
+TOKENS = pd.DataFrame(
+    [(turn, reward) for turn, rewards in enumerate(_TOKENS, 1) for reward in rewards],
+    columns=["turn", "token_reward"],
+)
+OUTCOME, TEMPERATURE = 0.5, 0.4
 
 HEIGHT = 4.0  # inches, of F1
 LEFT, PITCH = 2.74, 0.9  # where the first turn begins, and from turn to turn
-LANES = {"token": 2.5, "turn": 1.82, "weight": 1.1, "pay": 0.36}  # base lines
+LANES = {"token": 2.5, "turn": 1.82, "weight": 1.1, "reward": 0.36}  # base lines
 
 
-def framework(example: Illustration = EXAMPLE) -> Figure:
-    """F1: policy and user talk, the outcome trains the PRM, and the PRM says to which turns the outcome is paid."""
-    figure = plt.figure(figsize=(TEXT, HEIGHT))
+def framework(turns: pd.DataFrame = TURNS, tokens: pd.DataFrame = TOKENS, outcome: float = OUTCOME) -> Figure:
+    """F1: policy and user talk, the outcome trains the PRM, and the PRM says how the turns share the outcome.
+
+    ``turns`` has turn, turn_reward (4), weight (5) and reward (6), ``tokens`` turn and token_reward (2).
+    """
+    figure = blank(TEXT, HEIGHT)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, TEXT), ylim=(0, HEIGHT))
     ax.axis("off")
-    _loop(ax, example)
+    _loop(ax, outcome)
     _lane_labels(ax)
-    for k in range(len(example.weights)):
-        _turn_column(ax, example, k)
-    return shown_once(figure)
+    for number, (_, turn) in enumerate(turns.iterrows()):
+        _turn_column(ax, LEFT + number * PITCH, turn, where(tokens, turn=turn["turn"])["token_reward"])
+    return figure
 
 
-def _loop(ax: Axes, example: Illustration) -> None:
+def _loop(ax: Axes, outcome: float) -> None:
     """The boxes around the lanes, and the arrows of one step of Algorithm 1."""
     _box(ax, 0.06, 2.54, 1.2, 1.4, "", edge="#cccccc", face="white")
     _box(ax, 0.16, 3.34, 1.0, 0.46, "user", face=PALE)
@@ -80,7 +62,7 @@ def _loop(ax: Axes, example: Illustration) -> None:
     _arrow(ax, (0.66, 3.33), (0.66, 3.13), both=True)
     _arrow(ax, (1.28, 3.57), (1.46, 3.57))
     _arrow(ax, (5.4, 3.57), (5.78, 3.57))
-    _box(ax, 5.8, 3.34, 1.05, 0.46, f"outcome $R={example.outcome:g}$", edge=ACCENT)
+    _box(ax, 5.8, 3.34, 1.05, 0.46, f"outcome $R={outcome:g}$", edge=ACCENT)
     _arrow(ax, (6.54, 3.32), (6.54, 2.9), color=ACCENT)
     ax.text(6.47, 3.11, "BCE (3)", ha="right", va="center", fontsize=SMALL, color=ACCENT)
     _box(ax, 5.8, 2.32, 1.05, 0.56, "PRM $\\pi_\\phi$\nreference $\\pi_{ref}$")
@@ -102,32 +84,30 @@ def _lane_labels(ax: Axes) -> None:
         (2.56, INK, "token rewards (1)-(2)\n$r_t=\\beta\\,\\log(\\pi_\\phi/\\pi_{ref})$"),
         (1.9, INK, "turn rewards (4)\n$R_k=$ sum of $r_t$ in turn $k$"),
         (1.24, NORM, "pivot posterior (5)\n$w_k=$ softmax$(R_k/\\eta)$"),
-        (0.58, NORM, "paid at turn ends (6)\n$w_k\\,R$, in all $R$"),
+        (0.58, NORM, "rewards at turn ends (6)\n$w_k\\,R$, in all $R$"),
     )
     for y, color, text in labels:
         ax.text(1.54, y, text, ha="left", va="center", fontsize=SMALL, color=color, linespacing=1.6)
 
 
-def _turn_column(ax: Axes, example: Illustration, k: int) -> None:
-    """One turn of the dialogue: what is said, and beneath it the bars of each lane."""
-    start = LEFT + k * PITCH
+def _turn_column(ax: Axes, start: float, turn: pd.Series, token_rewards: pd.Series) -> None:
+    """One turn of the dialogue: its two messages, and beneath them the bars of each lane."""
     first, last = start + 0.36, start + 0.84
     _box(ax, start, 3.34, 0.32, 0.46, "user", face=PALE)
-    _box(ax, first, 3.34, last - first, 0.46, f"turn {k + 1}")
+    _box(ax, first, 3.34, last - first, 0.46, f"turn {turn['turn']:g}")
     ax.add_patch(Rectangle((first, 0.2), last - first, 3.08, fc="#f5f7fa", ec="none", zorder=-1))
     for base in LANES.values():
         ax.plot((first, last), (base, base), color="#b5b5b5", lw=0.7)
-    rewards = example.token_rewards[k]
-    for t, reward in enumerate(rewards):
-        _bar(ax, first + 0.04 + 0.4 * (t + 0.5) / len(rewards), LANES["token"], reward, 0.06, TOKEN)
-    for name, value, color in (
-        ("turn", example.turn_rewards[k], RAW),
-        ("weight", example.weights[k], NORM),
-        ("pay", example.pay[k], NORM),
+    for t, reward in enumerate(token_rewards):
+        _bar(ax, first + 0.04 + 0.4 * (t + 0.5) / len(token_rewards), LANES["token"], reward, 0.06, TOKEN)
+    for lane, column, color in (
+        ("turn", "turn_reward", RAW),
+        ("weight", "weight", NORM),
+        ("reward", "reward", NORM),
     ):
-        _bar(ax, last - 0.08, LANES[name], 0.6 * value, 0.1, color)
-        y = LANES[name] + 0.05
-        ax.text(first + 0.3, y, f"{value:.2f}", ha="right", va="bottom", fontsize=SMALL, color=INK)
+        _bar(ax, last - 0.08, LANES[lane], 0.6 * turn[column], 0.1, color)
+        text: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": SMALL, "color": INK}
+        ax.text(first + 0.3, LANES[lane] + 0.05, f"{turn[column]:.2f}", **text)
 
 
 def _bar(ax: Axes, x: float, base: float, height: float, width: float, color: str) -> None:

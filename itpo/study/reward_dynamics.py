@@ -1,4 +1,4 @@
-"""What the process reward model (PRM) says of the fixed probe dialogues over training, and how its ranking fares.
+"""The rewards of the process reward model (PRM) on the monitor set over training, and how it ranks dialogues.
 
 Runs in, tables out, as in :mod:`itpo.study.tables`: for the notebooks on reward dynamics and reward stability.
 """
@@ -19,11 +19,10 @@ from transformers import AutoTokenizer
 from itpo import turns
 from itpo.attribution import get_method
 from itpo.dialogue import ChatFormat, Message
-from itpo.figures.results import Case
 from itpo.models.loading import locate
 from itpo.models.tiny import build_tokenizer
 from itpo.runs.store import Run, Store
-from itpo.specs import TinyLM
+from itpo.specs import RealData, TinyLM
 from itpo.study.claims import verdict_text
 from itpo.study.profiles import Profile
 from itpo.study.reported import REPORTED_TAU
@@ -51,7 +50,7 @@ RIVALS = {
 
 @dataclass(frozen=True)
 class MonitorReadings:
-    """The probe dialogues of one run: S observed steps, P dialogues of T tokens (``log_ratio`` is q_t of eq. (1), nats).
+    """The monitor set of one run: S observed steps, P dialogues of T tokens (``log_ratio`` is q_t of eq. (1), nats).
 
     The method's ``beta`` turns log-ratios into rewards (2); ``chat`` says what the tokens ``ids`` mean.
     """
@@ -86,14 +85,10 @@ class MonitorReadings:
 
     def kinds(self, dialogue: int) -> list[str]:
         """What each turn of a dialogue does, in the task's own terms (its ``turn_kinds``); nothing on real data."""
-        if not isinstance(self.run.config.task, TaskSpec):
+        task = self.run.config.task
+        if isinstance(task, RealData):
             return [""] * int(self.turn_mask[dialogue].sum())
-        return self.task.turn_kinds(self.messages(dialogue))
-
-    @property
-    def task(self) -> ScriptedTask:
-        """The task of the run."""
-        return self.run.config.task.build()
+        return task.build().turn_kinds(self.messages(dialogue))
 
     def messages(self, dialogue: int) -> list[Message]:
         """The conversation, read back from its tokens."""
@@ -111,22 +106,19 @@ def read_back(chat: ChatFormat, ids: Sequence[int], turn_ids: Sequence[int]) -> 
     >>> [message.content for message in read_back(chat, ids, [0 if mine else -1 for mine in mask])]
     ['how many ?', 'two pens']
     """
-    found: list[Message] = []
-    blocks = [
-        (turn, [i for i, _ in part])
-        for turn, part in groupby(zip(ids, turn_ids, strict=True), lambda p: p[1])
-    ]
+    messages: list[Message] = []
+    tokens = groupby(zip(ids, turn_ids, strict=True), key=lambda token: token[1])
+    blocks = [(turn, [token for token, _ in block]) for turn, block in tokens]
     for (turn, block), before in zip(blocks, [(-1, []), *blocks], strict=False):
         if turn >= 0:
-            found.append(Message("assistant", chat.text(block)))
+            messages.append(Message("assistant", chat.text(block)))
         elif (turn, block) != blocks[-1]:  # the last are padding
-            strange = [Message("user", "§")]
             closed = before[1][-1:] == [chat.eos_id]
-            frame = chat.user_block("§", closed) if found else chat.opening(strange)
+            frame = chat.user_block("§", closed) if messages else chat.opening([Message("user", "§")])
             start = _shared(frame, block)
             end = len(block) - _shared(frame[::-1], block[::-1])
-            found.append(Message("user", chat.text(block[start:end])))
-    return found
+            messages.append(Message("user", chat.text(block[start:end])))
+    return messages
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
@@ -137,10 +129,12 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def read_monitor(run: Run) -> MonitorReadings:
-    """Load what a run's PRM said of its probes. Errors: ValueError for a run without (its row has no PRM)."""
+    """Load what a run kept of its monitor set. Errors: ValueError for a run without log-ratios (its method has no PRM)."""
     saved = run.monitor()
-    if not saved or "log_ratio" not in saved[0][1]:  # PPO keeps the critic's values of every row
-        raise ValueError(f"the run of {run.config.method.name!r} kept no log-ratios: only rows with a PRM do")
+    if not saved or "log_ratio" not in saved[0][1]:  # PPO keeps the critic's values, whatever the method
+        raise ValueError(
+            f"the run of {run.config.method.name!r} kept no log-ratios: only methods with a PRM do"
+        )
     static = {name: tensor.numpy() for name, tensor in saved[0][1].items()}
     return MonitorReadings(
         run,
@@ -154,7 +148,7 @@ def read_monitor(run: Run) -> MonitorReadings:
 
 
 def tokenizer_of(run: Run) -> Any:
-    """The tokenizer of a run's base model: of an embedded one from the task's words, of others from their folder.
+    """The tokenizer of a run's base model: of a tiny one from the task's words, of others from their folder.
 
     >>> from pathlib import Path
     >>> from itpo.study.profiles import get_profile
@@ -162,59 +156,59 @@ def tokenizer_of(run: Run) -> Any:
     ['are', 'you', 'sure', '?']
     """
     if isinstance(run.config.model, TinyLM):
-        return build_tokenizer(run.config.task.build().words)
+        return build_tokenizer(_task(run).words)
     return AutoTokenizer.from_pretrained(locate(base_model(run.config, Store(run.folder.parent))))
 
 
-def choose_case(probes: MonitorReadings, turns_wanted: int = 4) -> tuple[int, str]:
-    """The probe dialogue to look at, and the rule that chose it: the first that meets the first rule that any meets."""
-    long = probes.turn_mask.sum(1) >= turns_wanted
-    failed = probes.outcome <= 0.5
-    missed = np.array(["missed repair" in probes.kinds(p) for p in range(len(long))])
-    size = f"at least {turns_wanted} turns"
+def _task(run: Run) -> ScriptedTask:
+    """The scripted task of a run. Errors: TypeError for a run on real data."""
+    if isinstance(run.config.task, RealData):
+        raise TypeError(f"the run of {run.config.method.name!r} is on real data, and so has no scripted task")
+    return run.config.task.build()
+
+
+def choose_case(monitor: MonitorReadings, turns_wanted: int = 4) -> tuple[int, str]:
+    """The dialogue to look at, and the rule that chose it: the first that meets the first rule that any meets."""
+    counts = monitor.turn_mask.sum(1)
+    long, failed = counts >= turns_wanted, monitor.outcome <= 0.5
+    missed = np.array(["missed repair" in monitor.kinds(p) for p in range(len(long))])
+    first = f"the first failed dialogue of at least {turns_wanted} turns"
     rules = [
-        (
-            long & failed & missed,
-            f"the first failed dialogue of {size} with a vague or doubtful answer left unrepaired",
-        ),
-        (long & failed, f"the first failed dialogue of {size}"),
-        (long, f"the first dialogue of {size}"),
-        (probes.turn_mask.sum(1) == probes.turn_mask.sum(1).max(), "the first dialogue with the most turns"),
+        (long & failed & missed, f"{first} with a vague or doubtful answer left unrepaired"),
+        (long & failed, first),
+        (long, f"the first dialogue of at least {turns_wanted} turns"),
+        (counts == counts.max(), "the first dialogue with the most turns"),
     ]
     meets, rule = next(rule for rule in rules if rule[0].any())
     return int(np.flatnonzero(meets)[0]), rule
 
 
-def case_of(probes: MonitorReadings, dialogue: int) -> Case:
-    """One probe dialogue as F2 draws it; at each step both kinds of rewards are relative to their own largest."""
-    messages, mask = probes.messages(dialogue), probes.token_mask[dialogue]
-    said = [m.content for m in messages if m.role == "assistant"]
-    later = [m.content for m in messages[2:] if m.role == "user"]
-    return Case(
-        probes.steps.tolist(),
-        [probes.chat.tokenizer.decode([token]).strip() for token in probes.ids[dialogue][mask].tolist()],
-        probes.turn_ids[dialogue][mask].tolist(),
-        probes.kinds(dialogue),
-        [*later, *[""] * (len(said) - len(later))],
-        relative_to_largest(probes.turn_rewards[:, dialogue, : len(said)]),
-        relative_to_largest(probes.token_rewards[:, dialogue, mask]),
-    )
+def case_frames(monitor: MonitorReadings, dialogue: int) -> dict[str, pd.DataFrame]:
+    """One dialogue as F2 draws it: the arguments ``rewards`` and ``turns`` of :func:`itpo.figures.results.reward_dynamics`.
+
+    At each step both kinds of rewards are relative to their own largest.
+    """
+    messages, mask = monitor.messages(dialogue), monitor.token_mask[dialogue]
+    turn, ids = monitor.turn_ids[dialogue][mask], monitor.ids[dialogue][mask].tolist()
+    kinds = monitor.kinds(dialogue)
+    answers = [message.content for message in messages[2:] if message.role == "user"]
+    turn_rewards = relative_to_largest(monitor.turn_rewards[:, dialogue, : len(kinds)])
+    steps, words = len(monitor.steps), [monitor.chat.tokenizer.decode([token]).strip() for token in ids]
+    rewards = {
+        "step": np.repeat(monitor.steps, len(ids)),
+        "position": np.tile(np.arange(len(ids)), steps),
+        "turn": np.tile(turn + 1, steps),
+        "token": words * steps,
+        "turn_reward": turn_rewards[:, turn].ravel(),
+        "token_reward": relative_to_largest(monitor.token_rewards[:, dialogue, mask]).ravel(),
+    }
+    answers += [""] * (len(kinds) - len(answers))
+    by_turn = {"turn": range(1, len(kinds) + 1), "kind": kinds, "answer": answers}
+    return {"rewards": pd.DataFrame(rewards), "turns": pd.DataFrame(by_turn)}
 
 
-def case_table(case: Case) -> pd.DataFrame:
-    """The numbers of F2, a line for each step and assistant token."""
-    steps, tokens = case.token_rewards.shape
-    turn_of = np.asarray(case.turn_of)
-    return pd.DataFrame(
-        {
-            "step": np.repeat(case.steps, tokens),
-            "turn": np.tile(turn_of + 1, steps),
-            "kind": np.tile(np.asarray(case.kinds)[turn_of], steps),
-            "token": np.tile(case.words, steps),
-            "relative_turn_reward": case.turn_rewards[:, turn_of].ravel(),
-            "relative_token_reward": case.token_rewards.ravel(),
-        }
-    )
+def _labels(run: Run) -> dict[str, Any]:
+    return {"row": run.config.method.name, "seed": run.config.seed}
 
 
 def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
@@ -224,43 +218,41 @@ def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
     neighbours.
     """
     lines = []
-    for probes in map(read_monitor, runs):
-        rewards, mask = probes.turn_rewards[-1], probes.turn_mask
+    for monitor in map(read_monitor, runs):
+        rewards, mask = monitor.turn_rewards[-1], monitor.turn_mask
         centred = rewards - (rewards * mask).sum(1, keepdims=True) / mask.sum(1, keepdims=True).clip(1)
-        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed}
-        for p, won in enumerate(probes.outcome > 0.5):
-            for k, kind in enumerate(probes.kinds(p)):
-                lines.append({**who, "kind": kind, "success": bool(won), "value": centred[p, k]})
+        for p, success in enumerate((monitor.outcome > 0.5).tolist()):
+            for kind, value in zip(monitor.kinds(p), centred[p], strict=False):
+                lines.append({**_labels(monitor.run), "kind": kind, "success": success, "value": value})
     by = ["row", "seed", "kind", "success"]
-    found = pd.DataFrame(lines).groupby(by, sort=False)["value"].agg(value="mean", turns="size").reset_index()
-    order = runs[0].config.task.build().kinds.index
-    return found.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable", ignore_index=True)
+    means = pd.DataFrame(lines).groupby(by, sort=False)["value"].agg(value="mean", turns="size").reset_index()
+    order = _task(runs[0]).kinds.index
+    return means.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable", ignore_index=True)
 
 
 def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: int = 3) -> pd.DataFrame:
-    """:func:`itpo.study.statistics.rank_stability` of every run's probes: row, seed, items, step, value.
+    """:func:`itpo.study.statistics.rank_stability` of every run's monitor set: row, seed, items, step, value.
 
     Only dialogues of at least ``min_turns`` turns count: two turns have an order, but hardly a ranking.
     """
-    lines = []
-    for probes in map(read_monitor, runs):
-        keep = probes.turn_mask.sum(1) >= min_turns
-        found = rank_stability(probes.token_rewards[:, keep], probes.turn_ids[keep], rng)
-        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed}
-        for items, values in found.items():
-            lines.append(pd.DataFrame({**who, "items": items, "step": probes.steps, "value": values}))
-    return pd.concat(lines, ignore_index=True)
+    curves = []
+    for monitor in map(read_monitor, runs):
+        keep = monitor.turn_mask.sum(1) >= min_turns
+        stability = rank_stability(monitor.token_rewards[:, keep], monitor.turn_ids[keep], rng)
+        for items, values in stability.items():
+            columns = {"items": items, "step": monitor.steps, "value": values}
+            curves.append(pd.DataFrame({**_labels(monitor.run), **columns}))
+    return pd.concat(curves, ignore_index=True)
 
 
 def monitor_curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Kendall's tau-b between implicit return and outcome on the probe dialogues: row, seed, step, value, ceiling."""
+    """Kendall's tau-b between implicit return and outcome on the monitor set: row, seed, step, value, ceiling."""
     lines = []
-    for probes in map(read_monitor, runs):
-        returns = probes.token_rewards.sum(-1)
-        ceiling = float(kendall_ceiling(probes.outcome.mean(), len(probes.outcome)))
-        who = {"row": probes.run.config.method.name, "seed": probes.run.config.seed, "ceiling": ceiling}
-        values = [kendall(step, probes.outcome) for step in returns]
-        lines.append(pd.DataFrame({**who, "step": probes.steps, "value": values}))
+    for monitor in map(read_monitor, runs):
+        ceiling = float(kendall_ceiling(monitor.outcome.mean(), len(monitor.outcome)))
+        values = [kendall(returns, monitor.outcome) for returns in monitor.token_rewards.sum(-1)]
+        columns = {"ceiling": ceiling, "step": monitor.steps, "value": values}
+        lines.append(pd.DataFrame({**_labels(monitor.run), **columns}))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -335,15 +327,15 @@ def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(lines).groupby(["row", "when"], sort=False).mean().reset_index()
 
 
-def tau_ceilings(runs: Sequence[Run], probes: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
+def tau_ceilings(runs: Sequence[Run], monitored: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
     """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "probes"), row, step, value.
 
-    Means over seeds; ``smooth`` as in :func:`curves`.
+    Means over seeds; ``monitored`` is :func:`monitor_curves`, ``smooth`` as in :func:`itpo.study.tables.curves`.
     """
     size = {run.config.prompts * run.config.rollouts for run in runs}
     success = curves(runs, "success", smooth)
     success["value"] = kendall_ceiling(success["value"], size.pop())
-    fixed = probes.assign(value=probes["ceiling"])
+    fixed = monitored.assign(value=monitored["ceiling"])
     both = pd.concat([success.assign(panel="batches"), fixed.assign(panel="probes")])
     return both.groupby(["panel", "row", "step"], sort=False)["value"].mean().reset_index()
 
@@ -351,8 +343,10 @@ def tau_ceilings(runs: Sequence[Run], probes: pd.DataFrame, smooth: int = 1) -> 
 def credit_text(frame: pd.DataFrame, profile: Profile) -> str:
     """Whether :func:`credit_by_kind` has repairs above missed repairs and asking above shortcuts, paired by seed.
 
-    A seed whose probes lack one of the two sides is left out.
+    A seed whose monitor set lacks one of the two sides is left out.
     """
+    if isinstance(profile.run.task, RealData):
+        raise TypeError(f"profile {profile.name!r} is on real data, whose turns have no kinds")
     task = profile.run.task.build()
     asks = [kind for kind in task.kinds if kind.startswith("ask")]
     pairs = (

@@ -6,36 +6,38 @@ Captions and notes may hold ``**bold**`` and `` `code` ``, which each form write
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup, escape
 
 # What LaTeX reads as a command, and what pdflatex's usual fonts lack.
-TEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "{}$&#_%"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "–": "--",
-    "—": "---",
-    "…": r"\dots{}",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "→": r"$\to$",
-    "η": r"$\eta$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "τ": r"$\tau$",
-}
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{letter: f"\\{letter}" for letter in "{}$&#_%"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": "$|$",
+        "–": "--",
+        "—": "---",
+        "…": r"\dots{}",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "→": r"$\to$",
+        "η": r"$\eta$",
+        "β": r"$\beta$",
+        "λ": r"$\lambda$",
+        "τ": r"$\tau$",
+    }
+)
 
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:
@@ -63,45 +65,35 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join([head, "|" + "---|" * len(frame.columns), *rows])
 
 
-def latex(columns: Sequence[str], rows: Iterable[Sequence[str]], name: str, caption: str) -> str:
+def latex(columns: Sequence[str], rows: Sequence[Sequence[str]], name: str, caption: str) -> str:
     """A text table as a LaTeX ``table`` with a caption and the label ``tab:<name>``, no wider than the text.
 
     >>> print(latex(["row", "gain (%)"], [["ITPO", "–"]], "T0_gains", "A `smoke` run."))
     % needs \\usepackage{adjustbox,booktabs}
     \\begin{table}
-      \\centering
-      \\caption{A \\texttt{smoke} run.}
-      \\label{tab:T0_gains}
-      \\begin{adjustbox}{max width=\\textwidth}
-        \\begin{tabular}{ll}
-          \\toprule
-          row & gain (\\%) \\\\
-          \\midrule
-          ITPO & -- \\\\
-          \\bottomrule
-        \\end{tabular}
-      \\end{adjustbox}
+    \\centering
+    \\caption{A \\texttt{smoke} run.}
+    \\label{tab:T0_gains}
+    \\begin{adjustbox}{max width=\\textwidth}
+    \\begin{tabular}{ll}
+    \\toprule
+    row & gain (\\%) \\\\
+    \\midrule
+    ITPO & -- \\\\
+    \\bottomrule
+    \\end{tabular}
+    \\end{adjustbox}
     \\end{table}
     """
-    body = [f"      {_tex_row(row)}" for row in rows]
-    lines = [
-        r"% needs \usepackage{adjustbox,booktabs}",
-        r"\begin{table}",
-        r"  \centering",
-        f"  \\caption{{{_tex_marks(caption)}}}",
-        f"  \\label{{tab:{name}}}",
-        r"  \begin{adjustbox}{max width=\textwidth}",
-        f"    \\begin{{tabular}}{{{'l' * len(columns)}}}",
-        r"      \toprule",
-        f"      {_tex_row(columns)}",
-        r"      \midrule",
-        *body,
-        r"      \bottomrule",
-        r"    \end{tabular}",
-        r"  \end{adjustbox}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
+    frame = pd.DataFrame(rows).set_axis([tex(column) for column in columns], axis=1)
+    tabular = frame.style.hide().format(tex).to_latex(hrules=True, column_format="l" * len(columns))
+    # A bracket after the end of a line would be read as its option.
+    tabular = re.sub(r"^(\[[^&\n]*?) (&|\\\\)", r"{\1} \2", tabular, flags=re.MULTILINE)
+    return (
+        "% needs \\usepackage{adjustbox,booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{_tex_marks(caption)}}}\n\\label{{tab:{name}}}\n"
+        f"\\begin{{adjustbox}}{{max width=\\textwidth}}\n{tabular}\\end{{adjustbox}}\n\\end{{table}}"
+    )
 
 
 def tex(text: str) -> str:
@@ -110,13 +102,7 @@ def tex(text: str) -> str:
     >>> print(tex("50 % of $x_k$ – a < b"))
     50 \\% of \\$x\\_k\\$ -- a $<$ b
     """
-    return "".join(TEX.get(letter, letter) for letter in text)
-
-
-def _tex_row(row: Sequence[str]) -> str:
-    # A bracket after the end of a line would be read as its option.
-    first = f"{{{tex(row[0])}}}" if row[0].startswith("[") else tex(row[0])
-    return rf"{' & '.join([first, *map(tex, row[1:])])} \\"
+    return text.translate(TEX)
 
 
 def _tex_marks(text: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from PIL import Image
 
 from itpo.figures.publishing.formats import html_marks
 from itpo.figures.publishing.registry import Published, PublishedFigure, read_folder
@@ -83,8 +83,7 @@ def build(folder: Path) -> Path:
 def page(folder: Path) -> str:
     """The page of all that is published in a folder, as HTML.
 
-    Errors: :class:`itpo.figures.publishing.registry.PublishedError` if there is nothing, or it cannot be read; FileNotFoundError for a
-    file that a figure lacks (:func:`itpo.figures.publishing.registry.redraw` makes images and text tables).
+    Errors: PublishedError if there is nothing, or it cannot be read; FileNotFoundError for a file that a figure lacks.
     """
     records = read_folder(folder)
     entries = [_entry(record, folder) for record in records]
@@ -101,7 +100,7 @@ def page(folder: Path) -> str:
     )
     templates.filters["marks"] = html_marks
     return templates.get_template("gallery.html").render(
-        sections={titles[key]: found for key, found in sections.items() if found},
+        sections={titles[key]: part for key, part in sections.items() if part},
         profiles={record.profile for record in records},
     )
 
@@ -115,7 +114,11 @@ def _entry(record: Published, folder: Path) -> Entry:
         )
     image = folder / f"{record.name}.png"
     links = {_link_text(file, record.name): file for file in files if file != image.name}
-    return Entry(record, links, _notebook(record, folder), _size(image) if image.name in files else None)
+    size = None
+    if image.name in files:
+        with Image.open(image) as opened:
+            size = opened.size
+    return Entry(record, links, _notebook(record, folder), size)
 
 
 def _link_text(file: str, name: str) -> str:
@@ -129,9 +132,3 @@ def _notebook(record: Published, folder: Path) -> str | None:
     """The way from the page to the notebook, in notebooks/ or, for reduced profiles, beside the folder."""
     places = (f"../notebooks/{record.notebook}.ipynb", f"../{record.notebook}.ipynb")
     return next((place for place in places if (folder / place).is_file()), None)
-
-
-def _size(image: Path) -> tuple[int, int]:
-    """Width and height of a PNG in pixels, which stand in its first bytes."""
-    width, height = struct.unpack(">II", image.read_bytes()[16:24])
-    return width, height

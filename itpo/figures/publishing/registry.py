@@ -1,20 +1,20 @@
 """Figures and tables as the notebooks publish them: each can be drawn again from small text files, without any run.
 
-:func:`publish` writes the arguments of a drawing as data, reads them back, and draws what it has read. So what stands beside an
-image is all that is in it, and :func:`redraw` makes the same image from it. One JSON file for each figure and table,
+:func:`publish` writes the arguments of a drawing, reads them back, and draws what it has read. So what stands beside an image
+is all that is in it, and :func:`redraw` makes the same image from it. One JSON file for each figure and table,
 ``<name>.json``, says what the other files ``<name>.*`` are made of.
 
 >>> import shutil
 >>> from itpo.figures.publishing import gallery
 >>> from itpo.figures.results import credit_by_kind
 >>> style.use_style("00_tour")
->>> band = pd.DataFrame({"kind": ["press", "check"], "success": True, "mean": [0.1, 0.2], "low": 0.0, "high": 0.3})
->>> figure = style.shown_once(publish(credit_by_kind, "F01_credit", "example", "Credit of two turns.", band=band))
+>>> band = pd.DataFrame({"kind": ["clarify", "verify"], "success": True, "mean": [0.1, 0.2], "low": 0.0, "high": 0.3})
+>>> figure = publish(credit_by_kind, "F01_credit", "example", "Credit of two turns.", band=band)
 >>> print(publish_table(band[["kind"]], band, "T_credit", "example", "Two turns.", "Their kinds."))
 | kind |
 |---|
-| press |
-| check |
+| clarify |
+| verify |
 <BLANKLINE>
 Their kinds.
 >>> folder = style.output_folder("example")  # build/example/figures
@@ -35,15 +35,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 import itpo.figures
 from itpo.figures import style
-from itpo.figures.publishing.encoding import FLOAT, decode, encode, write_table
+from itpo.figures.publishing.encoding import FLOAT, read_table, write_table
 from itpo.figures.publishing.formats import cells, latex, markdown
 
 Draw = Callable[..., Figure]
@@ -53,6 +52,7 @@ UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
 class PublishedError(Exception):
@@ -61,32 +61,44 @@ class PublishedError(Exception):
 
 @dataclass(frozen=True)
 class _Record:
-    """What figures and tables have in common; ``data`` are the CSV files beside it, the one with the numbers first."""
+    """What figures and tables have in common."""
 
     name: str
     profile: str
     notebook: str
     caption: str
-    data: Sequence[str]
 
 
 @dataclass(frozen=True)
 class PublishedFigure(_Record):
-    """A drawing and its data: ``draw`` is "module.function" within itpo.figures, ``arguments`` are as they are encoded."""
+    """A drawing and its arguments: ``draw`` is "module.function" within itpo.figures.
+
+    ``frames`` has the CSV file and the column types of each data frame among the arguments, ``values`` are the others.
+    """
 
     kind: ClassVar[str] = "figure"
     drawn: ClassVar[tuple[str, ...]] = (".png", ".pdf")
     draw: str
-    arguments: Mapping[str, Any]
+    frames: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+
+    @property
+    def data(self) -> list[str]:
+        """The CSV files beside it."""
+        return [frame["file"] for frame in self.frames.values()]
 
     def figure(self, folder: Path) -> Figure:
         """Draw it from the data in ``folder``, with its caption.
 
         Errors: ValueError, TypeError, KeyError or OSError if the data are not those of such a figure.
         """
-        draw, module = find_drawing(self.draw)
-        arguments = {name: decode(value, module, folder) for name, value in self.arguments.items()}
-        figure = draw(**arguments)
+        if outside := [file for file in self.data if Path(file).name != file]:
+            raise ValueError(f"{outside[0]} is not the name of a file beside the record")
+        frames = {
+            argument: read_table(folder / frame["file"], frame["columns"])
+            for argument, frame in self.frames.items()
+        }
+        figure = find_drawing(self.draw)(**frames, **self.values)
         return style.add_caption(figure, f"[{self.profile}] {self.caption}")
 
     def write(self, folder: Path) -> Figure:
@@ -108,6 +120,11 @@ class PublishedTable(_Record):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    @property
+    def data(self) -> list[str]:
+        """The CSV file of its numbers."""
+        return [f"{self.name}.csv"]
+
     def write(self, folder: Path) -> str:
         """Write it into ``folder`` as Markdown and LaTeX; returns the Markdown of table and note."""
         table = markdown(pd.DataFrame(self.rows, columns=list(self.columns), dtype=str))
@@ -121,52 +138,37 @@ class PublishedTable(_Record):
 
 
 Published = PublishedFigure | PublishedTable
-Record = TypeVar("Record", PublishedFigure, PublishedTable)
 KINDS: dict[str, type[PublishedFigure] | type[PublishedTable]] = {
     cls.kind: cls for cls in (PublishedFigure, PublishedTable)
 }
 
 
-def publish(
-    draw: Draw,
-    name: str,
-    profile: str,
-    caption: str,
-    /,
-    *,
-    numbers: pd.DataFrame | None = None,
-    **arguments: Any,
-) -> Figure:
+def publish(draw: Draw, name: str, profile: str, caption: str, /, **arguments: Any) -> Figure:
     """Write a figure's data, draw it from them into the profile's folder, and return it, to be shown by the notebook.
 
-    ``draw`` is a public function of a module of itpo.figures, ``arguments`` are its own, by name. Data frames become CSV files
-    (the first ``<name>.csv``, others ``<name>.<argument>.csv``), other values part of ``<name>.json``; see
-    :func:`itpo.figures.publishing.encoding.encode` for what they may be. A function that takes no data frame needs ``numbers``, written
-    to ``<name>.csv`` for readers. The caption gets the profile's name in front.
+    ``draw`` is a public function of a module of itpo.figures, ``arguments`` are its own, by name: data frames, which become CSV
+    files (the first ``<name>.csv``, others ``<name>.<argument>.csv``), and values that JSON has, which become part of
+    ``<name>.json``. The caption gets the profile's name in front.
 
     Errors: TypeError or ValueError for arguments that ``draw`` does not take or that cannot be written.
     """
     inspect.signature(draw).bind(**arguments)
     where = _name_of(draw)
-    module = find_drawing(where)[1]
-    folder = _cleared(name, profile)
-    tables = [argument for argument, value in arguments.items() if isinstance(value, pd.DataFrame)]
-    if numbers is None and not tables:
-        raise ValueError(f"{name}: there is no data frame among the arguments; pass its numbers=")
-    files = {argument: f"{name}.{argument}.csv" for argument in tables}
-    if numbers is None:
-        files[tables[0]] = f"{name}.csv"
-    else:
-        numbers.to_csv(folder / f"{name}.csv", index=False, float_format=FLOAT, lineterminator="\n")
-    written = {
-        argument: {"table": files[argument], "columns": write_table(value, folder / files[argument])}
-        if argument in files
-        else encode(value, module)
-        for argument, value in arguments.items()
-    }
-    data = sorted({f"{name}.csv", *files.values()}, key=lambda file: (file != f"{name}.csv", file))
-    record = PublishedFigure(name, profile, style.notebook(), caption, data, where, written)
-    return _saved(record, folder).write(folder)
+    tables = {argument: value for argument, value in arguments.items() if isinstance(value, pd.DataFrame)}
+    values = {argument: value for argument, value in arguments.items() if argument not in tables}
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}; pass data frames, numbers, texts, and lists of them") from None
+    if not tables:
+        raise ValueError(f"{name}: there is no data frame among the arguments, and so no numbers to publish")
+    folder, frames = _cleared(name, profile), {}
+    for number, (argument, frame) in enumerate(tables.items()):
+        file = f"{name}.{argument}.csv" if number else f"{name}.csv"
+        frames[argument] = {"file": file, "columns": write_table(frame, folder / file)}
+    record = PublishedFigure(name, profile, style.notebook(), caption, where, frames, values)
+    _save(record, folder)
+    return record.write(folder)
 
 
 def publish_table(
@@ -179,8 +181,9 @@ def publish_table(
     folder = _cleared(name, profile)
     numbers.to_csv(folder / f"{name}.csv", index=False, float_format=FLOAT, lineterminator="\n")
     columns, rows = [str(column) for column in text.columns], cells(text)
-    record = PublishedTable(name, profile, style.notebook(), note, [f"{name}.csv"], scale, columns, rows)
-    return _saved(record, folder).write(folder)
+    record = PublishedTable(name, profile, style.notebook(), note, scale, columns, rows)
+    _save(record, folder)
+    return record.write(folder)
 
 
 def _cleared(name: str, profile: str) -> Path:
@@ -193,16 +196,11 @@ def _cleared(name: str, profile: str) -> Path:
     return folder
 
 
-def _saved(record: Record, folder: Path) -> Record:
-    """Write a record and read it back: what cannot be read would otherwise be noticed only when it is to be redrawn."""
-    path = folder / f"{record.name}.json"
+def _save(record: Published, folder: Path) -> None:
     lines = [f'"kind": "{record.kind}"']
     for field, value in asdict(record).items():
         lines.append(f"{json.dumps(field)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    found = read(path)
-    assert isinstance(found, type(record))
-    return found
+    (folder / f"{record.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def read(path: Path) -> Published:
@@ -210,7 +208,7 @@ def read(path: Path) -> Published:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         record = KINDS[fields.pop("kind")](**fields)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise PublishedError(_damaged(path, error)) from error
     if record.name != path.stem:
         raise PublishedError(_damaged(path, f"it is named {record.name}"))
@@ -236,7 +234,7 @@ def redraw(folder: Path) -> Iterator[Published]:
     for record in read_folder(folder):
         try:
             record.write(folder)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except UNREADABLE as error:
             raise PublishedError(_damaged(folder / f"{record.name}.json", error, record.notebook)) from error
         yield record
 
@@ -247,23 +245,22 @@ def _damaged(path: Path, what: Exception | str, notebook: str = "") -> str:
     return f"{path} cannot be drawn ({reason}): restore it and its CSV files from the repository, or {again}"
 
 
-def find_drawing(where: str) -> tuple[Draw, ModuleType]:
-    """The drawing "module.function" of itpo.figures, and its module; nothing else can be named so.
+def find_drawing(where: str) -> Draw:
+    """The drawing "module.function" of itpo.figures; nothing else can be named so.
 
     Errors: ValueError if there is none.
 
-    >>> find_drawing("results.learning_curves")[0].__name__
+    >>> find_drawing("results.learning_curves").__name__
     'learning_curves'
     >>> find_drawing("os.system")
     Traceback (most recent call last):
     ValueError: os.system is no drawing of itpo.figures
     """
     name, _, function = where.partition(".")
-    if name in {found.name for found in pkgutil.iter_modules(itpo.figures.__path__)} - TOOLS:
-        module = importlib.import_module(f"itpo.figures.{name}")
-        draw = getattr(module, function, None)
+    if name in {module.name for module in pkgutil.iter_modules(itpo.figures.__path__)} - TOOLS:
+        draw = getattr(importlib.import_module(f"itpo.figures.{name}"), function, None)
         if inspect.isfunction(draw) and _name_of(draw) == where and not function.startswith("_"):
-            return draw, module
+            return draw
     raise ValueError(f"{where} is no drawing of itpo.figures")
 
 
