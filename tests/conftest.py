@@ -67,7 +67,7 @@ def _batches(draw: st.DrawFn) -> Batch:
 
 @pytest.fixture(scope="session")
 def batches() -> st.SearchStrategy[Batch]:
-    """Strategy for batches, rows without any assistant token among them."""
+    """Strategy for batches, dialogues without any assistant token among them."""
     return _batches()
 
 
@@ -92,7 +92,7 @@ RANK, ALPHA = 4, 8
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warm-started model of the math task, saved with its tokenizer."""
+    """A tiny model of the math task that imitated its noisy expert, saved with its tokenizer."""
     task = get_task("math")
     with _unchecked():
         return pretrain_by_imitation(task, task.noisy_expert, TINY, tmp_path_factory.mktemp("tiny"))
@@ -103,8 +103,8 @@ def prose_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights whose tokenizer knows the words of the math task in ordinary writing."""
     task = get_task("math_prose")
     params = (task.expert, task.noisy_expert)
-    talks = [scripted_dialogue(task, params[seed % 2], random.Random(seed))[1] for seed in range(3000)]
-    words = sorted({word for talk in talks for message in talk for word in message.content.split()})
+    dialogues = [scripted_dialogue(task, params[seed % 2], random.Random(seed))[1] for seed in range(3000)]
+    words = sorted({w for dialogue in dialogues for message in dialogue for w in message.content.split()})
     tokenizer = build_tokenizer(words)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def plain_model(tiny_folder: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def mean_outcome() -> Callable[[str, Any, int], float]:
-    """Mean outcome of a task's scripted tutor with these params, over so many dialogues."""
+    """Mean outcome of a task's scripted policy with these params, over so many dialogues."""
 
     def measure(name: str, params: Any, count: int) -> float:
         task = get_task(name)
@@ -183,8 +183,7 @@ def check_testbed() -> Callable[[str], None]:
     return check
 
 
-# Runs written by hand, for tables and probes
-
+# Runs written by hand, for tables and monitor sets
 
 CONVERSATION = "<|user|> sam has some pears and gets more . how many now ? <|end|> <|assistant|> how many pears at first ? "
 CONVERSATION += "<|end|> <|user|> a lot of pears . <|end|> <|assistant|> how many more pears came ? <|end|> <|user|> maybe 3 . "
@@ -192,7 +191,7 @@ CONVERSATION += "<|end|> <|assistant|> are you sure ? <|end|> <|user|> sorry , i
 CONVERSATION += "the answer is 6 . <|end|> <|pad|>"
 
 
-def _probe(rng: np.random.Generator, outcome: Tensor) -> dict[str, Tensor]:
+def _monitored(rng: np.random.Generator, outcome: Tensor) -> dict[str, Tensor]:
     """The conversation as often as there are outcomes, with made-up log-ratios."""
     tokens = build_tokenizer(get_task("math").words)(CONVERSATION)["input_ids"]
     words, ids, turn, inside = CONVERSATION.split(), [], -1, False
@@ -219,33 +218,32 @@ def three_seeds() -> Profile:
 
 @pytest.fixture(scope="session")
 def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Finished runs of every row and three seeds, with made-up numbers: the more to the right the row, the better."""
-    store, outcome, found = Store(tmp_path_factory.mktemp("runs")), torch.tensor([1.0, 0.0, 0.0, 1.0]), []
+    """Finished runs of every method and three seeds, with made-up numbers: the later a method is listed, the better."""
+    store, outcome, runs = Store(tmp_path_factory.mktemp("runs")), torch.tensor([1.0, 0.0, 0.0, 1.0]), []
     for config in three_seeds.grid():
         rng = np.random.default_rng(config.seed)
-        level = (
-            0.3 + 0.1 * [m.name for m in three_seeds.methods].index(config.method.name) + 0.01 * config.seed
-        )
-        judged = config.method.name in ("prime", "itpo", "norm_itpo")
-        ranking = {"prm_auc": 0.75, "prm_kendall": 0.25 + 0.01 * config.seed} if judged else {}
+        position = [method.name for method in three_seeds.methods].index(config.method.name)
+        level = 0.3 + 0.1 * position + 0.01 * config.seed
+        has_prm = config.method.name in ("prime", "itpo", "norm_itpo")
+        ranking = {"prm_auc": 0.75, "prm_kendall": 0.25 + 0.01 * config.seed} if has_prm else {}
         run = store.open(config)
-        if judged:
+        if has_prm:
             run.log(-1, ranking)
         for step in range(4):
             if step % 2 == 0:
                 run.log(step, {"eval_success": level * step / 2})
             run.log(step, {"success": 0.5, **ranking})
         run.log(4, {"eval_success": level * 2})
-        for step in range(5 * judged):
-            run.save_monitor(step, _probe(rng, outcome))
+        for step in range(5 * has_prm):
+            run.save_monitor(step, _monitored(rng, outcome))
         run.finish({"success": level + 0.001 * config.seed, "greedy_success": level, "turns": 4.0})
-        found.append(run)
-    return found
+        runs.append(run)
+    return runs
 
 
 @pytest.fixture(scope="session")
 def judged_runs(written_runs: list[Run]) -> list[Run]:
-    """Those of rows with a process reward model, which have probes."""
+    """Those of methods with a process reward model, which have monitor sets."""
     return [run for run in written_runs if run.monitor()]
 
 
