@@ -107,18 +107,19 @@ class SlotTask:
     def reply(self, example: Any, messages: Sequence[Message], rng: random.Random) -> str | None:
         """The user's answer to the last assistant message; ``None`` ends the conversation."""
         *past, act = self.acts(messages)
-        slot, answered = slot_of(act), [slot_of(earlier) for earlier in past if slot_of(earlier)]
+        slot, settled = slot_of(act), [slot_of(earlier) for earlier in past if slot_of(earlier)]
         if act == self.final:
             return self.receive(example, past, messages[-1].content, rng)
-        if slot in answered:
+        if slot in settled:
             return self.say("again", example, rng)
+        # A final act that did not end the conversation has settled what was not asked for before.
         if slot and (not act.startswith("ask") or self.final in past):
             return self.say("assumed", example, rng)
         if slot:
             return self._state(slot, example, rng)
         kind = self.reply_kind(messages[-2].content)
         if act == REPAIRS.get(kind):
-            return self.say("clear" if kind == "vague" else "correction", example, rng, answered[-1])
+            return self.say({"vague": "clear", "doubtful": "correction"}[kind], example, rng, settled[-1])
         return self.say({"clarify": "again", "verify": "yes"}.get(act, "chat"), example, rng)
 
     def receive(self, example: Any, past: Sequence[str], text: str, rng: random.Random) -> str | None:
