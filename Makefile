@@ -12,7 +12,7 @@ STAMP := .venv/.installed-$(EXTRAS)
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PROFILE=$(PROFILE)     a profile of itpo.profiles, such as smoke or laptop"
+	@echo "  PROFILE=$(PROFILE)     a profile of itpo.study.profiles, such as smoke or laptop"
 	@echo "  NOTEBOOKS=           only these, such as NOTEBOOKS='00 02'"
 	@echo "  EXTRAS=$(EXTRAS)          what .venv holds besides the core: extras of pyproject.toml"
 	@echo "  PYTHON=$(PYTHON)       the interpreter (3.11 or newer) that makes .venv"
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 venv: $(STAMP)  ## make .venv; again only when pyproject.toml or constraints.txt change
 
 reproduce: $(STAMP)  ## run the notebooks at PROFILE: laptop rewrites their outputs and figures/, others go to build/PROFILE
-	@$(PY) -c "from itpo.profiles import get_profile; get_profile('$(PROFILE)')"
+	@$(PY) -c "from itpo.study.profiles import get_profile; get_profile('$(PROFILE)')"
 	@$(PY) tools/run_notebooks.py --profile $(PROFILE) $(NOTEBOOKS)
 
 figures: $(STAMP)  ## draw figures/ again from the data in it, without any run, and its gallery figures/index.html

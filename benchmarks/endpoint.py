@@ -20,13 +20,14 @@ from itpo.data import generate_gsm
 from itpo.dialogue import ChatFormat, Dialogue
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
-from itpo.rollout.endpoint import Endpoint
+from itpo.rollout.endpoint import EndpointModel
 from itpo.rollout.real_tasks import RealMath
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
-from itpo.rollout.users import EndpointUser
+from itpo.rollout.users import ModelUser
 from itpo.runs.paths import runs_root
 from itpo.runs.store import Store
+from itpo.specs import Endpoint
 from itpo.study.profiles import get_profile
 from itpo.training.build import base_model
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("model")
-    parser.add_argument("--base", type=Path, help="folder of the policy's model; left out, the embedded one")
+    parser.add_argument("--base", type=Path, help="folder of the policy's model; left out, the tiny one")
     parser.add_argument("--dialogues", type=int, default=16)
     parser.add_argument("--turn-tokens", type=int, default=24)
     options = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> None:
     config = get_profile("laptop").config("trajectory_share", seed=0)
     model, tokenizer = load(options.base or base_model(config, Store(runs_root())))
     backbone, chat = Backbone(model, ["policy"], config.adapter), ChatFormat(tokenizer)
-    user = EndpointUser(Endpoint(options.url, options.model, max_tokens=24, attempts=2))
+    user = ModelUser(EndpointModel(Endpoint(options.url, options.model, max_tokens=24, attempts=2)))
     examples = generate_gsm(options.dialogues, seed=0)
 
     def hold(task: RealMath) -> tuple[float, list[Dialogue]]:

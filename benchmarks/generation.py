@@ -25,7 +25,7 @@ from itpo.models.tiny import build_tokenizer
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.specs import Adapter
 
-METHODS, TURNS, PROMPT, REPLY, SPOKEN = 16, 4, 64, 24, 32
+ROWS, TURNS, PROMPT, REPLY, SPOKEN = 16, 4, 64, 24, 32
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def floor(model: Any, opening: int, block: int, turns: int = TURNS) -> None:
     cache = DynamicCache()
     for turn in range(turns):
         for width in [opening if turn == 0 else block, *[1] * (SPOKEN - 1)]:
-            ids = torch.ones((METHODS, width), dtype=torch.int64)
+            ids = torch.ones((ROWS, width), dtype=torch.int64)
             model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
@@ -66,11 +66,11 @@ def floor(model: Any, opening: int, block: int, turns: int = TURNS) -> None:
 def read_again(model: Any, opening: int, block: int) -> None:
     """``generate()`` on everything said so far, in each turn."""
     plain = {"do_sample": True, "top_k": 0, "max_new_tokens": SPOKEN, "min_new_tokens": SPOKEN}
-    ids = torch.ones((METHODS, opening), dtype=torch.int64)
+    ids = torch.ones((ROWS, opening), dtype=torch.int64)
     settings = GenerationConfig(pad_token_id=2, eos_token_id=2, **plain)
     for _ in range(TURNS):
         ids = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        ids = torch.cat([ids, torch.ones((METHODS, block - 1), dtype=torch.int64)], dim=1)
+        ids = torch.cat([ids, torch.ones((ROWS, block - 1), dtype=torch.int64)], dim=1)
 
 
 def main() -> None:
@@ -83,14 +83,14 @@ def main() -> None:
     backbone = Backbone(smollm2_shape(options.layers), ["policy"], Adapter())
     # A word for each id of the vocabulary, after the five special tokens.
     chat = ChatFormat(build_tokenizer([f"w{i}" for i in range(VOCABULARY - 5)]))
-    task, users = Talk(), [random.Random(i) for i in range(METHODS)]
+    task, users = Talk(), [random.Random(i) for i in range(ROWS)]
     opening = len(chat.encode(task.opening(0))[0])
     block = 1 + len(chat.user_block(task.reply(0, [], users[0]), closed=False))
 
     def ours() -> None:
         generator = torch.Generator().manual_seed(0)
-        found = rollout(backbone, chat, task, [0] * METHODS, users, generator, Sampling(SPOKEN))
-        assert sum(sum(dialogue.response_mask) for dialogue in found) > 0.99 * METHODS * TURNS * SPOKEN
+        found = rollout(backbone, chat, task, [0] * ROWS, users, generator, Sampling(SPOKEN))
+        assert sum(sum(dialogue.response_mask) for dialogue in found) > 0.99 * ROWS * TURNS * SPOKEN
 
     calls = {
         "floor": lambda: floor(backbone.model, opening, block),

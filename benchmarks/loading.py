@@ -58,7 +58,7 @@ def gsm8k(i: int) -> dict[str, Any]:
     return {"question": f"{i} {_FILLER[:250]}", "answer": f"{_FILLER[:250]}\n#### {i}"}
 
 
-METHODS = {"collabllm-math": collabllm, "mtmeddialog": mtmeddialog, "gsm8k": gsm8k}
+ROWS = {"collabllm-math": collabllm, "mtmeddialog": mtmeddialog, "gsm8k": gsm8k}
 READS: dict[str, Callable[[Path], Any]] = {
     ".json": lambda path: json.loads(path.read_bytes()),
     ".jsonl": lambda path: [json.loads(line) for line in path.read_bytes().splitlines()],
@@ -91,7 +91,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def measure(format: str, path: Path, count: int) -> dict[str, Any]:
     """One line of the table; the file is written first."""
-    write(path, [METHODS[format](i) for i in range(count)])
+    write(path, [ROWS[format](i) for i in range(count)])
     loaded = load_examples(path, format)
     assert len(loaded.examples) == count
     bare, ours = seconds(lambda: READS[path.suffix](path)), seconds(lambda: load_examples(path, format))
@@ -111,9 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000, help="rows a file (default: %(default)s)")
     count = parser.parse_args().rows
-    pairs = [
-        (format, ending) for format in METHODS for ending in READS if ending != ".csv" or format == "gsm8k"
-    ]
+    pairs = [(format, ending) for format in ROWS for ending in READS if ending != ".csv" or format == "gsm8k"]
     with tempfile.TemporaryDirectory() as folder:
         table = [measure(format, Path(folder) / f"rows{ending}", count) for format, ending in pairs]
     print(pd.DataFrame(table).round(2).to_string(index=False))

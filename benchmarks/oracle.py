@@ -1,9 +1,9 @@
 """Rollouts per second of the oracle against the plain sampler: ``python -m benchmarks.oracle [--repeats 3]``.
 
-One thread, laptop profile, its probe dialogues. As many dialogues are held from their openings, in calls of the training
-size and in one call, as the oracle continues from histories, all in turn within one process. Continuations
-from the middle sample fewer tokens but read a longer history first, so both rates are given: rollouts and sampled tokens per
-second. Seconds are those of the processor, so that a busy machine does not count.
+One thread, laptop profile, the dialogues of its monitor set. As many dialogues are held from their openings, in calls of the
+training size and in one call, as the oracle continues from histories, all in turn within one process. Continuations from the
+middle sample fewer tokens but read a longer history first, so both rates are given: rollouts and sampled tokens per second.
+Seconds are those of the processor, so that a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from itpo.training.learner import Learner
 ORACLE = "oracle, one call"
 
 
-def hold_oracle(learner: Learner, probes: list[Dialogue], continuations: int) -> list[Dialogue]:
+def hold_oracle(learner: Learner, monitor_set: list[Dialogue], continuations: int) -> list[Dialogue]:
     """The oracle's rollouts: every continuation of every turn in one call."""
-    plan = make_plan(learner.task, probes, continuations, "benchmark")
+    plan = make_plan(learner.task, monitor_set, continuations, "benchmark")
     generator, sampling = seeded("benchmark"), Sampling(learner.config.max_turn_tokens)
     parts = plan.examples, plan.users, generator, sampling, plan.histories
     return rollout(learner.backbone, learner.chat, learner.task, *parts)
@@ -50,13 +50,13 @@ def hold_plain(learner: Learner, count: int, rows: int) -> list[Dialogue]:
 
 def measure(learner: Learner, continuations: int, repeats: int) -> pd.DataFrame:
     """Median processor seconds and rates of the oracle and of the plain sampler at both batch sizes."""
-    probes, _ = learner.collect("probe", learner.config.monitor_dialogues, 1, None)
-    count = len(make_plan(learner.task, probes, continuations, "benchmark").places)
+    monitor_set, _ = learner.collect("probe", learner.config.monitor_dialogues, 1, None)
+    count = len(make_plan(learner.task, monitor_set, continuations, "benchmark").places)
     rows = learner.config.prompts * learner.config.rollouts
     kinds = {
         f"plain, calls of {rows}": lambda: hold_plain(learner, count, rows),
         "plain, one call": lambda: hold_plain(learner, count, count),
-        ORACLE: lambda: hold_oracle(learner, probes, continuations),
+        ORACLE: lambda: hold_oracle(learner, monitor_set, continuations),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     tokens = {}

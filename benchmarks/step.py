@@ -19,18 +19,18 @@ from itpo.study.profiles import get_profile
 from itpo.trainer import training_step
 from itpo.training.build import build_learner
 from itpo.training.learner import Learner
-from itpo.training.profiling import Stopwatch
+from itpo.training.profiling import Timer
 
-PARTS = ["generation", "reference", "prm", "critic", "policy"]
+PARTS = ["generation", "reference", "prm", "signals", "critic", "policy"]
 
 
 def measure(config: RunConfig, learner: Learner, steps: int) -> pd.Series:
     """Median seconds of each part over ``steps`` training steps, the first not counted."""
     laps, tokens = [], []
     for step in range(steps + 1):
-        clock = Stopwatch()
-        batch, _ = training_step(learner, f"benchmark/{step}", clock)
-        laps.append(clock.laps)
+        timer = Timer()
+        batch, _ = training_step(learner, f"benchmark/{step}", timer)
+        laps.append(timer.seconds)
         tokens.append(int(batch.attention_mask.sum()))
     frame = pd.DataFrame(laps)[PARTS].iloc[1:]
     result = frame.median()
@@ -47,9 +47,9 @@ def main() -> None:
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     profile, table = get_profile("laptop"), {}
-    for row in ("trajectory_share", "norm_itpo"):
-        config = profile.config(row, seed=0)
-        table[row] = measure(config, build_learner(config, Store(runs_root())), steps)
+    for method in ("trajectory_share", "norm_itpo"):
+        config = profile.config(method, seed=0)
+        table[method] = measure(config, build_learner(config, Store(runs_root())), steps)
     frame = pd.DataFrame(table)
     print(frame.round(3).to_string())
     print("\nas multiples of the reference pass")

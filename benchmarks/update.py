@@ -1,6 +1,6 @@
 """One update of the policy on the same rollouts, ours against TRL's trainers: ``python -m benchmarks.update``.
 
-128 completions (16 prompts x 8) of random words, an embedded model without warm start, LoRA on all linear layers, AdamW, one
+128 completions (16 prompts x 8) of random words, a tiny model that has hardly learned, LoRA on all linear layers, AdamW, one
 thread. All begin with the same adapter, and get 32 completions into one pass; an update is the whole batch in one optimizer
 step or in four, without reference or with a KL penalty to the model without adapters. What each does with the rollouts:
 
@@ -125,7 +125,7 @@ class Ours(Way):
 
     def __init__(self, config: RunConfig, folder: Path, rollouts: Rollouts) -> None:
         model, tokenizer = load(folder)
-        self.learner = Learner(config, model, tokenizer, get_task("math"))
+        self.learner = Learner(config, model, tokenizer, folder)
         super().__init__(self.learner.backbone.peft_model, "policy")
         generator = torch.Generator().manual_seed(0)
         for parameter in self.learner.backbone.parameters(

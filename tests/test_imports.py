@@ -74,7 +74,7 @@ def test_imports_point_down(module: str) -> None:
             within = {inner, inner.partition(".")[0]}
             if not within & (allowed(part) | {part}):
                 wrong.append(name)
-    assert not wrong, f"itpo.{module} imports {', '.join(wrong)}, which may import it"
+    assert not wrong, f"itpo.{module} imports {', '.join(wrong)}: only what stands below it in LEVELS"
 
 
 @pytest.mark.parametrize("module", sorted(METHOD))
