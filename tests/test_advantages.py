@@ -165,14 +165,14 @@ def test_grpo_against_the_standard_library(batches, data):
     assert (result[~mask] == 0).all()
     for start in range(0, len(mask), n):
         group, keep = rewards[start : start + n], mask[start : start + n]
-        kept, found = group[keep].tolist(), result[start : start + n][keep]
+        kept, actual = group[keep].tolist(), result[start : start + n][keep]
         if len(kept) < 2:
-            assert (found == 0).all()
+            assert (actual == 0).all()
         else:
             scaled = [(r - statistics.fmean(kept)) / statistics.stdev(kept) for r in kept]
             # What the 1e-8 added to the variance changes.
             rtol = 1e-8 / statistics.variance(kept)
-            torch.testing.assert_close(found, torch.tensor(scaled).to(found), rtol=rtol, atol=1e-5)
+            torch.testing.assert_close(actual, torch.tensor(scaled).to(actual), rtol=rtol, atol=1e-5)
 
 
 @given(data=st.data())
@@ -224,12 +224,12 @@ def test_gae_against_its_definition(batches, data, gamma, lam):
     batch = data.draw(batches)
     rewards, mask = batch.token_rewards, batch.response_mask
     values = rewards.roll(1, -1) / 2
-    found, targets = advantages.gae(rewards, values, mask, gamma, lam)
+    actual, targets = advantages.gae(rewards, values, mask, gamma, lam)
     for i, keep in enumerate(mask):
         expected = brute_gae(rewards[i, keep].tolist(), values[i, keep].tolist(), gamma, lam)
-        torch.testing.assert_close(found[i, keep], torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(targets[mask], (found + values)[mask])
-    assert (found[~mask] == 0).all() and (targets[~mask] == 0).all()
+        torch.testing.assert_close(actual[i, keep], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(targets[mask], (actual + values)[mask])
+    assert (actual[~mask] == 0).all() and (targets[~mask] == 0).all()
 
 
 @given(data=st.data())
@@ -252,10 +252,10 @@ def test_gae_steps_over_user_tokens_and_padding(batches, data):
 def test_gae_without_discount_is_the_return_less_the_value(batches, data):
     batch = data.draw(batches)
     rewards, mask, values = batch.token_rewards, batch.response_mask, batch.token_rewards.roll(1, -1)
-    found, targets = advantages.gae(rewards, values, mask)
+    actual, targets = advantages.gae(rewards, values, mask)
     expected = advantages.returns(rewards, mask)
     torch.testing.assert_close(targets, expected)
-    torch.testing.assert_close(found, torch.where(mask, expected - values, 0))
+    torch.testing.assert_close(actual, torch.where(mask, expected - values, 0))
 
 
 @given(data=st.data(), gamma=factors, lam=factors)
@@ -273,14 +273,14 @@ def test_gae_of_sums_is_the_sum_of_gaes(batches, data, gamma, lam):
 def test_explained_variance_against_the_standard_library(batches, data):
     batch = data.draw(batches)
     mask, targets, values = batch.response_mask, batch.token_rewards, batch.token_rewards.roll(1, -1)
-    found = advantages.explained_variance(values, targets, mask)
+    actual = advantages.explained_variance(values, targets, mask)
     kept = targets[mask].tolist()
     if len(kept) < 2:
-        assert found.isnan()
+        assert actual.isnan()
         return
     left = (targets - values)[mask].tolist()
     expected = 1 - statistics.variance(left) / statistics.variance(kept)
-    assert found.item() == pytest.approx(expected, rel=1e-9)
+    assert actual.item() == pytest.approx(expected, rel=1e-9)
     half = advantages.explained_variance(targets / 2, targets, mask)
     assert half.item() == pytest.approx(0.75)  # half of the spread is left, a quarter of its square
 
@@ -364,10 +364,10 @@ def test_values_off_the_mask_never_count():
     assert torch.equal(advantages.returns(dirty, mask), advantages.returns(clean, mask))
     assert torch.equal(advantages.whiten(dirty, mask), advantages.whiten(clean, mask))
     assert torch.equal(advantages.grpo(dirty, mask, 2), advantages.grpo(clean, mask, 2))
-    for found, expected in zip(
+    for actual, expected in zip(
         advantages.gae(dirty, dirty, mask), advantages.gae(clean, clean, mask), strict=True
     ):
-        assert torch.equal(found, expected)
+        assert torch.equal(actual, expected)
     assert torch.equal(
         advantages.explained_variance(dirty.square(), dirty, mask),
         advantages.explained_variance(clean.square(), clean, mask),

@@ -23,14 +23,14 @@ OUTCOME = torch.tensor([0.5, 1.0, 0.75], dtype=torch.float64)
 
 def turn_positions(row):
     """Token positions of each turn of a row, by walking over it."""
-    found, previous = [], False
+    by_turn, previous = [], False
     for position, inside in enumerate(row):
         if inside and not previous:
-            found.append([])
+            by_turn.append([])
         if inside:
-            found[-1].append(position)
+            by_turn[-1].append(position)
         previous = inside
-    return found
+    return by_turn
 
 
 def seeded(seed=0):
@@ -59,16 +59,16 @@ def test_methods_against_loops(batches, data, temperature):
     mask, rewards, outcome = batch.response_mask, batch.token_rewards, batch.outcome
     share, prime, itpo, norm = (torch.zeros_like(rewards) for _ in range(4))
     for i, row in enumerate(mask.tolist()):
-        found = turn_positions(row)
-        sums = [math.fsum(rewards[i, t].item() for t in positions) for positions in found]
+        by_turn = turn_positions(row)
+        sums = [math.fsum(rewards[i, t].item() for t in positions) for positions in by_turn]
         exps = [math.exp(s / temperature) for s in sums]
-        for positions, total, e in zip(found, sums, exps, strict=True):
+        for positions, total, e in zip(by_turn, sums, exps, strict=True):
             itpo[i, positions[-1]] = total
             norm[i, positions[-1]] = e / sum(exps) * outcome[i]
             for t in positions:
                 prime[i, t] = rewards[i, t]
-        if found:
-            share[i, found[-1][-1]] = outcome[i]
+        if by_turn:
+            share[i, by_turn[-1][-1]] = outcome[i]
     ids = turns.turn_ids(mask)
     assert torch.equal(attribution.trajectory_share(outcome, ids), share)
     assert torch.equal(attribution.prime(rewards, mask), prime)
@@ -103,10 +103,10 @@ def test_judge_against_loops(batches, data):
     scores[::2] = scores[::2].round()  # zeros, now and then in a whole row
     expected = torch.zeros_like(batch.token_rewards)
     for i, row in enumerate(mask.tolist()):
-        found = turn_positions(row)
-        total = math.fsum(scores[i, k].item() for k in range(len(found)))
-        for k, positions in enumerate(found):
-            share = scores[i, k] / total if total else 1 / len(found)
+        by_turn = turn_positions(row)
+        total = math.fsum(scores[i, k].item() for k in range(len(by_turn)))
+        for k, positions in enumerate(by_turn):
+            share = scores[i, k] / total if total else 1 / len(by_turn)
             expected[i, positions[-1]] = share * outcome[i]
     torch.testing.assert_close(attribution.judge(scores, outcome, turns.turn_ids(mask)), expected)
 

@@ -44,8 +44,8 @@ def chatml_tokenizer():
     return tokenizer
 
 
-EMBEDDED, CHATML_FORMAT = ChatFormat(build_tokenizer(WORDS)), ChatFormat(chatml_tokenizer())
-FORMATS = {"embedded": EMBEDDED, "chatml": CHATML_FORMAT}
+WORD_LEVEL, CHATML_FORMAT = ChatFormat(build_tokenizer(WORDS)), ChatFormat(chatml_tokenizer())
+FORMATS = {"word_level": WORD_LEVEL, "chatml": CHATML_FORMAT}
 
 
 @pytest.fixture(params=FORMATS)
@@ -76,14 +76,14 @@ any_texts = st.lists(
 
 
 @given(texts=texts)
-def test_the_embedded_format_is_a_fresh_application_of_its_template(texts):
+def test_the_word_level_format_is_a_fresh_application_of_its_template(texts):
     messages = conversation(texts)
-    ids, mask = EMBEDDED.encode(messages)
-    assert ids == fresh(EMBEDDED, messages, prompt=messages[-1].role == "user")
+    ids, mask = WORD_LEVEL.encode(messages)
+    assert ids == fresh(WORD_LEVEL, messages, prompt=messages[-1].role == "user")
     # Marked is what the assistant says, end marker included.
     tokens = [[*text.split(), "<|end|>"] for text in texts[1::2]]
     marked = [i for i, m in zip(ids, mask, strict=True) if m]
-    assert EMBEDDED.tokenizer.convert_ids_to_tokens(marked) == sum(tokens, [])
+    assert WORD_LEVEL.tokenizer.convert_ids_to_tokens(marked) == sum(tokens, [])
 
 
 @given(texts=any_texts, system=st.sampled_from([None, "Be brief."]))
@@ -154,8 +154,8 @@ def test_what_a_message_says_never_becomes_a_special_token(chat, role, text):
         says = {"system": "be kind", "user": "how ?", "assistant": "7"} | {role: text}
         roles = ("system", "user", "assistant", "user", "assistant")
         ids = chat.encode([Message(role, says[role]) for role in roles])[0]
-        known = {*chat.tokenizer.all_special_ids} - {chat.tokenizer.unk_token_id}
-        return [i for i in ids if i in known]
+        special = {*chat.tokenizer.all_special_ids} - {chat.tokenizer.unk_token_id}
+        return [i for i in ids if i in special]
 
     assert special(text) == special("how many apples ?")
 
@@ -183,7 +183,7 @@ def test_text_is_what_was_said(chat):
 
 
 def test_end_and_padding_come_from_the_tokenizer():
-    assert EMBEDDED.tokenizer.convert_ids_to_tokens([EMBEDDED.eos_id, EMBEDDED.pad_id]) == [
+    assert WORD_LEVEL.tokenizer.convert_ids_to_tokens([WORD_LEVEL.eos_id, WORD_LEVEL.pad_id]) == [
         "<|end|>",
         "<|pad|>",
     ]

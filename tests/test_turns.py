@@ -20,15 +20,15 @@ SEED_MASK = torch.tensor(
 
 
 def spans(row):
-    """First and last position of each run of True, found by walking over the row."""
-    found, start = [], None
+    """First and last position of each run of True, by walking over the row."""
+    runs, start = [], None
     for position, inside in enumerate([*row, False]):
         if inside and start is None:
             start = position
         if not inside and start is not None:
-            found.append((start, position - 1))
+            runs.append((start, position - 1))
             start = None
-    return found
+    return runs
 
 
 def padded(rows, width):
@@ -54,11 +54,11 @@ def test_token_functions_against_loops(batches, data):
     mask = data.draw(batches).response_mask
     ids, ends, last = [], [], []
     for row in mask.tolist():
-        found = spans(row)
+        runs = spans(row)
         positions = range(len(row))
-        ids.append([next((k for k, (a, b) in enumerate(found) if a <= t <= b), -1) for t in positions])
-        ends.append([any(t == b for _, b in found) for t in positions])
-        last.append([bool(found) and t == found[-1][1] for t in positions])
+        ids.append([next((k for k, (a, b) in enumerate(runs) if a <= t <= b), -1) for t in positions])
+        ends.append([any(t == b for _, b in runs) for t in positions])
+        last.append([bool(runs) and t == runs[-1][1] for t in positions])
     turn_ids = turns.turn_ids(mask)
     assert turn_ids.tolist() == ids
     assert turns.turn_ends(turn_ids).tolist() == ends
@@ -113,8 +113,8 @@ def test_weights_against_loops(batches, data, temperature):
     turn_ids = turns.turn_ids(batch.response_mask)
     scores, has_turn = turns.aggregate(batch.token_rewards, turn_ids), turns.turn_mask(turn_ids)
     rows = []
-    for row, found in zip(scores.tolist(), has_turn.sum(-1).tolist(), strict=True):
-        exps = [math.exp(score / temperature) for score in row[:found]]
+    for row, count in zip(scores.tolist(), has_turn.sum(-1).tolist(), strict=True):
+        exps = [math.exp(score / temperature) for score in row[:count]]
         rows.append([e / sum(exps) for e in exps])
     weights = turns.normalize(scores, has_turn, temperature)
     torch.testing.assert_close(weights, padded(rows, scores.shape[1]))

@@ -71,10 +71,10 @@ def test_gradients_through_4_bits_are_right_after_a_rollout(bitsandbytes, nf4_fo
         # The pass without gradient after which an untamed layer loses it.
         measured = backbone.log_probs(batch, name, 60)
         torch.testing.assert_close(measured, expected.log_probs(batch, name, 60), atol=2e-5, rtol=0)
-        wanted, found = gradients(expected, batch, name), gradients(backbone, batch, name)
+        wanted, measured_gradients = gradients(expected, batch, name), gradients(backbone, batch, name)
         for key, gradient in wanted.items():
             scale = gradient.abs().max().item()
-            torch.testing.assert_close(found[key], gradient, atol=1e-4 * scale, rtol=1e-3)
+            torch.testing.assert_close(measured_gradients[key], gradient, atol=1e-4 * scale, rtol=1e-3)
 
 
 def test_4_bits_leave_embeddings_norms_and_head_as_they_are(bitsandbytes, nf4_folder):

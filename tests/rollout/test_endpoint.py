@@ -262,30 +262,32 @@ def test_a_score_is_a_number_in_its_range(text):
 def test_users_and_judges_reply_as_the_tasks_need(server):
     user = ModelUser(model(server))
     judge = ModelJudge(model(server))
-    talk = [
+    conversation = [
         *MATH.prompt,
         Message("assistant", "the answer is 7"),
         Message("user", "ok"),
         Message("assistant", "bye"),
     ]
-    assert RealMath([MATH], user).scores([MATH, MATH], [talk[:2], talk]) == [1.0, 0.0]
+    assert RealMath([MATH], user).scores([MATH, MATH], [conversation[:2], conversation]) == [1.0, 0.0]
     server.default = say('{"thought": "", "score": 1}')
-    assert RealMath([MATH], user, judge).score(MATH, talk) == 1.0
+    assert RealMath([MATH], user, judge).score(MATH, conversation) == 1.0
     server.default = say('{"diagnosis": 9, "recommendation": "6"}')
-    assert RealMedical([MEDICAL], user, judge).score(MEDICAL, talk) == 0.75
-    assert RealMedical([MEDICAL], user, judge, accurate_from=8.0).score(MEDICAL, talk) == 0.0
+    assert RealMedical([MEDICAL], user, judge).score(MEDICAL, conversation) == 0.75
+    assert RealMedical([MEDICAL], user, judge, accurate_from=8.0).score(MEDICAL, conversation) == 0.0
     server.default = say("Here it is. Final document: a story of sam")
-    assert RealDocuments([DOCUMENT], user, judge).score(DOCUMENT, talk) == pytest.approx(1.0)
-    assert RealDocuments([DOCUMENT], user, judge, keep_marker=True).score(DOCUMENT, talk) < 0.7
-    assert RealDocuments([DOCUMENT], user, judge, unit="words").score(DOCUMENT, talk) == pytest.approx(1.0)
+    assert RealDocuments([DOCUMENT], user, judge).score(DOCUMENT, conversation) == pytest.approx(1.0)
+    assert RealDocuments([DOCUMENT], user, judge, keep_marker=True).score(DOCUMENT, conversation) < 0.7
+    assert RealDocuments([DOCUMENT], user, judge, unit="words").score(
+        DOCUMENT, conversation
+    ) == pytest.approx(1.0)
     server.default = say('{"scores": [3, 1]}')
-    assert judge.scores(MATH, talk, random.Random(0)) == [3.0, 1.0]
+    assert judge.scores(MATH, conversation, random.Random(0)) == [3.0, 1.0]
     server.default = say('{"response": "bye [[TERMINATE CHAT]]"}')
-    assert RealMath([MATH], user).reply(MATH, talk, random.Random(0)) is None
+    assert RealMath([MATH], user).reply(MATH, conversation, random.Random(0)) is None
     assert MATH.goal in server.questions[-1]["messages"][0]["content"]
     server.default = say("no idea")
-    assert isinstance(RealMedical([MEDICAL], user, judge).scores([MEDICAL], [talk])[0], EndpointError)
-    assert RealMedical([MEDICAL], user, judge, lost="zero").score(MEDICAL, talk) == 0.0
+    assert isinstance(RealMedical([MEDICAL], user, judge).scores([MEDICAL], [conversation])[0], EndpointError)
+    assert RealMedical([MEDICAL], user, judge, lost="zero").score(MEDICAL, conversation) == 0.0
     with pytest.raises(ValueError, match="'m' is of task 'math': pass examples of task 'medical'"):
         RealMedical([MATH], user, judge)
 

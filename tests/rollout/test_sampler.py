@@ -71,7 +71,7 @@ def chat(tiny_folder):
 
 
 @pytest.fixture
-def talk(make_backbone, chat):
+def converse(make_backbone, chat):
     """Holds dialogues, one per example, under one adapter of a shaken backbone."""
     backbone = make_backbone()
 
@@ -93,12 +93,12 @@ def problems(task, count):
 
 def blocks(values, mask):
     """Split values at the changes of a mask: [(is response, values), ...]."""
-    found = []
+    pieces = []
     for value, is_response in zip(values, mask, strict=True):
-        if not found or found[-1][0] != is_response:
-            found.append((is_response, []))
-        found[-1][1].append(value)
-    return found
+        if not pieces or pieces[-1][0] != is_response:
+            pieces.append((is_response, []))
+        pieces[-1][1].append(value)
+    return pieces
 
 
 SCENES = {
@@ -110,10 +110,10 @@ SCENES = {
 
 @pytest.mark.parametrize("adapter", ["policy", "prm", None])
 @pytest.mark.parametrize("scene", SCENES)
-def test_log_probs_are_those_of_a_plain_forward_pass(talk, plain_model, scene, adapter):
+def test_log_probs_are_those_of_a_plain_forward_pass(converse, plain_model, scene, adapter):
     task, sampling = SCENES[scene]
-    dialogues = talk(task, problems(task, 10), adapter, **sampling)
-    model = plain_model(talk.backbone, adapter)
+    dialogues = converse(task, problems(task, 10), adapter, **sampling)
+    model = plain_model(converse.backbone, adapter)
     assert len({len(d.ids) for d in dialogues}) > 3  # ragged
     for dialogue in dialogues:
         logits = model(torch.tensor([dialogue.ids])).logits[0].double()
@@ -151,11 +151,11 @@ def test_absolute_positions_follow_the_mask(chat):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_ids_are_the_blocks_of_the_conversation(talk, chat, scene):
+def test_ids_are_the_blocks_of_the_conversation(converse, chat, scene):
     task, sampling = SCENES[scene]
     limit = sampling.get("max_turn_tokens", 24)
     cut = ended = 0
-    for dialogue in talk(task, problems(task, 12), adapter=None, **sampling):
+    for dialogue in converse(task, problems(task, 12), adapter=None, **sampling):
         end = chat.eos_id
         messages = iter(dialogue.messages)
         closed = True
@@ -181,13 +181,13 @@ def test_ids_are_the_blocks_of_the_conversation(talk, chat, scene):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_greedy_dialogue_is_the_same_alone_and_among_others(talk, scene):
+def test_a_greedy_dialogue_is_the_same_alone_and_among_others(converse, scene):
     task, sampling = SCENES[scene]
     examples = problems(task, 8)
-    together = talk(task, examples, greedy=True, **sampling)
+    together = converse(task, examples, greedy=True, **sampling)
     assert len({len(d.ids) for d in together}) > 2
     for i in range(len(examples)):
-        (alone,) = talk(task, examples[i : i + 1], users=[i], greedy=True, **sampling)
+        (alone,) = converse(task, examples[i : i + 1], users=[i], greedy=True, **sampling)
         assert (alone.ids, alone.messages, alone.outcome) == (
             together[i].ids,
             together[i].messages,
@@ -195,23 +195,25 @@ def test_a_greedy_dialogue_is_the_same_alone_and_among_others(talk, scene):
         )
         assert alone.sampled_logp == pytest.approx(together[i].sampled_logp, abs=1e-4)
     order = [5, 0, 7, 2, 1, 6, 4, 3]
-    shuffled = talk(task, [examples[i] for i in order], users=order, greedy=True, **sampling)
+    shuffled = converse(task, [examples[i] for i in order], users=order, greedy=True, **sampling)
     assert [d.ids for d in shuffled] == [together[i].ids for i in order]
 
 
-def test_greedy_takes_the_most_likely_token(talk, plain_model):
-    model = plain_model(talk.backbone, "policy")
-    for dialogue in talk(get_task("math"), problems(get_task("math"), 3), greedy=True):
+def test_greedy_takes_the_most_likely_token(converse, plain_model):
+    model = plain_model(converse.backbone, "policy")
+    for dialogue in converse(get_task("math"), problems(get_task("math"), 3), greedy=True):
         best = model(torch.tensor([dialogue.ids])).logits[0].argmax(-1).tolist()
         for t, is_response in enumerate(dialogue.response_mask):
             assert not is_response or dialogue.ids[t] == best[t - 1]
 
 
-def test_sampling_follows_the_policy(talk, plain_model, unchecked):
+def test_sampling_follows_the_policy(converse, plain_model, unchecked):
     """Goodness of fit of 2000 first tokens to the plain model's distribution."""
-    drawn = talk(Chatter(max_turns=1), [2] * 2000, max_turn_tokens=1)
+    drawn = converse(Chatter(max_turns=1), [2] * 2000, max_turn_tokens=1)
     prompt = [t for t, m in zip(drawn[0].ids, drawn[0].response_mask, strict=True) if not m]
-    expected = plain_model(talk.backbone, "policy")(torch.tensor([prompt])).logits[0, -1].double().softmax(-1)
+    expected = (
+        plain_model(converse.backbone, "policy")(torch.tensor([prompt])).logits[0, -1].double().softmax(-1)
+    )
     counts = torch.bincount(torch.tensor([d.ids[-1] for d in drawn]), minlength=len(expected)).double()
     theory = expected * len(drawn)
     common, rare = theory >= 10, theory < 10
@@ -222,13 +224,13 @@ def test_sampling_follows_the_policy(talk, plain_model, unchecked):
     assert stats.chi2.sf(statistic, df=len(observed) - 1) > 1e-3
 
 
-def test_ended_dialogues_leave_the_batch(talk):
+def test_ended_dialogues_leave_the_batch(converse):
     sizes = []
-    hook = talk.backbone.model.register_forward_pre_hook(
+    hook = converse.backbone.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     lasting = [1, 4, 2, 2, 3, 1]
-    dialogues = talk(Chatter(), lasting, max_turn_tokens=3)
+    dialogues = converse(Chatter(), lasting, max_turn_tokens=3)
     hook.remove()
     assert [d.assistant_turns for d in dialogues] == lasting
     seen = [rows for rows, _ in sizes]
@@ -237,18 +239,22 @@ def test_ended_dialogues_leave_the_batch(talk):
     assert [rows for rows, width in sizes if width > 1] == [6, 4, 2, 1]
 
 
-def test_max_turns_ends_a_dialogue(talk):
-    assert [d.assistant_turns for d in talk(Chatter(max_turns=2), [4, 1, 3], max_turn_tokens=3)] == [2, 1, 2]
+def test_max_turns_ends_a_dialogue(converse):
+    assert [d.assistant_turns for d in converse(Chatter(max_turns=2), [4, 1, 3], max_turn_tokens=3)] == [
+        2,
+        1,
+        2,
+    ]
 
 
-def test_a_history_is_continued_as_if_it_had_just_happened(talk):
+def test_a_history_is_continued_as_if_it_had_just_happened(converse):
     task = Steady()
     examples = problems(task, 12)
-    whole = talk(task, examples, adapter=None, greedy=True)
+    whole = converse(task, examples, adapter=None, greedy=True)
     long = [i for i, d in enumerate(whole) if d.assistant_turns >= 3]
     assert len(long) >= 3
     histories = [whole[i].messages[: 3 + 2 * (k % 2)] for k, i in enumerate(long)]
-    went_on = talk(task, [examples[i] for i in long], adapter=None, greedy=True, histories=histories)
+    went_on = converse(task, [examples[i] for i in long], adapter=None, greedy=True, histories=histories)
     for i, history, dialogue in zip(long, histories, went_on, strict=True):
         assert dialogue.ids == whole[i].ids and dialogue.messages == whole[i].messages
         assert dialogue.outcome == whole[i].outcome
@@ -260,11 +266,11 @@ def test_a_history_is_continued_as_if_it_had_just_happened(talk):
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
-def test_every_dialogue_has_a_user_generator_of_its_own(talk, concurrent):
+def test_every_dialogue_has_a_user_generator_of_its_own(converse, concurrent):
     """Replayed with a fresh copy of its own generator, each user says the same; users of one problem differ."""
     task = AtOnce() if concurrent else MathTutoring()
     example = problems(task, 1)[0]
-    dialogues = talk(task, [example] * 8, adapter=None, users=range(8))
+    dialogues = converse(task, [example] * 8, adapter=None, users=range(8))
     replies = []
     for i, dialogue in enumerate(dialogues):
         rng = random.Random(f"user {i}")
@@ -274,66 +280,66 @@ def test_every_dialogue_has_a_user_generator_of_its_own(talk, concurrent):
                 replies.append(message.content)
     assert len(replies) > 8 and len(set(replies)) > 3
     # With greedy turns nothing but the users' dice can tell the dialogues of one problem apart.
-    greedy = talk(task, [example] * 8, adapter=None, users=range(8), greedy=True)
+    greedy = converse(task, [example] * 8, adapter=None, users=range(8), greedy=True)
     assert len({dialogue.messages for dialogue in greedy}) > 1
-    alike = talk(task, [example] * 8, adapter=None, users=[3] * 8, greedy=True)
+    alike = converse(task, [example] * 8, adapter=None, users=[3] * 8, greedy=True)
     assert {dialogue.messages for dialogue in alike} == {greedy[3].messages}
 
 
-def test_seeds_decide_everything(talk):
+def test_seeds_decide_everything(converse):
     task = get_task("math")
     examples = problems(task, 6)
-    first = talk(task, examples, seed=1)
-    assert talk(task, examples, seed=1) == first
-    assert talk(task, examples, seed=2) != first
+    first = converse(task, examples, seed=1)
+    assert converse(task, examples, seed=1) == first
+    assert converse(task, examples, seed=2) != first
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    assert talk(task, examples, seed=1) == first
+    assert converse(task, examples, seed=1) == first
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is neither read nor moved
 
 
-def test_a_list_that_fits_is_one_batch_in_its_own_order(talk):
+def test_a_list_that_fits_is_one_batch_in_its_own_order(converse):
     task = Chatter()
     examples = [1, 4, 2, 3, 1, 2]
     seen = []
-    hook = talk.backbone.model.register_forward_pre_hook(
+    hook = converse.backbone.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["attention_mask"].sum(1).tolist()), with_kwargs=True
     )
-    whole = talk(task, examples, max_turn_tokens=4, max_rows=10**6)
+    whole = converse(task, examples, max_turn_tokens=4, max_rows=10**6)
     hook.remove()
     assert seen[0] == [3 + words for words in examples]  # the user's marker, the words, two more markers
     for max_rows in (6, 512):
-        assert talk(task, examples, max_turn_tokens=4, max_rows=max_rows) == whole
+        assert converse(task, examples, max_turn_tokens=4, max_rows=max_rows) == whole
     assert Sampling().max_rows >= 512  # the batches of training and evaluation
 
 
-def test_a_long_list_is_held_in_batches_of_similar_length(talk, chat):
+def test_a_long_list_is_held_in_batches_of_similar_length(converse, chat):
     """As if each batch had been passed alone, the longest histories first, with one generator for all."""
     task, examples, users = Chatter(), [1, 4, 2, 3, 1, 2, 4], range(7)
-    dialogues = talk(task, examples, max_turn_tokens=4, max_rows=3)
+    dialogues = converse(task, examples, max_turn_tokens=4, max_rows=3)
     order = sorted(users, key=lambda i: -examples[i])  # the opening has as many words
     generator, rngs = torch.Generator().manual_seed(0), [random.Random(f"user {u}") for u in users]
     expected = {}
     for start in (0, 3, 6):
         rows = order[start : start + 3]
-        with talk.backbone.use("policy"):
+        with converse.backbone.use("policy"):
             parts = [examples[i] for i in rows], [rngs[i] for i in rows], generator, Sampling(4)
-            expected |= dict(zip(rows, rollout(talk.backbone, chat, task, *parts), strict=True))
+            expected |= dict(zip(rows, rollout(converse.backbone, chat, task, *parts), strict=True))
     assert dialogues == [expected[i] for i in users]
     assert [d.example for d in dialogues] == examples
 
 
-def test_outcome_is_the_tasks_score(talk):
+def test_outcome_is_the_tasks_score(converse):
     task = Steady()
     examples = problems(task, 20)
-    dialogues = talk(task, examples, adapter=None, greedy=False)
+    dialogues = converse(task, examples, adapter=None, greedy=False)
     assert [d.outcome for d in dialogues] == [
         task.score(e, d.messages) for e, d in zip(examples, dialogues, strict=True)
     ]
     assert [d.example for d in dialogues] == examples
 
 
-def test_wrong_arguments(make_backbone, chat, talk):
+def test_wrong_arguments(make_backbone, chat, converse):
     backbone, generator = make_backbone(), torch.Generator()
     task = Chatter()
     with pytest.raises(ValueError, match="2 examples, 1 user generators and 2 histories"):
@@ -342,9 +348,9 @@ def test_wrong_arguments(make_backbone, chat, talk):
         rollout(backbone, chat, task, [1], [random.Random()], generator, Sampling(), histories=[])
     for history in ([], [Message("user", "yes"), Message("assistant", "no")]):
         with pytest.raises(ValueError, match="must end with a user message"):
-            talk(task, [1], histories=[history])
+            converse(task, [1], histories=[history])
     with pytest.raises(ValueError, match="max_rows is 0"):
         Sampling(max_rows=0)
     for outcome in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="'chatter' scored"):
-            talk(Chatter(outcome=outcome), [1])
+            converse(Chatter(outcome=outcome), [1])

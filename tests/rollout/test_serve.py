@@ -215,10 +215,10 @@ def test_a_judge_of_turns_and_of_outcomes_answers(url, folder):
     """The answer of a model of 135 M parameters means nothing; it must be a score or an error."""
     judge = ModelJudge(EndpointModel(endpoint(url, folder, temperature=0.0, attempts=1)))
     example = EXAMPLES["medical"]
-    talk = [*example.prompt, Message("assistant", "It is a migraine: rest.")]
-    for found in (
-        judge.accuracy([EXAMPLES["math"]], [talk]),
-        judge.diagnosis([example], [talk]),
-        judge.all_scores([example], [talk], [random.Random(0)]),
+    conversation = [*example.prompt, Message("assistant", "It is a migraine: rest.")]
+    for answers in (
+        judge.accuracy([EXAMPLES["math"]], [conversation]),
+        judge.diagnosis([example], [conversation]),
+        judge.all_scores([example], [conversation], [random.Random(0)]),
     ):
-        assert len(found) == 1 and isinstance(found[0], float | tuple | list | Exception)
+        assert len(answers) == 1 and isinstance(answers[0], float | tuple | list | Exception)
