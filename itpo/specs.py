@@ -65,7 +65,7 @@ class Options(dict[str, Any]):
             "options of a specification cannot be changed: make a new one with dataclasses.replace"
         )
 
-    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse
 
 
 def setting(
