@@ -303,16 +303,10 @@ class MethodEntry:
         ValueError: options of method 'norm_itpo': temperature must be positive and finite, got -1.0; try 0.4
         """
         merged = merge_options(f"method {self.name!r}", self.options, options)
-        ids = torch.tensor([[-1, 0, -1, 1]])
-        signals: dict[str, Any] = {
-            "outcome": torch.ones(1),
-            "turn_ids": ids,
-            "response_mask": ids >= 0,
-            "token_rewards": torch.zeros(1, 4),
-            "values": torch.zeros(1, 4),
-            "judge_scores": torch.ones(1, 2),
-            "generator": torch.Generator().manual_seed(0),
-        }
+        ids, zeros = torch.tensor([[-1, 0, -1, 1]]), torch.zeros(1, 4)
+        generator = torch.Generator().manual_seed(0)
+        values = (torch.ones(1), ids, ids >= 0, zeros, zeros, torch.ones(1, 2), generator)
+        signals: dict[str, Any] = dict(zip(SIGNALS, values, strict=True))
         try:
             self.function(**{key: signals[key] for key in self._parameters if key in signals}, **merged)
         except ValueError as error:
@@ -344,43 +338,19 @@ def merge_options(what: str, defaults: Mapping[str, Any], given: Mapping[str, An
 
 
 _BASELINE = "trajectory_share"
+_UNIFORM_CLAIM, _JUDGE_CLAIM = (Claim(f"C4, {name}", _BASELINE, "no gain") for name in ("uniform", "judge"))
+_NORM_ITPO_CLAIMS = (Claim("C1", _BASELINE), Claim("C2", "itpo"), Claim("C3, normalised", "prime"))
 # Okabe and Ito's colour-blind-safe palette.
-METHODS: dict[str, MethodEntry] = {
-    entry.name: entry
-    for entry in (
-        MethodEntry("trajectory_share", "Trajectory-share", trajectory_share, "trajectory", "#000000"),
-        MethodEntry(
-            "uniform",
-            "Uniform decomposition",
-            uniform,
-            "turn",
-            "#999999",
-            ":",
-            (Claim("C4, uniform", _BASELINE, "no gain"),),
-        ),
-        MethodEntry("value_model", "Value model", value_model, "token", "#CC79A7", "--"),
-        MethodEntry(
-            "judge",
-            "LLM-as-a-judge",
-            judge,
-            "turn",
-            "#009E73",
-            "-.",
-            (Claim("C4, judge", _BASELINE, "no gain"),),
-        ),
-        MethodEntry("prime", "PRIME", prime, "token", "#E69F00", "-."),
-        MethodEntry("itpo", "ITPO", itpo, "turn", "#56B4E9", "--", (Claim("C3", "prime"),)),
-        MethodEntry(
-            "norm_itpo",
-            "Norm-ITPO",
-            norm_itpo,
-            "turn",
-            "#0072B2",
-            "-",
-            (Claim("C1", _BASELINE), Claim("C2", "itpo"), Claim("C3, normalised", "prime")),
-        ),
-    )
-}
+_ENTRIES = (
+    MethodEntry("trajectory_share", "Trajectory-share", trajectory_share, "trajectory", "#000000"),
+    MethodEntry("uniform", "Uniform decomposition", uniform, "turn", "#999999", ":", (_UNIFORM_CLAIM,)),
+    MethodEntry("value_model", "Value model", value_model, "token", "#CC79A7", "--"),
+    MethodEntry("judge", "LLM-as-a-judge", judge, "turn", "#009E73", "-.", (_JUDGE_CLAIM,)),
+    MethodEntry("prime", "PRIME", prime, "token", "#E69F00", "-."),
+    MethodEntry("itpo", "ITPO", itpo, "turn", "#56B4E9", "--", (Claim("C3", "prime"),)),
+    MethodEntry("norm_itpo", "Norm-ITPO", norm_itpo, "turn", "#0072B2", "-", _NORM_ITPO_CLAIMS),
+)
+METHODS: dict[str, MethodEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def get_method(name: str) -> MethodEntry:
