@@ -5,6 +5,7 @@ Real runs of a tiny model are watched, not imitated: every call that a test look
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections import Counter
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ CONFIG = RunConfig(
     seed=0,
     steps=5,
     judge=RuleJudge(0.35),
-    model=TinyLM(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16),
+    model=TinyLM(hidden_size=32, layers=1, heads=2, steps=80, dialogues_per_step=12),
     adapter=Adapter(2, 4),
     estimator=Estimator("ppo", {"gamma": 0.9, "lam": 0.7}),
     max_turn_tokens=11,
@@ -138,17 +139,24 @@ def store(fast, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(store):
-    """Two seeds of a run in which everything learns, and of one without PRM and critic: (run, calls) by name and seed."""
-    trained = {}
-    for name, changes in {"all": {}, "nothing": NEEDS_NOTHING}.items():
-        for seed in (0, 1):
-            config = dataclasses.replace(CONFIG, seed=seed, **changes)
-            with pytest.MonkeyPatch.context() as patch:
-                calls = watched(patch)
-                run = store.open(config)
-                trainer.train(config, run)
-            trained[name, seed] = run, calls
-    return trained
+    """Trains once, when asked for: a run in which everything learns, or one without PRM and critic; gives (run, calls)."""
+
+    @functools.cache
+    def train(name, seed):
+        config = dataclasses.replace(CONFIG, seed=seed, **(NEEDS_NOTHING if name == "nothing" else {}))
+        run = store.open(config)
+        with pytest.MonkeyPatch.context() as patch:
+            calls = watched(patch)
+            trainer.train(config, run)
+        return run, calls
+
+    return train
+
+
+@pytest.fixture
+def four(runs):
+    """Two seeds of each."""
+    return {(name, seed): runs(name, seed) for name in ("all", "nothing") for seed in (0, 1)}
 
 
 def training_batches(calls):
@@ -163,7 +171,7 @@ def test_every_batch_of_every_seed_is_another(runs):
     """Neither do seeds share a warm-up, nor steps their dialogues."""
     for name, expected in (("all", 2 + 5), ("nothing", 5)):
         streams, batches = zip(
-            *(b for seed in (0, 1) for b in training_batches(runs[name, seed][1])), strict=True
+            *(b for seed in (0, 1) for b in training_batches(runs(name, seed)[1])), strict=True
         )
         assert len(streams) == 2 * expected == len(set(streams))
         assert len({tuple(batch.input_ids.flatten().tolist()) for batch in batches}) == 2 * expected
@@ -174,34 +182,34 @@ def test_every_step_of_every_seed_draws_its_own_split(runs):
     generators = [
         call.given["generator"].initial_seed()
         for seed in (0, 1)
-        for call in runs["nothing", seed][1].of("reward_sources")
+        for call in runs("nothing", seed)[1].of("reward_sources")
     ]
     assert len(generators) == 2 * 5 == len(set(generators))
 
 
 def test_every_update_draws_its_own_minibatches(runs):
-    drawn = [call.given["stream"] for seed in (0, 1) for call in runs["all", seed][1].of("_minibatches")]
+    drawn = [call.given["stream"] for seed in (0, 1) for call in runs("all", seed)[1].of("_minibatches")]
     assert len(drawn) == 2 * (2 * 2 + 5 * 3) == len(set(drawn))
 
 
 def test_every_dialogue_has_a_user_of_its_own(runs):
     """Also those of one prompt: their users say different things."""
-    for call in runs["all", 0][1].of("rollout"):
+    for call in runs("all", 0)[1].of("rollout"):
         assert len({rng.getstate() for rng in call.given["rngs"]}) == len(call.given["examples"])
-    (first, *_) = [c for c in runs["all", 0][1].of("rollout") if len(c.given["examples"]) == 12]
+    (first, *_) = [c for c in runs("all", 0)[1].of("rollout") if len(c.given["examples"]) == 12]
     groups = [first.given["examples"][i : i + 4] for i in range(0, 12, 4)]
     assert all(group == group[:1] * 4 for group in groups) and groups[0] != groups[1]
 
 
-def test_measurements_are_on_the_same_problems_for_all_runs_and_steps(runs):
+def test_measurements_are_on_the_same_problems_for_all_runs_and_steps(runs, four):
     seen = Counter()
-    for _, calls in runs.values():
+    for _, calls in four.values():
         for call in calls.of("collect"):
             if call.given["evaluate"]:
                 examples = tuple(dialogue.example for dialogue in call.result[0])
                 seen[call.given["stream"], examples] += 1
         (monitored,) = [c.result[1] for c in calls.of("collect") if c.given["stream"] == "probe"]
-        assert torch.equal(monitored.input_ids, runs["all", 0][0].monitor()[0][1]["input_ids"])
+        assert torch.equal(monitored.input_ids, runs("all", 0)[0].monitor()[0][1]["input_ids"])
     assert {stream: count for (stream, _), count in seen.items()} == {
         "probe": 4,
         "evaluation": 4 * 3,
@@ -213,7 +221,7 @@ def test_measurements_are_on_the_same_problems_for_all_runs_and_steps(runs):
 
 
 def test_what_is_measured_of_whom(runs):
-    run, calls = runs["all", 0]
+    run, calls = runs("all", 0)
     measured = Counter(
         (c.given["stream"], c.given["adapter"], c.given["prompts"], c.given["rollouts"], c.given["greedy"])
         for c in calls.of("collect")
@@ -232,7 +240,7 @@ def test_what_is_measured_of_whom(runs):
 
 
 def test_the_reference_speaks_in_the_warm_up_and_the_policy_in_training(runs):
-    collected = [call.given for call in runs["all", 1][1].of("collect") if not call.given["evaluate"]]
+    collected = [call.given for call in runs("all", 1)[1].of("collect") if not call.given["evaluate"]]
     assert [(given["stream"], given["adapter"]) for given in collected] == [
         ("1/warmup/0", None),
         ("1/warmup/1", None),
@@ -255,7 +263,7 @@ LEARNING = (
 
 def test_algorithm_1_in_its_order(runs):
     """In the warm-up PRM and critic learn, and the policy does not; then the PRM learns before its rewards are computed."""
-    calls = runs["all", 0][1]
+    calls = runs("all", 0)[1]
     steps = [call.given["stream"] for call in calls.of("training_step")]
     assert steps == ["0/warmup/0", "0/warmup/1", "0/0", "0/1", "0/2", "0/3", "0/4"]
     measured = [
@@ -266,12 +274,12 @@ def test_algorithm_1_in_its_order(runs):
     order = [call.name for call in calls if call.name in LEARNING and call not in measured]
     warm_up = [name for name in LEARNING if name != "update_policy"]
     assert order == warm_up * 2 + list(LEARNING) * 5
-    names = [call.name for call in runs["nothing", 0][1]]
+    names = [call.name for call in runs("nothing", 0)[1]]
     assert names.count("training_step") == names.count("update_policy") == 5  # no warm-up of nothing
 
 
 def test_each_part_is_given_what_the_last_one_made(runs):
-    calls = runs["all", 0][1]
+    calls = runs("all", 0)[1]
     for step in range(5):
         at = {name: calls.of(name)[step + 2 * (name != "update_policy")] for name in LEARNING[1:-1]}
         stream, batch = training_batches(calls)[step + 2]
@@ -291,7 +299,7 @@ def test_each_part_is_given_what_the_last_one_made(runs):
 
 def test_the_reference_is_the_base_without_adapters(runs, store):
     """Also after the policy has moved; the KL, the PRM and the monitor set's readings are all against it."""
-    run, calls = runs["all", 0]
+    run, calls = runs("all", 0)
     base = load(build.base_model(CONFIG, store))[0]
 
     def check(reference, batch):
@@ -315,7 +323,7 @@ def test_the_kl_pulls_the_policy_to_the_reference(store):
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.5, generator=seeded(key))
     distances = []
-    for step in range(4):
+    for step in range(7):
         _, batch = some.collect(f"{step}", 3, 4, "policy")
         reference = some.log_probs(batch, None)
         distances.append(some.update_policy(batch, torch.zeros_like(reference), reference, f"{step}")["kl"])
@@ -326,7 +334,7 @@ def test_the_kl_pulls_the_policy_to_the_reference(store):
 
 
 def test_each_adapter_has_its_own_minibatches_clipping_and_learning_rate(runs, store):
-    calls = runs["all", 0][1]
+    calls = runs("all", 0)[1]
     assert {c.given["stream"][1]: c.given["count"] for c in calls.of("_minibatches")} == {
         "prm": 3,
         "critic": 4,
@@ -348,7 +356,7 @@ def test_each_adapter_has_its_own_minibatches_clipping_and_learning_rate(runs, s
 
 
 def test_losses_are_given_the_configs_settings(runs):
-    calls = runs["all", 0][1]
+    calls = runs("all", 0)[1]
     assert {c.given["clip"] for c in calls.of("clipped_surrogate")} == {0.17}
     assert {c.given["clip"] for c in calls.of("clip_fraction")} == {0.17}
     assert {c.given["clip"] for c in calls.of("value_loss")} == {0.27}
@@ -356,7 +364,7 @@ def test_losses_are_given_the_configs_settings(runs):
 
 
 def test_sampling_and_forward_passes_have_the_configs_sizes(runs, store):
-    for _, calls in runs.values():
+    for _, calls in (runs("all", 0), runs("nothing", 0)):
         samplings = [c.given["sampling"] for c in calls.of("rollout")]
         assert {(s.max_turn_tokens, s.max_rows) for s in samplings} == {(11, 7)}
         assert {c.given["token_budget"] for c in calls.of("micro_batches")} == {300}
@@ -372,7 +380,7 @@ def test_sampling_and_forward_passes_have_the_configs_sizes(runs, store):
 
 
 def test_the_estimators_options_are_used(runs):
-    calls = runs["all", 0][1]
+    calls = runs("all", 0)[1]
     last = calls.of("estimate")[-1]
     mask, values = last.given["signals"]["response_mask"], last.given["signals"]["values"]
     sources = last.given["sources"]
@@ -382,7 +390,7 @@ def test_the_estimators_options_are_used(runs):
 
 
 def test_a_run_is_measured_and_saved_as_often_as_its_config_says(runs):
-    run, calls = runs["all", 0]
+    run, calls = runs("all", 0)
     assert [c.given["step"] for c in calls.of("checkpoint")] == [2, 4]
     metrics = run.metrics()
     assert metrics["step"][metrics["eval_success"].notna()].tolist() == [0, 3, 5]
@@ -394,7 +402,7 @@ def test_a_run_is_measured_and_saved_as_often_as_its_config_says(runs):
 
 
 def test_dropped_dialogues_are_in_no_minibatch(runs):
-    _, batch = training_batches(runs["all", 0][1])[0]
+    _, batch = training_batches(runs("all", 0)[1])[0]
     for dropped in ([], [0], [3, 5, 11]):
         parts = Learner._minibatches(batch.without(dropped), 3, "any", "policy")
         assert sorted(torch.cat(parts).tolist()) == [row for row in range(12) if row not in dropped]
