@@ -1,6 +1,7 @@
 """Published figures and tables are drawn from the files beside them, again and again."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from figure_examples import CASE, PAIR, band, ceilings, story_frames
 from matplotlib.figure import Figure
 
 from itpo.figures import conversations, credit, results, style
@@ -45,38 +47,26 @@ def kinds(name: str = "F02_kinds") -> Figure:
 
 
 def kendall() -> Figure:
-    band = pd.DataFrame({"row": "itpo", "step": [0, 10], "mean": [0.1, 0.2], "low": 0.0, "high": 0.3})
-    ceilings = pd.DataFrame({"panel": ["probes"], "row": ["itpo"], "step": [0], "value": [0.7]})
-    return publish(
-        results.kendall_over_training,
-        "F05_kendall",
-        "smoke",
-        "Two panels.",
-        batches=band,
-        probes=band[::-1],
-        ceilings=ceilings,
-        reported=(0.5, 0.75),
-    )
+    curves = band(("itpo",))
+    shown = {
+        "batches": curves,
+        "probes": curves[::-1],
+        "ceilings": ceilings(("itpo",)),
+        "reported": [0.5, 0.75],
+    }
+    return publish(results.kendall_over_training, "F05_kendall", "smoke", "Two panels.", **shown)
 
 
 def story() -> Figure:
-    levels = {name: np.array([0.25, 0.5]) for name in ("before", "before_se", "after", "after_se")}
-    told = credit.Story(
-        ["hi", "yes"],
-        ["how many ?", "2"],
-        **levels,
-        pays={"itpo": levels["after"]},
-        likes={"itpo": levels["after"]},
-    )
-    return publish(credit.story, "F23_story", "smoke", "A story.", told=told, numbers=pd.DataFrame(levels))
+    return publish(credit.story, "F23_story", "smoke", "A story.", **story_frames())
 
 
-def talk() -> Figure:
-    said = (conversations.Message("user", "cost, in $ ?"), conversations.Message("assistant", "5 $"))
-    talks = {"one": conversations.Conversation(said, ("answer",), {"success": 1.0}, (1.0,), hidden="a < b")}
-    return publish(
-        conversations.picture, "F22_talk", "smoke", "T.", talks=talks, numbers=conversations.table(talks)
-    )
+def dynamics() -> Figure:
+    return publish(results.reward_dynamics, "F02_dynamics", "smoke", "A case.", **CASE)
+
+
+def conversation() -> Figure:
+    return publish(conversations.picture, "F22_dialogues", "smoke", "Two.", messages=PAIR)
 
 
 def table() -> str:
@@ -87,9 +77,10 @@ def table() -> str:
 
 
 PUBLISHERS: dict[str, Callable[[], object]] = {
+    "F02_dynamics": dynamics,
     "F02_kinds": kinds,
     "F05_kendall": kendall,
-    "F22_talk": talk,
+    "F22_dialogues": conversation,
     "F23_story": story,
     "T1_gains": table,
 }
@@ -101,7 +92,8 @@ def test_a_figure_is_written_with_the_data_that_draw_it(folder: Path) -> None:
     assert set(contents(folder)) == {f"F02_kinds.{end}" for end in ("csv", "json", "pdf", "png")}
     record = json.loads((folder / "F02_kinds.json").read_text())
     assert (record["notebook"], record["profile"]) == ("07_tasks", "smoke")
-    assert record["draw"] == "results.credit_by_kind" and record["data"] == ["F02_kinds.csv"]
+    assert record["draw"] == "results.credit_by_kind"
+    assert record["frames"]["band"]["file"] == "F02_kinds.csv" and record["values"] == {}
     assert (folder / "F02_kinds.csv").read_text().splitlines()[1] == "ask,True,0.333333,0.133333,0.533333"
     assert any("[smoke] A $w_k$ caption." in text.get_text() for text in figure.texts)
 
@@ -110,8 +102,6 @@ def test_further_tables_are_named_after_their_arguments(folder: Path) -> None:
     kendall()
     numbers = {name for name in contents(folder) if name.endswith(".csv")}
     assert numbers == {"F05_kendall.csv", "F05_kendall.probes.csv", "F05_kendall.ceilings.csv"}
-    story()
-    assert (folder / "F23_story.csv").read_text().startswith("before,before_se,after,after_se\n0.25,")
 
 
 @pytest.mark.parametrize("name", PUBLISHERS)
@@ -132,7 +122,7 @@ def test_the_command_draws_the_same_in_another_process(folder: Path) -> None:
     command = [sys.executable, "-m", "itpo", "figures", str(folder)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     assert [line.partition(":")[0] for line in printed.splitlines()[:-1]] == sorted(PUBLISHERS)
-    assert "5 figures and tables in" in printed.splitlines()[-1]
+    assert "6 figures and tables in" in printed.splitlines()[-1]
     after = contents(folder)
     assert after.pop("index.html").startswith(b"<!doctype html>")
     assert after == before
@@ -172,8 +162,11 @@ def test_what_could_not_be_drawn_again_is_not_published(folder: Path) -> None:
         publish(elsewhere, "F00_test", "smoke", "", band=BAND)
     with pytest.raises(TypeError, match="'bands'"):
         publish(results.credit_by_kind, "F00_test", "smoke", "", band=BAND, bands=BAND)
-    with pytest.raises(ValueError, match="pass its numbers="):
-        publish(conversations.picture, "F00_test", "smoke", "", talks={})
+    with pytest.raises(ValueError, match="no data frame among the arguments"):
+        publish(results.credit_by_kind, "F00_test", "smoke", "", band=[])
+    for value in (np.zeros(2), object(), {1, 2}, math.nan, [BAND]):
+        with pytest.raises((TypeError, ValueError), match="F00_test: .*pass data frames, numbers, texts"):
+            publish(results.stability, "F00_test", "smoke", "", band=BAND, level=value)
     with pytest.raises(ValueError, match=r"F0\.test.* cannot name a figure"):
         publish(results.credit_by_kind, "F0.test", "smoke", "", band=BAND)
     assert not contents(folder)
@@ -184,10 +177,9 @@ def test_what_could_not_be_drawn_again_is_not_published(folder: Path) -> None:
     [
         "os.system",
         "results",
-        "results._new",
-        "results.plt.figure",
+        "credit._rewards",
+        "results.panels",
         "results.Figure",
-        "results.Case",
         "conversations.html",
         "style.add_caption",
         "published.publish",
@@ -213,11 +205,13 @@ DAMAGES: dict[str, Callable[[str], str]] = {
     "another name": changed(name="F03_other"),
     "a field too many": changed(surprise=1),
     "unknown function": changed(draw="os.system"),
-    "unknown argument": changed(arguments={"bands": 1}),
-    "no arguments": changed(arguments={}),
-    "an argument that was not written": changed(arguments={"band": {"eval": "1"}}),
-    "a table outside": changed(arguments={"band": {"table": "/etc/passwd", "columns": []}}),
-    "a table that is gone": changed(arguments={"band": {"table": "gone.csv", "columns": []}}),
+    "unknown argument": changed(values={"bands": 1}),
+    "no arguments": changed(frames={}),
+    "a frame that says nothing": changed(frames={"band": {"eval": "1"}}),
+    "a file outside": changed(frames={"band": {"file": "/etc/passwd", "columns": {}}}),
+    "a file above": changed(frames={"band": {"file": "../F02_kinds.csv", "columns": {}}}),
+    "a file that is gone": changed(frames={"band": {"file": "gone.csv", "columns": {}}}),
+    "an unknown type": changed(frames={"band": {"file": "F02_kinds.csv", "columns": {"kind": "film"}}}),
 }
 
 
@@ -255,6 +249,6 @@ def test_a_table_is_written_for_people_latex_and_machines(folder: Path) -> None:
     assert r"a\_b \& c & +1.5 [0.5, 2.5] \\" in source
     assert r"{[d]} & -- \\" in source  # a bracket after \\ would be its option
     assert source.count("{") == source.count("}")
-    found = read(folder / "T1_gains.json")
-    assert isinstance(found, registry.PublishedTable)
-    assert (found.columns, found.rows[1]) == (["row", "gain (%)"], ["[d]", "–"])
+    record = read(folder / "T1_gains.json")
+    assert isinstance(record, registry.PublishedTable)
+    assert (record.columns, record.rows[1]) == (["row", "gain (%)"], ["[d]", "–"])

@@ -1,4 +1,4 @@
-"""Conversations of finished runs: weights against the run's own probes, the same problems before and after, honest tables."""
+"""Conversations of finished runs: weights against the run's monitor set, the same problems before and after, tables."""
 
 import random
 from dataclasses import replace
@@ -7,18 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from figure_examples import BARE, LONG, PAIR, TEXTS
 
 from itpo import turns
+from itpo.config import TaskSpec
 from itpo.dialogue import Message
-from itpo.figures.conversations import Conversation
 from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, TinyLM
 from itpo.study import reward_dynamics, transcripts
 from itpo.study.profiles import get_profile
 from itpo.study.statistics import t_interval
+from itpo.study.transcripts import Conversation
 from itpo.tasks.bleu import word_bleu
-from itpo.tasks.documents import Wish
-from itpo.tasks.medical import MedicalRecommendation, Patient
+from itpo.tasks.documents import Wish, word_score
+from itpo.tasks.medical import MedicalRecommendation, Patient, is_accurate
 from itpo.tasks.registry import TASKS, get_task
 from itpo.trainer import train
 from itpo.training.build import trained
@@ -58,43 +60,45 @@ def words(messages):
     return [word for m in messages for word in m.content.split() if word != "<|unk|>"]
 
 
-def test_weights_are_those_of_the_runs_own_probes(run, learner):
-    watched = reward_dynamics.read_monitor(run)
-    talks = transcripts.hold(learner, None, len(watched.outcome), "probe")
-    mask = torch.from_numpy(watched.turn_mask)
-    wanted = turns.normalize(torch.from_numpy(watched.turn_rewards[-1]), mask, run.config.method.eta)
+def test_weights_are_those_of_the_runs_own_monitor_set(run, learner):
+    monitor = reward_dynamics.read_monitor(run)
+    conversations = transcripts.hold(learner, None, len(monitor.outcome), "probe")
+    mask = torch.from_numpy(monitor.turn_mask)
+    temperature = run.config.method.options["temperature"]
+    wanted = turns.normalize(torch.from_numpy(monitor.turn_rewards[-1]), mask, temperature)
     spread = 0.0
-    for p, talk in enumerate(talks):
-        # A tiny model says special tokens, which read as further messages in the probes and not at all in text.
-        assert words(talk.messages) == words(watched.messages(p)) and talk.outcome == watched.outcome[p]
-        np.testing.assert_allclose(talk.weights, wanted[p][mask[p]], atol=1e-5)
-        assert sum(talk.weights) == pytest.approx(1.0, abs=1e-6)
-        spread = max(spread, max(talk.weights) - min(talk.weights))
+    for p, held in enumerate(conversations):
+        # A tiny model says special tokens, which read as further messages in the monitor set and not at all in text.
+        assert words(held.messages) == words(monitor.messages(p)) and held.outcome == monitor.outcome[p]
+        np.testing.assert_allclose(held.weights, wanted[p][mask[p]], atol=1e-5)
+        assert sum(held.weights) == pytest.approx(1.0, abs=1e-6)
+        spread = max(spread, max(held.weights) - min(held.weights))
     assert spread > 0.01  # a PRM that says nothing would pass the rest
 
 
 def test_settings_of_the_method_are_used(run, learner):
-    watched = reward_dynamics.read_monitor(run)
-    learner.config = replace(run.config, method=replace(run.config.method, reduction="mean", eta=0.05))
+    monitor = reward_dynamics.read_monitor(run)
+    method = run.config.method.with_settings(reduction="mean", temperature=0.05)
+    learner.config = replace(run.config, method=method)
     try:
-        talk = transcripts.hold(learner, None, len(watched.outcome), "probe")[0]
+        held = transcripts.hold(learner, None, len(monitor.outcome), "probe")[0]
     finally:
         learner.config = run.config
-    rewards = watched.token_rewards[-1][0]
-    means = [rewards[watched.turn_ids[0] == k].mean() / 0.05 for k in range(talk.turns)]
-    np.testing.assert_allclose(talk.weights, np.exp(means) / np.exp(means).sum(), atol=1e-5)
+    rewards = monitor.token_rewards[-1][0]
+    means = [rewards[monitor.turn_ids[0] == k].mean() / 0.05 for k in range(held.turns)]
+    np.testing.assert_allclose(held.weights, np.exp(means) / np.exp(means).sum(), atol=1e-5)
 
 
 def test_before_and_after_share_problems_and_first_messages(learner):
     before, after = (transcripts.hold(learner, adapter, 8, "fresh") for adapter in (None, "policy"))
-    assert [talk.hidden for talk in before] == [talk.hidden for talk in after]
-    assert [talk.messages[0] for talk in before] == [talk.messages[0] for talk in after]
-    assert len({talk.hidden for talk in before}) > 1
-    assert [talk.messages for talk in before] != [talk.messages for talk in after]
+    assert [held.hidden for held in before] == [held.hidden for held in after]
+    assert [held.messages[0] for held in before] == [held.messages[0] for held in after]
+    assert len({held.hidden for held in before}) > 1
+    assert [held.messages for held in before] != [held.messages for held in after]
     assert before == transcripts.hold(learner, None, 8, "fresh")
 
 
-def test_rows_without_a_prm_have_no_weights(store):
+def test_methods_without_a_prm_have_no_weights(store):
     learner = trained(tiny_run(store, "math", "trajectory_share"))
     assert transcripts.hold(learner, "policy", 2, "fresh")[0].weights == ()
 
@@ -107,17 +111,15 @@ def test_an_unfinished_run_is_refused(store):
 
 def test_scripts_talk_about_the_same_problem(learner):
     task = get_task("math")
-    ideal, noisy_expert = (
-        transcripts.scripted(learner, params, 3) for params in (task.expert, task.noisy_expert)
-    )
-    assert ideal.hidden == noisy_expert.hidden and ideal.messages[0] == noisy_expert.messages[0]
-    assert ideal.outcome == 1.0 and sum(ideal.weights) == pytest.approx(1.0, abs=1e-6)
-    assert ideal.kinds == tuple(task.turn_kinds(ideal.messages))
+    expert, noisy = (transcripts.scripted(learner, params, 3) for params in (task.expert, task.noisy_expert))
+    assert expert.hidden == noisy.hidden and expert.messages[0] == noisy.messages[0]
+    assert expert.outcome == 1.0 and sum(expert.weights) == pytest.approx(1.0, abs=1e-6)
+    assert expert.kinds == tuple(task.turn_kinds(expert.messages))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_can_be_read(name):
-    reading, task = transcripts.READINGS[name], get_task(name)
+    reading, task = transcripts.reading_of(TaskSpec(name)), get_task(name)
     problem = task.sample(random.Random(0))
     assert reading.hidden(problem) and (reading.measure is None) == (reading.beside == "")
     if reading.measure:
@@ -126,26 +128,43 @@ def test_every_task_can_be_read(name):
 
 def test_the_second_measures_score_the_last_words():
     wish = Wish("music", "children", "warm")
-    said = [wish.draft, replace(wish, tone="funny").draft, "let me think ."]
-    talk = [Message("assistant", text) for text in said]
-    assert transcripts.word_score(wish, talk[:1]) == pytest.approx(1.0)
+    texts = [wish.draft, replace(wish, tone="funny").draft, "let me think ."]
+    messages = [Message("assistant", text) for text in texts]
+    assert word_score(wish, messages[:1]) == pytest.approx(1.0)
     funny = replace(wish, tone="funny").target
-    assert transcripts.word_score(wish, talk) == word_bleu(funny, wish.target) < 1.0
+    assert word_score(wish, messages) == word_bleu(funny, wish.target) < 1.0
     patient = Patient("rash", "back", "days", "pollen")
     for remedy, points in (("warmth", 10), ("tea", 6)):
         last = [Message("assistant", f"you have subacute dorsal dermatitis . take {remedy} .")]
         assert MedicalRecommendation.points(patient, last) == points
-        assert transcripts.is_accurate(patient, last) == float(points >= 8)
+        assert is_accurate(patient, last) == float(points >= 8)
 
 
-def talk(outcome, kind="chat", turns=1, beside=None):
-    said = (Message("user", "hello"), Message("assistant", "hi")) * turns
+def test_the_frame_has_a_line_for_each_message():
+    assert PAIR["text"].tolist() == [text for _, text in TEXTS] + [m.content for m in BARE.messages]
+    assert PAIR["weight"].dropna().tolist() == [0.875, 0.125]
+    assert PAIR["turn"].dropna().tolist() == [1, 2, 1] and set(PAIR["outcome"]) == {0.25, 1.0}
+    assert PAIR["kind"].tolist() == ["", "", "ask subject", "", "missed repair", "", "ask subject"]
+    assert set(PAIR["result"]) == {LONG.result, "success 1.00"} and set(PAIR["hidden"]) == {LONG.hidden, ""}
+    assert LONG.result == "character BLEU 0.25, word BLEU 0.12"
+
+
+@pytest.mark.parametrize("wrong", [{"kinds": ("ask",)}, {"weights": (1.0,)}])
+def test_kinds_and_weights_must_fit_the_turns(wrong):
+    fields = {"messages": LONG.messages, "kinds": LONG.kinds, "scores": LONG.scores, **wrong}
+    with pytest.raises(ValueError, match="2 assistant turns"):
+        Conversation(**fields)
+
+
+def finished(outcome, kind="chat", turns=1, beside=None):
+    """A conversation with these scores."""
+    messages = (Message("user", "hello"), Message("assistant", "hi")) * turns
     scores = {"R": outcome} | ({} if beside is None else {"beside": beside})
-    return Conversation(said, (kind,) * turns, scores)
+    return Conversation(messages, (kind,) * turns, scores)
 
 
 def test_the_choice_looks_for_a_missed_repair_then_a_failure():
-    won, lost, missed = talk(1.0, "missed repair"), talk(0.5), talk(0.0, "missed repair")
+    won, lost, missed = finished(1.0, "missed repair"), finished(0.5), finished(0.0, "missed repair")
     assert transcripts.choose([won, lost, missed])[0] == 2
     chosen, rule = transcripts.choose([won, lost])
     assert chosen == 1 and "unrepaired" not in rule
@@ -153,8 +172,8 @@ def test_the_choice_looks_for_a_missed_repair_then_a_failure():
 
 
 def test_comparison_is_paired_by_problem():
-    first = [talk(r, beside=r / 2) for r in (0.0, 0.5, 1.0)]
-    then = [talk(r, beside=r / 4, turns=2) for r in (0.5, 0.75, 1.0)]
+    first = [finished(r, beside=r / 2) for r in (0.0, 0.5, 1.0)]
+    then = [finished(r, beside=r / 4, turns=2) for r in (0.5, 0.75, 1.0)]
     frame = transcripts.comparison("documents", {"warm start": first, "trained": then})
     assert frame["outcome"].tolist() == [0.5, 0.75] and frame["turns"].tolist() == [1.0, 2.0]
     assert pd.isna(frame["gain"][0]) and frame["gain"][1] == 0.25
@@ -167,7 +186,9 @@ def test_comparison_is_paired_by_problem():
 
 
 def test_comparison_without_a_second_measure():
-    frame = transcripts.comparison("math", {"a": [talk(0.0), talk(1.0)], "b": [talk(1.0), talk(1.0)]})
+    frame = transcripts.comparison(
+        "math", {"a": [finished(0.0), finished(1.0)], "b": [finished(1.0), finished(1.0)]}
+    )
     assert transcripts.comparison_text(frame)["beside it"].tolist() == ["–", "–"]
     with pytest.raises(ValueError):
-        transcripts.comparison("math", {"a": [talk(0.0)], "b": [talk(0.0), talk(1.0)]})
+        transcripts.comparison("math", {"a": [finished(0.0)], "b": [finished(0.0), finished(1.0)]})

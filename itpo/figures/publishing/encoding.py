@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.api import types
 
 FLOAT = "%.6g"
+_BOOL = {"True": True, "False": False}.__getitem__
+# How a cell of each type of column is read; an empty one is missing, but for text.
+READ: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "float64": float,
+    "int64": int,
+    "Int64": int,
+    "bool": _BOOL,
+    "boolean": _BOOL,
+}
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     """Write a data frame as CSV, without its index; returns the type of each column, for :func:`read_table`.
 
-    A missing text is written as an empty one. Errors: TypeError for a column that is neither numbers nor bools nor text, or
+    A missing text is written as an empty one, a carriage return as a line feed. Errors: TypeError for a column that is neither numbers nor bools nor text, or
     whose name is no text; ValueError for two columns of one name, or named levels, which would be lost.
     """
     if frame.index.nlevels > 1 or frame.columns.nlevels > 1 or frame.index.name is not None:
@@ -22,12 +34,14 @@ def write_table(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     if not frame.columns.is_unique:
         raise ValueError(f"{path.name}: two columns have one name; rename one of {list(frame.columns)}")
     columns = {label: _type(frame[label], path) for label in frame.columns}
+    texts = [label for label, kind in columns.items() if kind == "str"]
+    frame = frame.assign(**{label: frame[label].str.replace("\r\n?", "\n", regex=True) for label in texts})
     frame.to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
     return columns
 
 
 def _type(cells: pd.Series, path: Path) -> str:
-    if not isinstance(cells.name, str):
+    if not isinstance(cells.name, str) or not cells.name or "\r" in cells.name:
         raise TypeError(f"{path.name}: {cells.name!r} cannot be a column's name: make it text")
     values = cells.astype(object) if isinstance(cells.dtype, pd.CategoricalDtype) else cells
     kind = values.infer_objects().dtype
@@ -55,16 +69,15 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     ...     read_table(Path(folder) / "F04.csv", columns).equals(frame)
     True
     """
-    numbers = {label: [""] for label, kind in columns.items() if kind != "str"}
-    frame = pd.read_csv(
-        path,
-        dtype=dict(columns),
-        keep_default_na=False,
-        na_values=numbers,
-        skip_blank_lines=False,
-    )
-    if list(frame.columns) != list(columns):
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *lines = list(csv.reader(file)) or [[]]
+    if head != list(columns) or any(len(line) != len(head) for line in lines):
         raise ValueError(
-            f"{path.name} has the columns {list(frame.columns)}, but was written with {list(columns)}"
+            f"{path.name} has the columns {head}, or lines of other lengths: it was written with {list(columns)}"
         )
-    return frame
+    frame = {}
+    for number, (label, kind) in enumerate(columns.items()):
+        cells = [line[number] for line in lines]
+        values = [READ[kind](cell) if cell or kind == "str" else None for cell in cells]
+        frame[label] = pd.Series(values, dtype=kind)
+    return pd.DataFrame(frame)

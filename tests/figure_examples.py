@@ -1,0 +1,319 @@
+"""Frames for every drawing, and the drawings made from them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from itpo.attribution import METHODS, MethodEntry
+from itpo.config import allows
+from itpo.dialogue import Message
+from itpo.estimators import ESTIMATORS
+from itpo.figures import conversations, credit, estimators, framework, method, real, results, settings
+from itpo.study import transcripts
+from itpo.study.transcripts import Conversation
+
+STRANGER = MethodEntry("stranger", "A reader's method", METHODS["uniform"].function, "turn", "#123456", "--")
+STRANGER_NAME = "figure_examples:STRANGER"  # how a run's config, and so a frame, names it
+FIVE = ("trajectory_share", "uniform", "prime", "itpo", "norm_itpo")
+WITH_PRM = FIVE[2:]
+
+
+def frame(columns: str, *lines: tuple) -> pd.DataFrame:
+    return pd.DataFrame(lines, columns=columns.split())
+
+
+def band(
+    rows: tuple[str, ...] = FIVE, first: int = 0, mean: float = 0.4, spread: float = 0.1
+) -> pd.DataFrame:
+    lines = [
+        (row, step, mean, mean - spread, mean + spread, 2) for row in rows for step in range(first, 21, 5)
+    ]
+    return frame("row step mean low high seeds", *lines)
+
+
+def seeds(rows: tuple[str, ...] = FIVE) -> pd.DataFrame:
+    lines = [
+        (row, seed, step, 0.3 + 0.01 * step + 0.02 * seed)
+        for row in rows
+        for seed in (0, 1)
+        for step in (0, 10, 20)
+    ]
+    return frame("row seed step value", *lines)
+
+
+def items(rows: tuple[str, ...] = WITH_PRM, spread: float = 0.1) -> pd.DataFrame:
+    return pd.concat([band(rows, spread=spread).assign(items=name) for name in results.ITEM_STYLES])
+
+
+def ceilings(rows: tuple[str, ...] = WITH_PRM) -> pd.DataFrame:
+    values = band(rows).rename(columns={"mean": "value"})
+    return pd.concat([values.assign(panel=panel) for panel in ("batches", "probes")])
+
+
+KINDS = frame(
+    "kind success mean low high",
+    ("ask_first", True, 0.2, 0.1, 0.3),
+    ("ask_first", False, -0.1, -0.2, 0.0),
+    ("chat", False, 0.1, np.nan, np.nan),
+)
+
+# One dialogue over training: three steps, two turns of four and three tokens.
+TURN_REWARDS = np.array([[0.5, -1.0], [0.2, -1.0], [1.0, -0.5]])
+TOKEN_REWARDS = np.linspace(-1, 1, 21).reshape(3, 7)
+TURN_OF = np.array([0, 0, 0, 0, 1, 1, 1])
+CASE = {
+    "rewards": pd.DataFrame(
+        {
+            "step": np.repeat([0, 5, 10], 7),
+            "position": np.tile(np.arange(7), 3),
+            "turn": np.tile(TURN_OF + 1, 3),
+            "token": ["how", "many", "?", "<|end|>", "so", "5", "<|end|>"] * 3,
+            "turn_reward": TURN_REWARDS[:, TURN_OF].ravel(),
+            "token_reward": TOKEN_REWARDS.ravel(),
+        }
+    ),
+    "turns": frame("turn kind answer", (1, "ask_first", "a lot of pears ."), (2, "missed repair", "")),
+}
+
+
+# Credit against the oracle
+
+
+def by_estimator(
+    *measures: str, mean: float = 0.3, spread: float = 0.2, more: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """A line for each estimator, method that it can train, and measure."""
+    lines = [
+        (estimator, row, measure, mean, mean - spread, mean + spread, 3)
+        for estimator in ESTIMATORS
+        for row in (*METHODS, *more)
+        if row in more or allows(estimator, row)
+        for measure in measures
+    ]
+    return frame("estimator row measure mean low high n", *lines)
+
+
+def agreement(*pairs: str) -> pd.DataFrame:
+    lines = [(e, pair, step, 0.8, 0.6, 1.0) for e in ESTIMATORS for pair in pairs for step in (0, 5, 10)]
+    return frame("estimator pair step mean low high", *lines)
+
+
+def story_frames(rows: tuple[str, ...] = tuple(METHODS)) -> dict[str, pd.DataFrame]:
+    first = "sam has boxes with coins in each box . how many coins in all ?"
+    turns = frame(
+        "user assistant before before_se after after_se",
+        (first, "how many boxes are there ?", 0.1, 0.05, 0.1, 0.05),
+        ("a lot of boxes .", "ok . exactly how many ?", 0.4, 0.1, 0.6, 0.1),
+        ("ok .", "so 2 times 6 : the answer is 12 .", 0.25, 0.0, 0.0, 0.0),
+    )
+    shown = ((1, 0.0, 0.0), (2, -1.25, -1.0), (3, 0.5, 1.0))
+    credit = frame("row turn reward preference", *((row, *numbers) for row in rows for numbers in shown))
+    return {"turns": turns, "credit": credit}
+
+
+REPORTED = {"Gemini-3.0-Pro": 0.9, "Norm-ITPO": 0.75, "ITPO": 0.73, "chance": 0.25}
+
+
+def fidelity(spread: float = 0.2, more: tuple[str, ...] = ()) -> Figure:
+    measures = ("pooled", "within")
+    tops = by_estimator("pooled_ceiling", "within_ceiling", mean=0.9)
+    ours, reference = (
+        by_estimator(*measures, mean=mean, spread=s, more=more) for mean, s in ((0.3, spread), (0.4, 0.2))
+    )
+    return credit.credit_fidelity(ours, tops, reference, dict.fromkeys(measures, 0.95))
+
+
+# Estimators and settings
+
+ADVANTAGES = frame("dialogue turn reward", ("A", 1, 9.0), ("B", 1, 0.0), ("B", 2, 0.5)).assign(
+    **{
+        "RLOO released": [1.0, -1.0, 0.25],
+        "RLOO traject.": [0.5, -1.0, 0.25],
+        "RLOO to_go": [0.5, -1.0, 0.5],
+        "GRPO": [0.75, -1.0, 0.25],
+        "PPO $\\lambda$ = 1": [0.5, -0.5, 0.0],
+        "PPO $\\lambda$ = 0": [0.25, -0.5, 0.0],
+    }
+)
+NAMES = ("RLOO, released", "RLOO, trajectory", "RLOO, to_go", "GRPO", "PPO")
+LENGTHS = pd.DataFrame(
+    {"turns": [2, 3, 4]} | {name: [0.5, 0.4 - 0.1 * k, 0.1] for k, name in enumerate(NAMES)}
+)
+
+
+def lengths(rows: tuple[str, ...] = ("trajectory_share", "uniform", "norm_itpo")) -> pd.DataFrame:
+    return pd.concat([band(rows, mean=3.5).assign(setting=name) for name in NAMES])
+
+
+def ablation(values: list, rows: tuple[str, ...] = ("norm_itpo",)) -> pd.DataFrame:
+    lines = [
+        (row, value, measure, 0.5 + 0.1 * k, 0.4 + 0.1 * k, 0.55 + 0.1 * k)
+        for k, row in enumerate(rows)
+        for value in values
+        for measure in settings.MEASURES
+    ]
+    return frame("row setting measure mean low high", *lines)
+
+
+def gains(rows: tuple[str, ...] = ("norm_itpo", "judge")) -> pd.DataFrame:
+    lines = [
+        (length, pivots, "early", 4, row, measure, sign * 0.01 * length * pivots, 0.01 * length, 0.02)
+        for length in (4, 6, 12)
+        for pivots in (1, 2)
+        for row, sign in zip(rows, (-1, 1, 1), strict=False)
+        for measure in settings.MEASURES
+    ]
+    table = frame("length pivots position rollouts row measure gain trajectory_share start", *lines)
+    return table.assign(gain_low=table["gain"] - 0.1, gain_high=table["gain"] + 0.1)
+
+
+def gains_by_baseline(rows: tuple[str, ...] = ("judge", "norm_itpo")) -> pd.DataFrame:
+    lines = [
+        (baseline, row, measure, n, 0.01 * n + 0.1 * k)
+        for k, baseline in enumerate(settings.BASELINES)
+        for row in rows
+        for measure in settings.MEASURES
+        for n in (2, 4, 8, 16)
+    ]
+    table = frame("baseline row measure rollouts gain", *lines)
+    return table.assign(gain_low=table["gain"] - 0.05, gain_high=table["gain"] + 0.1)
+
+
+# The method, and a real model
+
+TOKENS = frame(
+    "token turn value",
+    ("<|user|>", 0, 0.0),
+    ("how", 1, 0.5),
+    ("many", 1, -0.2),
+    ("<|user|>", 0, 0.0),
+    ("none", 2, 0.3),
+)
+CREDIT = frame(
+    "dialogue text pivotal reward 0.1 1",
+    ("one", "how ?", True, 0.2, 1.0, 0.8),
+    ("one", "5", False, -1.0, 0.0, 0.2),
+)
+GRID = pd.DataFrame({"dialogue": ["A", "B"], "0": [np.nan, np.nan], "1": [0.5, -1.0], "2": [-0.2, np.nan]})
+CURVE = pd.DataFrame({"ratio": [0.5, 1.5], "gain": [0.5, 1.2], "loss": [-0.8, -1.5]})
+WEIGHTS = frame(
+    "dialogue turn temperature weight", ("A", 1, 0.1, 1.0), ("A", 1, 1.0, 0.7), ("A", 2, 0.1, 0.0)
+)
+BIAS = pd.DataFrame(
+    {"turns": [1, 2], "released": [0.5, -1.0], "trajectory": [0.0, 0.0], "to_go": [0.0, -0.5]}
+)
+
+
+def token_rewards(rows: tuple[str, ...] = ("prime", "itpo")) -> pd.DataFrame:
+    shown = [
+        ("first", 1, 1, 0.5),
+        ("first", 2, 1, -0.2),
+        ("first", 4, 2, 0.3),
+        ("second", 1, 1, -1.0),
+    ]
+    lines = [(row, *numbers, 0.1) for row in rows for numbers in shown]
+    return frame("row dialogue token turn reward return", *lines)
+
+
+def successes(rows: tuple[str, ...] = ("trajectory_share", "norm_itpo")) -> pd.DataFrame:
+    lines = [(row, step, 0.2 + 0.02 * step, 0.1, 0.7) for row in rows for step in (0, 4, 8)]
+    return frame("row step mean low high", *lines)
+
+
+def seconds(row: str = "norm_itpo") -> pd.DataFrame:
+    usual = [("trajectory_share", "generation", 20.0), ("trajectory_share", "policy", 40.0)]
+    parts = ("generation", "reference", "prm", "policy")
+    return frame("row part seconds", *usual, *((row, part, 10.0) for part in parts))
+
+
+MEMORY = frame(
+    "part when bytes",
+    ("base", "held", 500 * 2**20),
+    ("adapters (2)", "held", 40 * 2**20),
+    ("rollout", "peak", 300 * 2**20),
+)
+
+# Conversations
+
+TEXTS = (
+    ("system", "be brief <b>"),
+    ("user", "write <script>alert('boo')</script> & more for $5 and $6 ."),
+    ("assistant", "what is it about ?"),
+    ("user", "maybe chess ."),
+    ("assistant", "draft : " + "a long draft that goes over several lines " * 4),
+)
+LONG = Conversation(
+    tuple(Message(role, text) for role, text in TEXTS),
+    kinds=("ask_subject", "missed repair"),
+    scores={"character BLEU": 0.25, "word BLEU": 0.125},
+    weights=(0.875, 0.125),
+    hidden="<i>the text</i> that the user has in mind, which is rather long as well",
+)
+BARE = Conversation(LONG.messages[1:3], ("ask_subject",), {"success": 1.0})
+PAIR = transcripts.table({"before & <u>": LONG, "after": BARE})
+ALONE, UNWEIGHTED = transcripts.table({"one": LONG}), transcripts.table({"one": BARE})
+
+Make = Callable[[], Figure]
+MAKERS: dict[str, Make] = {
+    "story": lambda: credit.story(**story_frames()),
+    "credit_fidelity": fidelity,
+    "best_and_worst": lambda: credit.best_and_worst(by_estimator("share", "chance"), REPORTED),
+    "order_agreement": lambda: credit.order_agreement(agreement("same seed", "other seed"), 0.9),
+    "slopes": lambda: credit.slopes(band(WITH_PRM)),
+    "turn_advantages": lambda: estimators.turn_credit(ADVANTAGES),
+    "credit_by_length": lambda: estimators.credit_by_length(LENGTHS, "advantage of turn 2"),
+    "explained_variance": lambda: estimators.explained_variance(band(tuple(METHODS), first=-5)),
+    "turns_over_training": lambda: estimators.turns_over_training(lengths()),
+    "learning_curves": lambda: results.learning_curves(band(), seeds()),
+    "curves_of_six": lambda: results.learning_curves(band(tuple(METHODS)[:6]), seeds(tuple(METHODS)[:6])),
+    "curves_of_all": lambda: results.learning_curves(band(tuple(METHODS)), seeds(tuple(METHODS))),
+    "stability": lambda: results.stability(items()),
+    "kendall": lambda: results.kendall_over_training(
+        band(WITH_PRM, -5), band(WITH_PRM), ceilings(), [0.5, 0.75]
+    ),
+    "reward_dynamics": lambda: results.reward_dynamics(**CASE),
+    "credit_by_kind": lambda: results.credit_by_kind(KINDS),
+    "settings": lambda: settings.settings(ablation([0.1, 0.4, 1.6]), "eta", 0.4),
+    "regimes": lambda: settings.regimes(gains()),
+    "baseline_gains": lambda: settings.baseline_gains(gains_by_baseline()),
+    "token_text": lambda: method.token_text(TOKENS.drop(columns="value")),
+    "token_text_values": lambda: method.token_text(TOKENS, "reward [logits]"),
+    "prm_learning": lambda: method.prm_learning(
+        frame("batch prm_auc prm_loss", (0, 0.5, 0.7), (1, 0.8, 0.5))
+    ),
+    "turn_credit": lambda: method.turn_credit(pd.concat([CREDIT, CREDIT.assign(dialogue="two")])),
+    "rewards": lambda: method.rewards(token_rewards()),
+    "token_grid": lambda: method.token_grid(GRID, "reward [logits]"),
+    "weight_curves": lambda: method.weight_curves(WEIGHTS),
+    "baseline_bias": lambda: method.baseline_bias(BIAS),
+    "loss_curves": lambda: method.loss_curves(CURVE, CURVE, CURVE[["ratio", "gain"]]),
+    "success": lambda: real.success(successes()),
+    "success_of_one_step": lambda: real.success(successes().query("step == 0")),
+    "costs": lambda: real.costs(seconds(), MEMORY),
+    "framework": framework.framework,
+    "conversation": lambda: conversations.picture(ALONE),
+    "conversations": lambda: conversations.picture(PAIR),
+}
+
+_TWO: Any = ("norm_itpo", STRANGER_NAME)
+# Every drawing that takes a column `row`, with a method of the package and one from outside it.
+WITH_STRANGER: dict[str, Make] = {
+    "story": lambda: credit.story(**story_frames(_TWO)),
+    "credit_fidelity": lambda: fidelity(more=_TWO[1:]),
+    "best_and_worst": lambda: credit.best_and_worst(by_estimator("share", "chance", more=_TWO[1:]), REPORTED),
+    "slopes": lambda: credit.slopes(band(_TWO)),
+    "explained_variance": lambda: estimators.explained_variance(band(_TWO)),
+    "turns_over_training": lambda: estimators.turns_over_training(lengths(_TWO)),
+    "learning_curves": lambda: results.learning_curves(band(_TWO), seeds(_TWO), baseline="norm_itpo"),
+    "stability": lambda: results.stability(items(_TWO)),
+    "kendall": lambda: results.kendall_over_training(band(_TWO), band(_TWO), ceilings(_TWO), [0.5, 0.75]),
+    "settings": lambda: settings.settings(ablation([0.1, 0.4], _TWO), "eta", 0.4),
+    "regimes": lambda: settings.regimes(gains(_TWO)),
+    "baseline_gains": lambda: settings.baseline_gains(gains_by_baseline(_TWO)),
+    "rewards": lambda: method.rewards(token_rewards(_TWO)),
+    "success": lambda: real.success(successes(_TWO)),
+    "costs": lambda: real.costs(seconds(STRANGER_NAME), MEMORY),
+}

@@ -1,0 +1,327 @@
+"""Every drawing: legible, the same bytes for the same data, shown once, and true to the frames that it is given."""
+
+import inspect
+from collections.abc import Callable
+
+import figure_examples as examples
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from figure_examples import FIVE, MAKERS, STRANGER, STRANGER_NAME, WITH_PRM, WITH_STRANGER, band
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from itpo import turns
+from itpo.attribution import METHODS
+from itpo.figures import conversations, credit, estimators, framework, method, real, results, settings, style
+from itpo.figures.style import COLUMN, SMALL, TEXT
+
+pytestmark = pytest.mark.usefixtures("figure_style")
+MODULES = (conversations, credit, estimators, framework, method, real, results, settings)
+Png = Callable[[Figure], bytes]
+
+
+def test_every_drawing_is_among_the_examples() -> None:
+    drawings = {
+        name
+        for module in MODULES
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+        and function.__annotations__.get("return") in ("Figure", Figure)
+    }
+    drawings -= {"kendall_over_training", "picture"}  # "kendall", "conversation" and "conversations"
+    assert len(drawings) > 20 and drawings <= MAKERS.keys()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_text_is_legible_and_apart_and_a_notebook_shows_the_figure_once(
+    name: str, text_boxes: Callable[[Figure], dict[Text, Bbox]], check_apart: Callable[[Figure], None]
+) -> None:
+    figure = MAKERS[name]()
+    assert not plt.get_fignums()
+    assert figure.get_figwidth() in (COLUMN, TEXT, 0.62 * TEXT)
+    least = 5.5 if name in ("kendall", "token_text_values") else SMALL
+    assert min(text.get_fontsize() for text in text_boxes(figure)) >= least
+    check_apart(figure)
+    for ax in figure.axes:
+        ticks = (*ax.get_xticklabels(), *ax.get_yticklabels())
+        assert all(text.get_fontsize() >= 5.5 for text in ticks if text.get_text())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_same_data_give_the_same_bytes(name: str, png: Png) -> None:
+    assert png(MAKERS[name]()) == png(MAKERS[name]())
+
+
+NO_AXES = (
+    "framework",
+    "token_text",
+    "conversation",
+    "conversations",
+    "turn_advantages",
+)  # their cells say what they are
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in NO_AXES])
+def test_axes_are_labelled(name: str) -> None:
+    figure = MAKERS[name]()
+    shared = {text.get_text() for text in (figure._supxlabel, figure._supylabel) if text}
+    labels = shared.union(*({ax.get_xlabel(), ax.get_ylabel()} for ax in figure.axes)) - {""}
+    named_by_ticks = (
+        "story",
+        "best_and_worst",
+        "costs",
+        "credit_by_kind",
+        "token_text_values",
+        "credit_fidelity",
+    )
+    assert len(labels) >= (1 if name in named_by_ticks else 2)
+
+
+@pytest.mark.parametrize("name", ["stability", "kendall", "credit_by_kind", "settings", "slopes"])
+def test_legends_stand_beside_the_axes(name: str) -> None:
+    figure = MAKERS[name]()
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in figure.axes)
+
+
+# Methods
+
+
+@pytest.mark.parametrize("name", WITH_STRANGER)
+def test_a_method_from_outside_is_drawn_as_its_entry_says(name: str, png: Png) -> None:
+    figure = WITH_STRANGER[name]()
+    written = {text.get_text().replace("\n", " ") for text in figure.findobj(Text)}
+    assert any(STRANGER.label in text for text in written)
+    if name not in ("story", "regimes", "costs", "stability"):  # these have colours of their own
+        colors = {
+            to_hex(artist.get_color())
+            for ax in figure.axes
+            for artist in ax.lines
+            if artist.get_color() != "none"
+        }
+        colors |= {to_hex(patch.get_facecolor()) for ax in figure.axes for patch in ax.patches}
+        assert STRANGER.color in colors
+    assert png(figure)
+
+
+def test_methods_stand_in_the_order_of_the_registry_whatever_that_of_the_frame() -> None:
+    rows = pd.DataFrame({"row": [STRANGER_NAME, *reversed(METHODS)]})
+    assert list(style.methods_in(rows)) == [*METHODS, STRANGER_NAME]
+    with pytest.raises(ValueError, match="unknown method 'nobody'"):
+        style.methods_in(pd.DataFrame({"row": ["nobody"]}))
+
+
+@pytest.mark.parametrize("make", [estimators.explained_variance, credit.slopes])
+def test_curves_have_the_colour_of_the_entry(make: Callable[[pd.DataFrame], Figure]) -> None:
+    (ax,) = make(band(WITH_PRM)).axes
+    colors = [line.get_color() for line in ax.lines]
+    assert [METHODS[row].color for row in WITH_PRM] == [
+        c for c in colors if c in {METHODS[r].color for r in WITH_PRM}
+    ]
+
+
+# The main comparison
+
+
+def test_a_panel_for_each_method_with_the_baseline_in_it() -> None:
+    figure = MAKERS["learning_curves"]()
+    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [METHODS[row].label for row in FIVE]
+    assert [len(ax.lines) for ax in figure.axes] == [3, 4, 4, 4, 4]
+
+
+def test_wide_bands_do_not_flatten_the_curves() -> None:
+    usual, wide = (
+        results.learning_curves(band(spread=spread), examples.seeds()).axes[0].get_ylim()
+        for spread in (0.1, 9.0)
+    )
+    assert wide == usual and 0 <= wide[0] < 0.3 and 0.5 < wide[1] <= 1
+
+
+def test_seven_panels_stand_in_two_lines_and_the_lowest_of_each_column_names_its_axis() -> None:
+    figure = MAKERS["curves_of_all"]()
+    assert [bool(ax.get_xlabel()) for ax in figure.axes] == [False] * 3 + [True] * 4
+    assert [bool(ax.get_ylabel()) for ax in figure.axes] == [True, *[False] * 3, True, *[False] * 2]
+
+
+def test_undefined_bands_are_drawn_as_lines_only(png: Png) -> None:
+    figure = results.stability(examples.items(spread=np.nan))
+    assert png(figure) and all(len(ax.lines) == 5 for ax in figure.axes)
+
+
+def test_a_case_has_a_cell_for_each_token_and_step() -> None:
+    by_turn, by_token = MAKERS["reward_dynamics"]().axes[:2]
+    expected = examples.TURN_REWARDS[:, examples.TURN_OF], examples.TOKEN_REWARDS
+    for ax, values in zip((by_turn, by_token), expected, strict=True):
+        np.testing.assert_allclose(np.asarray(ax.collections[0].get_array()).reshape(3, 7), values)
+    assert [label.get_text() for label in by_token.get_xticklabels()][:4] == ["how", "many", "?", "end"]
+    assert any("a lot of pears" in text.get_text() for text in by_turn.texts)
+
+
+# Credit against the oracle
+
+
+def test_story_says_what_the_oracle_measured() -> None:
+    left, right = MAKERS["story"]().axes
+    written = [text.get_text() for text in left.texts]
+    assert written[3] == "user: a lot of boxes ." and written[4].startswith("2  ok . exactly")
+    assert [text for text in written if "±" in text] == ["+0.00 ± 0.07", "+0.20 ± 0.14", "-0.25 ± 0.00"]
+    assert [text.get_text() for text in right.texts[: len(METHODS)]] == ["0"] * len(METHODS)
+    assert [text.get_text() for text in right.texts[:: len(METHODS)]] == ["0", "-1.25", "+0.50"]
+    colors = np.asarray(right.collections[0].get_array()).reshape(3, len(METHODS))
+    np.testing.assert_array_equal(colors, np.array([[0.0, -1.0, 1.0]] * len(METHODS)).T)
+
+
+def test_a_panel_for_each_estimator_and_measure() -> None:
+    figure = MAKERS["credit_fidelity"]()
+    assert [ax.get_title() for ax in figure.axes] == ["RLOO", "GRPO", "PPO", "", "", ""]
+    dots = [sum(line.get_marker() == "o" for line in ax.lines) for ax in figure.axes]
+    without_critic, with_critic = 2 * (len(METHODS) - 1), 2 * len(METHODS)
+    assert dots == [without_critic, without_critic, with_critic] * 2
+
+
+def test_wide_or_missing_intervals_change_no_axis(png: Png) -> None:
+    limits = examples.fidelity().axes[0].get_xlim()
+    assert examples.fidelity(spread=50.0).axes[0].get_xlim() == limits
+    assert examples.fidelity(spread=np.nan).axes[0].get_xlim() == limits
+    nothing = examples.by_estimator("share", "chance", mean=np.nan)
+    assert png(credit.best_and_worst(nothing, examples.REPORTED))
+    assert png(credit.order_agreement(examples.agreement("same seed").assign(mean=np.nan), 0.9))
+
+
+# Estimators
+
+
+def test_cells_hold_the_numbers_and_the_reward_has_no_colour() -> None:
+    ax = MAKERS["turn_advantages"]().axes[0]
+    assert [text.get_text() for text in ax.texts][:3] == ["9.00", "+1.00", "+0.50"]
+    assert [label.get_text() for label in ax.get_xticklabels()][:2] == ["reward", "RLOO\nreleased"]
+    colors = ax.images[0].get_array()
+    assert colors is not None and colors.mask[:, 0].all() and not colors.mask[:, 1:].any()
+    assert ax.images[0].norm.vmax == 1.0
+    assert len(ax.lines) == 1  # between the two dialogues
+
+
+def test_a_critic_that_misleads_is_cut_off() -> None:
+    low, high = estimators.explained_variance(band(tuple(METHODS), mean=-50.0)).axes[0].get_ylim()
+    assert (low, high) == (estimators.WORST, 1.0)
+
+
+# The method
+
+
+def test_a_long_message_goes_on_in_the_next_line() -> None:
+    tokens = pd.DataFrame({"token": ["word"] * 40, "turn": 1})
+    short, long = (method.token_text(tokens[:n]).get_figheight() for n in (5, 40))
+    assert long > short
+
+
+def test_bars_are_the_rewards_of_the_frame() -> None:
+    ax = MAKERS["rewards"]().axes[0]
+    assert [bar.get_height() for bar in ax.containers[0]] == [0.5, -0.2, 0.3]
+
+
+def test_the_pivotal_turn_is_marked() -> None:
+    labels = MAKERS["turn_credit"]().axes[0].get_yticklabels()
+    assert [label.get_fontweight() == "bold" for label in labels] == [True, False]
+
+
+def test_framework_shows_the_numbers_that_the_equations_give() -> None:
+    shown = {name: torch.tensor([framework.TURNS[name].tolist()]) for name in framework.TURNS.columns}
+    by_turn = [group["token_reward"].tolist() for _, group in framework.TOKENS.groupby("turn")]
+    tokens = torch.tensor([[r for rewards in by_turn for r in (0.0, *rewards)]])
+    mask = torch.tensor([[m for rewards in by_turn for m in (False, *[True] * len(rewards))]])
+    ids = turns.turn_ids(mask)
+    scores = turns.aggregate(tokens, ids)
+    weights = turns.normalize(scores, turns.turn_mask(ids), framework.TEMPERATURE)
+    close = {"rtol": 0, "atol": 0.005, "check_dtype": False}
+    torch.testing.assert_close(scores, shown["turn_reward"], **close)
+    torch.testing.assert_close(weights, shown["weight"], **close)
+    torch.testing.assert_close(weights * framework.OUTCOME, shown["reward"], **close)
+
+
+# A real model
+
+
+def test_bars_add_up_to_the_step_and_parts_have_one_entry_each() -> None:
+    left, right = MAKERS["costs"]().axes
+    ends: dict[float, float] = {}
+    for bar in left.patches:
+        ends[bar.get_y()] = max(ends.get(bar.get_y(), 0.0), bar.get_x() + bar.get_width())
+    assert sorted(ends.values()) == [40.0, 60.0]
+    labels = left.get_legend_handles_labels()[1]
+    assert sorted(labels) == ["PRM", "generation", "policy update", "reference"]
+    assert [bar.get_width() for bar in right.patches] == [500, 40, 300]
+
+
+def test_the_curve_passes_through_its_means() -> None:
+    (ax,) = MAKERS["success"]().axes
+    drawn = [
+        np.round(line.get_ydata().astype(float), 6).tolist()
+        for line in ax.lines
+        if len(line.get_xdata()) == 3
+    ]
+    assert [0.2, 0.28, 0.36] in drawn
+
+
+# Settings
+
+
+def test_values_keep_their_order_and_the_own_one_is_marked(check_apart: Callable[[Figure], None]) -> None:
+    values = ["early", "spread", "late"]
+    rows = ("trajectory_share", "judge", "norm_itpo")
+    figure = settings.settings(examples.ablation(values, rows), "place", "spread")
+    assert len(figure.axes) == len(settings.MEASURES)
+    for ax in figure.axes:
+        assert [label.get_text() for label in ax.get_xticklabels()] == values
+        assert ax.lines[0].get_xdata()[0] == 1, "the thin line stands at the second value"
+        heights = [bars.lines[0].get_ydata()[0] for bars in ax.containers]
+        assert heights == pytest.approx([0.5, 0.6, 0.7])
+    check_apart(figure)
+
+
+def test_a_reference_is_a_dashed_line_at_its_mean(check_apart: Callable[[Figure], None]) -> None:
+    reference = examples.ablation([0], ("trajectory_share",)).drop(columns="setting").assign(mean=0.8)
+    figure = settings.settings(examples.ablation([0.1, 0.4, 1.6]), "eta", 0.4, reference)
+    for ax in figure.axes:
+        dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert [line.get_ydata()[0] for line in dashed] == [0.8]
+    check_apart(figure)
+
+
+def test_an_own_value_that_was_not_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="0.2"):
+        settings.settings(examples.ablation([0.1, 0.4]), "eta", 0.2)
+
+
+def test_the_map_has_few_pivots_at_the_bottom_and_white_at_no_gain() -> None:
+    figure = settings.regimes(examples.gains().sample(frac=1.0, random_state=1))
+    for usual, judge, norm in np.array(figure.axes).reshape(2, 3):
+        assert usual.texts[0].get_text() == "4\n(2)"
+        assert judge.get_title().startswith("LLM-as-a-judge: gain")
+        assert norm.get_title().startswith("Norm-ITPO")
+        assert [label.get_text() for label in judge.get_yticklabels()] == ["2", "1"]
+        assert [label.get_text() for label in judge.get_xticklabels()] == ["4", "6", "12"]
+        assert judge.texts[2].get_text() == "+24.0\n[+14, +34]"
+        assert norm.texts[5].get_text() == "-12.0\n[-22, -2]"
+        mesh = judge.collections[0]
+        assert mesh.norm.vmin == -mesh.norm.vmax == pytest.approx(-24.0)
+        np.testing.assert_allclose(mesh.get_array(), [[8, 12, 24], [4, 6, 12]])
+
+
+def test_gains_by_baseline_stand_at_their_rollouts_around_no_gain() -> None:
+    figure = MAKERS["baseline_gains"]()
+    assert len(figure.axes) == 4
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
+    for ax in figure.axes:
+        assert ax.lines[0].get_ydata()[0] == 0
+        assert [bars.get_label() for bars in ax.containers] == list(settings.BASELINES)
+        for k, bars in enumerate(ax.containers):
+            assert list(bars.lines[0].get_ydata()) == pytest.approx([n + 10 * k for n in (2, 4, 8, 16)])
+            ends = bars.lines[2][0].get_segments()[0][:, 1]
+            assert list(ends) == pytest.approx([2 + 10 * k - 5, 2 + 10 * k + 10])
