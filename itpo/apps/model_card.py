@@ -137,10 +137,10 @@ def _settings(config: RunConfig) -> list[tuple[str, Any, Any]]:
     )
     main = ["policy_lr", "coef", "rank", "alpha", "baseline", "max_turn_tokens"]
     main += ["beta"] * config.method.entry.needs_prm
-    told = {"prompts", "rollouts"}  # in the section on training
+    elsewhere = {"prompts", "rollouts"}  # in the section on training
     values, defaults = settings(config), settings(bare)
     lines = [(name.rpartition(".")[2], value, defaults.get(name, "–")) for name, value in values.items()]
-    return [line for line in lines if line[0] not in told and (line[0] in main or line[1] != line[2])]
+    return [line for line in lines if line[0] not in elsewhere and (line[0] in main or line[1] != line[2])]
 
 
 def _results(run: Run) -> list[tuple[str, str, str, str]]:

@@ -57,7 +57,7 @@ class Shape:
         4
         """
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        if missing := [name for name in names if not config.get(name)]:
+        if missing := [name for name in names if type(config.get(name)) is not int or config[name] < 1]:
             raise ValueError(
                 f"the config has no {', '.join(missing)}: only decoders like Llama or Qwen can be planned"
             )
@@ -113,7 +113,12 @@ def find_shape(model: str) -> Shape:
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if path.is_file():
-        return Shape.of(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return Shape.of(dict(json.loads(path.read_bytes())))
+        except (TypeError, UnicodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is not a model's config ({error}): name its folder or its config.json"
+            ) from error
     if model in PUBLISHED:
         return PUBLISHED[model]
     raise FileNotFoundError(

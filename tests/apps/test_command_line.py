@@ -16,6 +16,7 @@ from itpo.attribution import METHODS
 from itpo.config import Method, from_json
 from itpo.estimators import ESTIMATORS
 from itpo.runs.store import Store
+from itpo.tasks.registry import get_task
 
 
 def test_methods_lists_every_method_and_estimator() -> None:
@@ -40,8 +41,10 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 SMALL = ["--profile", "smoke", "--set", "steps=2", "--set", "model.steps=5", "--set", "eval_dialogues=4"]
 
 
-def test_train_prints_the_folder_of_its_run_last(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """In a store that a dry run did not make; the run is that of the settings, and listed afterwards."""
+def test_train_prints_the_folder_of_its_run_last(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a store that a dry run did not make; the run is that of the settings, is listed afterwards, and can be talked to."""
     command = [
         "train",
         "--method",
@@ -65,9 +68,16 @@ def test_train_prints_the_folder_of_its_run_last(tmp_path: Path, capfd: pytest.C
     assert head.split() == ["task", "method", "estimator", "seed", "steps", "success", "folder"]
     success = f"{Store(tmp_path / 'runs').open(config).summary()['success']:.3f}"
     assert line.split() == ["math", "uniform", "rloo", "0", "2", "of", "2", success, named]
+    monkeypatch.setattr("sys.stdin", io.StringIO("maybe 3 .\n\n"))
+    assert main(["chat", "--run", named, "--max-tokens", "8"]) == 0
+    talk = re.findall(r"^assistant> (.*)$", capfd.readouterr().out.replace("user> ", "\n"), re.MULTILINE)
+    assert len(talk) == 2 and {word for line in talk for word in line.split()} <= {
+        *get_task("math").words,
+        "<|end|>",
+    }
 
 
-def test_train_goes_on_elsewhere_only_when_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_train_refuses_to_go_on_with_a_run_of_another_platform(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--method", "uniform", *SMALL, "--store", str(tmp_path)]
     assert main([*command, "--dry-run"]) == 0
     folder = Path(capfd.readouterr().out.strip())

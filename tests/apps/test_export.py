@@ -366,12 +366,12 @@ def test_a_push_that_fails_says_why_and_keeps_the_folder(run, hub, tmp_path, mon
         return status, capsys.readouterr().err
 
     assert pushed("first")[0] == 0
-    status, said = pushed("second")  # the name is taken
-    assert status == 2 and "already have this repo" in said and said.count("\n") == 1
-    assert f"send it by `hf upload someone/adapter {tmp_path / 'second'}`" in said
+    status, printed = pushed("second")  # the name is taken
+    assert status == 2 and "already have this repo" in printed and printed.count("\n") == 1
+    assert f"send it by `hf upload someone/adapter {tmp_path / 'second'}`" in printed
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    status, said = pushed("third")  # nobody is there
-    assert status == 2 and "is complete, but not on the hub" in said and said.count("\n") == 1
+    status, printed = pushed("third")  # nobody is there
+    assert status == 2 and "is complete, but not on the hub" in printed and printed.count("\n") == 1
     assert all((tmp_path / name / CARD).is_file() for name in ("first", "second", "third"))
     assert sum(path.endswith("/commit/main") for path, *_ in hub.seen) == 1
