@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+import itpo.rollout.prompts
 from itpo import NUMERICS, advantages, losses
 from itpo.attribution import METHODS
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
 from itpo.estimators import ESTIMATORS
+from itpo.runs.files import sha256
 from itpo.runs.platform import numeric_platform
 from itpo.runs.store import Run, Store, fingerprint
-from itpo.specs import Adapter, TinyLM
+from itpo.specs import PROMPTS_VERSION, Adapter, TinyLM
 from itpo.tasks import registry
 from itpo.trainer import train
 
@@ -52,9 +54,13 @@ _SIZES: dict[str, Any] = {
 
 def configs() -> dict[str, RunConfig]:
     """The runs by name: the whole of Table 1 on one task, the other tasks, and settings that change the path of the numbers."""
-    pairs = [(method, estimator) for estimator in ESTIMATORS for method in METHODS if allows(estimator, method)]
+    pairs = [
+        (method, estimator) for estimator in ESTIMATORS for method in METHODS if allows(estimator, method)
+    ]
     named = {f"{m}, {e}": RunConfig(Method(m), estimator=Estimator(e), **_SIZES) for m, e in pairs}
-    named["itpo and outcome, ppo"] = RunConfig(Method("itpo", outcome_coef=5.0), estimator=Estimator("ppo"), **_SIZES)
+    named["itpo and outcome, ppo"] = RunConfig(
+        Method("itpo", outcome_coef=5.0), estimator=Estimator("ppo"), **_SIZES
+    )
     released = Method("norm_itpo", {"reduction": "length_normalized"}, scale="released")
     named["norm_itpo as released, rloo"] = RunConfig(released, **_SIZES)
     for baseline in advantages.BASELINES[1:]:
@@ -62,7 +68,9 @@ def configs() -> dict[str, RunConfig]:
         named[f"norm_itpo, rloo, {baseline}"] = RunConfig(Method("norm_itpo"), estimator=estimator, **_SIZES)
     others = _SIZES | {"model": TinyLM(16, 1, 2, steps=20, dialogues_per_step=8), "max_turn_tokens": 10}
     for name in registry.TASKS:
-        named[f"norm_itpo, rloo, {name}"] = RunConfig(Method("norm_itpo"), **others | {"task": TaskSpec(name)})
+        named[f"norm_itpo, rloo, {name}"] = RunConfig(
+            Method("norm_itpo"), **others | {"task": TaskSpec(name)}
+        )
     return named
 
 
@@ -85,8 +93,12 @@ def metrics(run: Run) -> list[dict[str, float]]:
 
 def loss_values() -> dict[str, list[float]]:
     """Every loss at log-ratios from 0 to far beyond those that training meets, alone and averaged."""
-    ratios = torch.tensor([[0.0, 0.1, -0.3, 1.0, -2.5, 5.0, -12.0, 19.0, -21.0, 60.0, -300.0]], dtype=torch.float64)
-    advantage = torch.tensor([[1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.0, -1.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
+    ratios = torch.tensor(
+        [[0.0, 0.1, -0.3, 1.0, -2.5, 5.0, -12.0, 19.0, -21.0, 60.0, -300.0]], dtype=torch.float64
+    )
+    advantage = torch.tensor(
+        [[1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.0, -1.0, 1.0, -1.0, 1.0]], dtype=torch.float64
+    )
     zero, one = torch.zeros_like(ratios), torch.ones_like(ratios, dtype=torch.bool)
     alone = [torch.eye(ratios.shape[1], dtype=torch.bool)[None, k] for k in range(ratios.shape[1])]
 
@@ -95,11 +107,19 @@ def loss_values() -> dict[str, list[float]]:
 
     return {
         "importance_ratio": losses.importance_ratio(ratios, zero, one)[0].tolist(),
-        "clipped_surrogate": values(lambda mask: losses.clipped_surrogate(ratios, zero, advantage, mask, 0.2)),
+        "clipped_surrogate": values(
+            lambda mask: losses.clipped_surrogate(ratios, zero, advantage, mask, 0.2)
+        ),
         "kl_k3": values(lambda mask: losses.kl_k3(ratios, zero, mask)),
         "clip_fraction": values(lambda mask: losses.clip_fraction(ratios, zero, advantage, mask, 0.2)),
         "value_loss": values(lambda mask: losses.value_loss(ratios, zero, advantage, mask, 0.2)),
     }
+
+
+def prompts() -> str:
+    """The version of the prompts of users and judges, and a hash of their texts."""
+    texts = [path.read_bytes() for path in sorted(Path(itpo.rollout.prompts.__file__).parent.glob("*.txt"))]
+    return f"{PROMPTS_VERSION}: {sha256(b''.join(texts))[:16]}"
 
 
 def platform_name() -> str:
@@ -113,7 +133,11 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         runs = train_all(Path(folder))
         fingerprints = {name: fingerprint(run)[:16] for name, run in runs.items()}
-        return {"platform": platform_name(), "fingerprints": fingerprints, "metrics": {n: metrics(r) for n, r in runs.items()}}
+        return {
+            "platform": platform_name(),
+            "fingerprints": fingerprints,
+            "metrics": {n: metrics(r) for n, r in runs.items()},
+        }
 
 
 def record() -> None:
@@ -126,7 +150,7 @@ def record() -> None:
         output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         measured = json.loads(output.splitlines()[-1])
         content["fingerprints"][measured["platform"]] = measured["fingerprints"]
-        content |= {"metrics": measured["metrics"], "losses": loss_values()}
+        content |= {"metrics": measured["metrics"], "losses": loss_values(), "prompts": prompts()}
         print(measured["platform"])
     RECORD.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -44,7 +44,15 @@ def test_losses_have_the_recorded_values_also_far_from_where_training_goes():
         assert values == pytest.approx(RECORD["losses"][name], rel=1e-6), f"{name} changed: {AGAIN}"
 
 
+def test_the_prompts_of_users_and_judges_are_those_of_their_version():
+    assert golden_runs.prompts() == RECORD["prompts"], (
+        f"their texts changed: raise PROMPTS_VERSION of itpo.specs; {AGAIN}"
+    )
+
+
 def test_what_several_processors_computed_agrees_but_for_rounding():
     several = list(RECORD["fingerprints"].values())
-    assert len(several) > 1  # of one processor with other instructions: other last bits, hence other fingerprints
+    assert (
+        len(several) > 1
+    )  # of one processor with other instructions: other last bits, hence other fingerprints
     assert len({tuple(names.values()) for names in several}) == len(several)
