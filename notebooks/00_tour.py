@@ -1,5 +1,5 @@
 # %% [markdown]
-# # A tour of ITPO: one conversation, and who is to be paid for it
+# # A tour of ITPO: one conversation, and which turn earned its outcome
 #
 # A user wants something and says too little. An assistant asks, hears, guesses, answers. At the very end one number comes
 # back: it went well, or it did not. **Which turn made the difference?** That is the question of *Implicit Turn-Wise Policy
@@ -13,7 +13,7 @@ profile = "laptop"
 
 # %%
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -28,9 +28,8 @@ from itpo.rollout.seeding import seeded
 from itpo.runs.paths import runs_root
 from itpo.runs.store import Store
 from itpo.study.profiles import get_profile
-from itpo.tasks.judging import ScriptedJudge, judge_dialogues
-from itpo.tasks.math import PolicyParams
 from itpo.tasks.registry import get_task
+from itpo.tasks.slots import PolicyParams
 from itpo.training.learner import Learner
 
 use_style("00_tour")
@@ -39,7 +38,7 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## 1. A user who hides the numbers
 #
-# The embedded task [O] is a caricature of math tutoring. The user tells a word problem without its two numbers. Asked for
+# The scripted task [O] is a caricature of math tutoring. The user tells a word problem without its two numbers. Asked for
 # one, the user states it, is vague about it ("quite a few"), or gives a doubtful and mostly wrong value ("maybe 3"). Only the
 # very next turn can repair that: *exactly how many ?* or *are you sure ?* A turn too late, and the number is lost for good.
 #
@@ -48,14 +47,12 @@ torch.set_num_threads(1)
 # blunders, wrong sums among them.
 
 # %%
-task, tiny = get_task("math"), get_profile("smoke").run.model
-params = PolicyParams(press=0.5, check=0.5, assume=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
-made_from = {"model": asdict(tiny), "params": asdict(params)}
-folder = Store(runs_root()).artifact(
-    "tour", made_from, lambda new: pretrain_by_imitation(task, params, tiny, new)
-)
+store, task, tiny = Store(runs_root()), get_task("math"), get_profile("smoke").run.model
+params = PolicyParams(clarify=0.5, verify=0.5, shortcut=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
+made_from = {"model": tiny, "params": params}
+folder = store.artifact("tour", made_from, lambda new: pretrain_by_imitation(task, params, tiny, new))
 config = replace(get_profile("laptop").config("norm_itpo", seed=0), model=tiny)
-learner = Learner(config, *load(folder), task)
+learner = Learner(config, *load(folder), store.root)
 
 # %% [markdown]
 # Now 256 conversations with it. None of them will be used for learning.
@@ -71,8 +68,8 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# **Which two do we look at?** Not the ones that suit us: the rule is fixed before any credit is computed. An ideal tutor,
-# asked at every turn, tells where one of the two repair skills was called for: the turn of the call is, by the task's rules,
+# **Which two do we look at?** Not the ones that suit us: the rule is fixed before any credit is computed. An expert tutor,
+# asked at every turn, shows where one of the two repair skills was called for: that turn is, by the task's rules,
 # the **pivotal turn**. Among the conversations with exactly one call, before the last turn, that end in an answer and in
 # which no number was simply assumed, we take the first *failed* one in which the call was missed, and the first *successful*
 # one in which it was met.
@@ -80,10 +77,10 @@ pd.DataFrame(
 
 # %%
 def calls(dialogue):
-    """Turns (from 0) at which the ideal tutor would use a skill: asked on the history before each turn."""
+    """Turns (from 0) at which the expert would use a skill: asked on the history before each turn."""
     histories = [dialogue.messages[: 2 * k + 1] for k in range(dialogue.assistant_turns)]
     expert = [task.scripted_policy(dialogue.example, h, random.Random(0), task.expert) for h in histories]
-    return [k for k, text in enumerate(ideal) if task.act(text) in task.skills]
+    return [k for k, text in enumerate(expert) if task.act(text) in task.skills]
 
 
 def acts(dialogue):
@@ -124,7 +121,7 @@ read(won).set_caption(f"Outcome {dialogues[won].outcome:g}; the answer was {dial
 # %%
 words = {i: learner.chat.tokenizer.convert_ids_to_tokens(dialogues[i].ids) for i in (lost, won)}
 ids = {i: turns.turn_ids(batch.response_mask)[i, : len(words[i])].tolist() for i in (lost, won)}
-draw.token_text(words[lost], ids[lost])
+draw.token_text(pd.DataFrame({"token": words[lost], "turn": [k + 1 for k in ids[lost]]}))
 # %% [markdown]
 # ## 3. A judge that nobody wrote
 #
@@ -134,7 +131,7 @@ draw.token_text(words[lost], ids[lost])
 # $$q_t=\log\pi_\phi(a_t\mid s_t)-\log\pi_{ref}(a_t\mid s_t),\qquad r_t=\beta\,q_t,\qquad
 # L_\phi=\mathrm{BCE}\Big(\sigma\big(\beta\textstyle\sum_t q_t\big),\,R\Big).\tag{1-3}$$
 #
-# It is told only how whole conversations ended, yet its prediction is a sum over tokens. That is the *implicit process reward
+# It learns only how whole conversations ended, yet its prediction is a sum over tokens. That is the *implicit process reward
 # model* (PRM). Here it sees 24 batches of 128 conversations of the reference, each predicted before it is learned from.
 
 # %%
@@ -164,17 +161,14 @@ thirds.set_axis(["batches 0-7", "8-15", "16-23"]).round(3)
 # %%
 token_rewards = learner.token_rewards(batch, learner.log_probs(batch, None))
 rewards = {i: token_rewards[i, : len(words[i])] for i in (lost, won)}
-table = pd.DataFrame({"token": words[lost], "turn": [k + 1 for k in ids[lost]], "reward": rewards[lost]})
+tokens = {"token": words[lost], "turn": [k + 1 for k in ids[lost]], "value": rewards[lost].tolist()}
 publish(
     draw.token_text,
     "tour_tokens",
     profile,
     "Token rewards (2) of a failed conversation (turn 0: the user).",
-    words=words[lost],
-    turn_ids=ids[lost],
-    values=rewards[lost],
+    tokens=pd.DataFrame(tokens),
     label=r"token reward $r_t$ (2) [logits]",
-    numbers=table,
 )
 # %% [markdown]
 # ## 5. Turn rewards, and the posterior of the pivotal turn
@@ -194,19 +188,18 @@ weights = torch.stack([turns.normalize(scores, has_turn, eta) for eta in tempera
 
 
 def credit(i, title):
+    """The rewards and weights of a conversation's turns, as they are drawn."""
     texts = [m.content for m in dialogues[i].messages if m.role == "assistant"]
-    count = len(texts)
-    return draw.TurnCredit(title, texts, pivot[i], scores[i, :count], temperatures, weights[:, i, :count])
+    columns = {"dialogue": title, "text": texts, "pivotal": [k == pivot[i] for k in range(len(texts))]}
+    columns |= {"reward": scores[i, has_turn[i]].tolist()}
+    columns |= {f"{eta:g}": weights[e, i, has_turn[i]].tolist() for e, eta in enumerate(temperatures)}
+    return pd.DataFrame(columns)
 
 
 # %%
-shown = [credit(lost, "failed: the call was missed"), credit(won, "succeeded: the call was met")]
-columns = ["turn_reward", *(f"weight_{eta:g}" for eta in temperatures)]
-rows = [torch.cat([scores[i : i + 1], weights[:, i]])[:, has_turn[i]].T for i in (lost, won)]
-table = pd.concat([pd.DataFrame(r.tolist(), columns=columns) for r in rows], keys=["failed", "succeeded"])
-table = table.rename_axis(["conversation", "turn"]).reset_index()
+table = pd.concat([credit(lost, "failed: the call was missed"), credit(won, "succeeded: the call was met")])
 caption = "Turn rewards (4) of two conversations and the weights (5) they become; the pivotal turn in orange."
-publish(draw.turn_credit, "tour_turns", profile, caption, dialogues=shown, numbers=table)
+publish(draw.turn_credit, "tour_turns", profile, caption, turns=table)
 
 # %% [markdown]
 # **Does the PRM find the pivot?** Two conversations prove nothing. So: over all that pass the same rule, how often has the
@@ -215,11 +208,11 @@ publish(draw.turn_credit, "tour_turns", profile, caption, dialogues=shown, numbe
 
 
 # %%
-def found(pick, best):
-    hits = [int(best(scores[i][has_turn[i]])) == pivot[i] for i in pick]
-    chance = [1 / dialogues[i].assistant_turns for i in pick]
+def hit_rate(numbers, best):
+    hits = [int(best(scores[i][has_turn[i]])) == pivot[i] for i in numbers]
+    chance = [1 / dialogues[i].assistant_turns for i in numbers]
     return {
-        "conversations": len(pick),
+        "conversations": len(numbers),
         "pivot found": pd.Series(hits).mean(),
         "chance": pd.Series(chance).mean(),
     }
@@ -228,7 +221,7 @@ def found(pick, best):
 missed = [i for i in pivot if not met[i] and dialogues[i].outcome == 0]
 taken = [i for i in pivot if met[i] and dialogues[i].outcome == 1]
 pd.DataFrame(
-    [found(missed, torch.argmin), found(taken, torch.argmax)], index=["missed, lowest", "met, highest"]
+    [hit_rate(missed, torch.argmin), hit_rate(taken, torch.argmax)], index=["missed, lowest", "met, highest"]
 ).round(2)
 
 # %% [markdown]
@@ -236,45 +229,44 @@ pd.DataFrame(
 # sure ?* only keeps hope alive: the sum may still go wrong.
 #
 # Second, look at the failed conversation's weights. A turn that spoils everything has a *low* $R_k$, hence a *low* weight:
-# (5) finds the turn that speaks most for success, not the one to blame. In a failure Norm-ITPO has nothing to hand out
+# (5) finds the turn that speaks most for success, not the one to blame. In a failure Norm-ITPO has no outcome to share
 # anyway.
 #
-# ## 6. What each row of Table 1 would pay
+# ## 6. The rewards of each method of Table 1
 #
-# The rows of the paper's main table differ in how they turn one outcome $R$ into rewards: $R$ at the end, a random split, a
+# The methods of the paper's main table differ in how they turn one outcome $R$ into rewards: $R$ at the end, a random split, a
 # split in proportion to a judge's scores, $r_t$ at every token (PRIME), $R_k$ at turn ends (ITPO), or $w_kR$ at turn ends
-# (Norm-ITPO, (6)) [S]. Our judge is scripted: it knows the rules of the task, and a fifth of its scores are wrong [O]. One row
+# (Norm-ITPO, (6)) [S]. Our judge is scripted: it knows the rules of the task, and a fifth of its scores are wrong [O]. One method
 # is missing here: *Value model* reads a critic, which only PPO has (notebook 05).
 
 # %%
 signals = {"outcome": batch.outcome, "turn_ids": batch.turn_ids, "response_mask": batch.response_mask}
 signals |= {"token_rewards": token_rewards, "temperature": 0.4, "generator": seeded("tour", "split")}
-rngs = [random.Random(f"tour/judge/{i}") for i in range(len(dialogues))]
-judged = judge_dialogues(ScriptedJudge(task, config.judge_error), dialogues, rngs, config.judge_retries)
-signals["judge_scores"] = torch.zeros(has_turn.shape).masked_scatter(
-    has_turn, torch.tensor(sum(judged.scores, []))
-)
+_, signals["judge_scores"], _ = learner.judge_turns(dialogues, batch, "tour")
 
 # %%
-shown_rows = [name for name, row in attribution.METHODS.items() if not row.needs_values]
-width = max(len(words[lost]), len(words[won]))
-paid = {name: attribution.attribute(name, **signals) for name in shown_rows}
-to_go = {name: returns(rewards, batch.response_mask)[[lost, won], :width] for name, rewards in paid.items()}
-paid = {name: rewards[[lost, won], :width] for name, rewards in paid.items()}
+titles = {lost: "failed, $R=0$", won: "succeeded, $R=1$"}
+lines = []
+for name in (name for name, method in attribution.METHODS.items() if not method.needs_values):
+    rewards = attribution.attribute(name, **signals)
+    to_go = returns(rewards, batch.response_mask)
+    for i, title in titles.items():
+        places = [(t, k + 1) for t, k in enumerate(ids[i]) if k >= 0]
+        lines += [(name, title, t, turn, rewards[i, t].item(), to_go[i, t].item()) for t, turn in places]
 
 # %%
-labels = {name: row.label for name, row in attribution.METHODS.items()}
-draw.pay(paid, to_go, batch.turn_ids[[lost, won], :width], ["failed, $R=0$", "succeeded, $R=1$"], labels)
+draw.rewards(pd.DataFrame(lines, columns=["row", "dialogue", "token", "turn", "reward", "return"]))
 
 # %% [markdown]
-# Bars are rewards, dashes the *return* of a token: everything paid from there to the end, which is what the policy gradient
-# sees. Trajectory-share tells every token of the success the same. Norm-ITPO pays the same total, but in instalments: a turn
-# near the end sees only what is still to come. The failure is paid nothing by all rows whose rewards are shares of $R$; there
-# the blame comes from the comparison with other rollouts of the same prompt. PRIME and ITPO do blame turns, on a scale that
-# nothing fixes.
+# Bars are rewards, dashes the *return* of a token: the sum of the rewards from there to the end, which is what the policy gradient
+# sees. Under trajectory-share every token of the success has the same return. Norm-ITPO gives the same total, divided over the
+# turns: a turn near the end sees only what is still to come. In the failure the rewards of all methods that share $R$ out are 0;
+# there the blame comes from the comparison with other rollouts of the same prompt. PRIME and ITPO do blame turns, on a scale
+# that nothing fixes.
 #
 # ## Where to go from here
 #
-# - **01_method**: every equation and Algorithm 1 on four conversations small enough to check by hand.
+# - **01_training**: Algorithm 1 line by line, on a model that learns within a minute.
+# - **01_method**: every equation on four conversations small enough to check by hand.
 # - **02 and later**: the main results with seeds and intervals, then how rewards behave during training.
 # - **05**: what changes when the advantages are estimated by GRPO or PPO instead of RLOO.

@@ -1,23 +1,32 @@
 # %% [markdown]
 # # The method on four conversations
 #
-# Every equation of ITPO, each beside the function that computes it, on four rollouts that are small enough to check by hand.
-# Nothing is trained here and no model is loaded: the log-ratios and the outcomes are written down. Shapes are those of the
-# library: $B$ dialogues, $T$ tokens, $K$ turns.
+# A language model talks with a user over several turns, and at the end comes one number: did it go well? Turn-wise credit asks
+# which turns earned it. Here is every equation of ITPO, each beside the function that computes it, on four dialogues that are
+# small enough to check by hand. Nothing is trained and no model is loaded: the numbers that models would give are written down.
+# (`01_training` runs the same functions in a training.)
 #
-# Marks say where a definition comes from: [P] the paper's abstract and captions, [C] its released code, [S] secondary
+# The words, once:
+#
+# - The *policy* is the model that is trained. The *reference* is the same model before training, and stays as it is.
+# - A *dialogue* alternates between user and policy, and is made of *tokens*. It ends with an *outcome* $R$ between 0 and 1.
+# - The *process reward model* (PRM) is a third model that starts as the reference and learns to predict $R$. Where it gives a
+#   token a higher probability than the reference does, it believes that this token makes success more likely.
+# - A *reward* is a part of the credit that is placed on one token. The *return* of a token is the sum of the rewards from it on.
+# - The *advantage* of a token is its return compared with a *baseline*, what was to be expected anyway. It trains the policy:
+#   tokens with a positive advantage become more likely.
+#
+# Shapes are those of the library: $B$ dialogues, $T$ tokens, $K$ turns. Marks say where a definition comes from: [P] the paper's abstract and captions, [C] its released code, [S] secondary
 # sources, [O] our own choice.
 
 # %% tags=["parameters"]
 profile = "laptop"
 
 # %%
-import inspect
-
 import pandas as pd
 import torch
 
-from itpo import advantages, attribution, estimators, losses, prm, trainer, turns
+from itpo import advantages, attribution, losses, prm, turns
 from itpo.figures import method as draw
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
@@ -25,9 +34,9 @@ from itpo.figures.style import use_style
 use_style("01_method")
 
 # %% [markdown]
-# ## Four rollouts of one prompt
+# ## Four dialogues with one user
 #
-# Rollouts of the same prompt form a *group*. Ours have 1, 2, 3 and 4 turns. Below, `u` is a user token, `a` an assistant
+# A dialogue that the policy held is called a *rollout*; rollouts of the same prompt form a *group*. Ours have 1, 2, 3 and 4 turns. Below, `u` is a user token, `a` an assistant
 # token, a dot is padding. An outcome $R\in[0,1]$ comes once, at the end [P]; the last one here is half a success.
 
 # %%
@@ -53,7 +62,16 @@ ratios += [0.3, 0.0, -0.5, -0.3, 0.2, 0.6, 0.1, -0.1, 0.2]
 logp_ref = torch.full(response_mask.shape, -1.0)
 logp_prm = logp_ref.masked_scatter(response_mask, torch.tensor(ratios) - 1.0)
 q = prm.log_ratio(logp_prm, logp_ref, response_mask)
-draw.token_grid(q, turn_ids, "log-ratio $q_t$ [nats]", names)
+
+
+def by_token(values):
+    """A line for each dialogue and a column for each token, empty at the user's."""
+    table = pd.DataFrame(values.masked_fill(~response_mask, torch.nan).tolist())
+    table.insert(0, "dialogue", names)
+    return table
+
+
+draw.token_grid(by_token(q), "log-ratio $q_t$ [nats]")
 # %% [markdown]
 # *What to see:* a number for each token that the policy chose, and none for the user's: they are outside the mask. In C the
 # PRM likes the second turn, in B it dislikes the second.
@@ -68,9 +86,9 @@ draw.token_grid(q, turn_ids, "log-ratio $q_t$ [nats]", names)
 # %%
 beta = 0.5
 token_rewards = prm.token_rewards(logp_prm, logp_ref, response_mask, beta)
-draw.token_grid(token_rewards, turn_ids, "reward $r_t$ [logits]", names)
+draw.token_grid(by_token(token_rewards), "reward $r_t$ [logits]")
 # %% [markdown]
-# *What to see:* the same picture on another scale. This is already one row of Table 1: PRIME pays $r_t$ token by token.
+# *What to see:* the same picture on another scale. This is already one method of Table 1: PRIME rewards each token by $r_t$.
 #
 # ## Equation 3: where the PRM's knowledge comes from
 #
@@ -86,7 +104,7 @@ pd.DataFrame(table, index=list("ABCD")).style.format("{:.2f}").set_caption(f"los
 
 # %% [markdown]
 # *What to see:* A and C are predicted to succeed, B to fail, as they do; D is half a success and predicted as about that. A
-# PRM that knows nothing says 0.5 everywhere and pays $\log 2\approx0.693$.
+# PRM that knows nothing says 0.5 everywhere, a loss of $\log 2\approx0.693$.
 #
 # ## Equation 4: the reward of a turn
 #
@@ -120,7 +138,12 @@ eta = 0.4
 weights = turns.normalize(sums, has_turn, eta)
 temperatures = torch.logspace(-1.3, 1.3, 60)
 curves = torch.stack([turns.normalize(sums, has_turn, value) for value in temperatures.tolist()])
-draw.weight_curves(temperatures, curves, names)
+lines = [
+    (names[b], k + 1, value, curves[e, b, k].item())
+    for e, value in enumerate(temperatures.tolist())
+    for b, k in has_turn.nonzero().tolist()
+]
+draw.weight_curves(pd.DataFrame(lines, columns=["dialogue", "turn", "temperature", "weight"]))
 # %% [markdown]
 # *What to see:* on the right every turn weighs the same, on the left the largest $R_k$ takes all. Where a curve bends depends
 # on the scale of $R_k$, so $\eta$ and $\beta$ cannot be chosen apart. A single turn always weighs 1.
@@ -129,26 +152,25 @@ draw.weight_curves(temperatures, curves, names)
 #
 # $$R_k\leftarrow w_k\,R,\qquad\text{so that}\quad\textstyle\sum_kR_k=R\tag{6}$$
 #
-# The PRM decides *where* the outcome is paid, and no longer *how much*.
+# The PRM decides *where* the outcome is placed, and no longer *how much* is.
 
 # %%
 normalised = attribution.norm_itpo(token_rewards, outcome, turn_ids, temperature=eta)
-draw.token_grid(normalised, turn_ids, "reward $w_kR$ [outcome]", names)
+draw.token_grid(by_token(normalised), "reward $w_kR$ [outcome]")
 # %%
 by_turn = pd.DataFrame(weights * outcome[:, None], index=list("ABCD"), columns=["turn 1", "2", "3", "4"])
 by_turn.assign(sum=by_turn.sum(axis=1), outcome=outcome.tolist()).round(3)
 
 # %% [markdown]
-# *What to see:* rewards sit on the last token of each turn, and each row adds up to its outcome. B has nothing to hand out:
-# with
-# $R=0$ the PRM's dislike of its second turn leaves no trace.
+# *What to see:* rewards sit on the last token of each turn, and those of a dialogue add up to its outcome. B has no outcome to
+# share: with $R=0$ the PRM's dislike of its second turn leaves no trace.
 #
-# ## Every row of Table 1, side by side
+# ## Every method of Table 1, side by side
 #
-# Same four conversations, same PRM. The registry `attribution.METHODS` holds one function a row, and `attribute` gives each the
-# signals it declares. `uniform` draws its split from a Dirichlet distribution with parameters 1 [O]. Two rows read something
+# Same four dialogues, same PRM. The registry `attribution.METHODS` holds one function for each method, and `attribute` gives each
+# the signals it declares. `uniform` draws its split from a Dirichlet distribution with parameters 1 [O]. Two methods read something
 # else than the PRM, which we write down too: `judge` a judge's score of each turn, and `value_model` a critic's value $V_t$ of
-# the state before each token, here the same within a turn. It pays the *change* of the value, and $R-V_t$ at the end.
+# the state before each token, here the same within a turn. Its reward is the *change* of the value, and $R-V_t$ at the end.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -159,46 +181,42 @@ value = torch.tensor([[0.6, 0, 0, 0], [0.6, 0.3, 0, 0], [0.6, 0.7, 0.8, 0], [0.6
 signals["values"] = value.gather(1, turn_ids.clamp(min=0)) * response_mask
 
 # %%
-paid = {name: attribution.attribute(name, **signals) for name in attribution.METHODS}
-to_go = {name: advantages.returns(rewards, response_mask) for name, rewards in paid.items()}
-labels = {name: row.label for name, row in attribution.METHODS.items()}
+lines = []
+for method in attribution.METHODS:
+    rewards = attribution.attribute(method, **signals)
+    to_go = advantages.returns(rewards, response_mask)
+    lines += [
+        (method, names[b], t, turn_ids[b, t].item() + 1, rewards[b, t].item(), to_go[b, t].item())
+        for b, t in response_mask.nonzero().tolist()
+    ]
 
 # %%
-where = [(name, b, t) for name in paid for b, t in response_mask.nonzero().tolist()]
-numbers = [(n, "ABCD"[b], t, paid[n][b, t].item(), to_go[n][b, t].item()) for n, b, t in where]
-table = pd.DataFrame(numbers, columns=["row", "rollout", "token", "reward", "return"])
 publish(
-    draw.pay,
+    draw.rewards,
     "method_rows",
     profile,
-    "What each row pays on four hand-written rollouts, without baseline.",
-    rewards=paid,
-    returns=to_go,
-    turn_ids=turn_ids,
-    titles=names,
-    labels=labels,
-    numbers=table,
+    "The rewards of each method on four hand-written rollouts, without baseline.",
+    tokens=pd.DataFrame(lines, columns=["row", "dialogue", "token", "turn", "reward", "return"]),
 )
 # %% [markdown]
 # *What to see:* a reward at the end of turn $p$ reaches the return (dash) of every token up to $p$ and none after it. So
-# paying the pivotal turn rather than the last one *spares the turns after the pivot*. Nothing else distinguishes turn-wise
+# rewarding the pivotal turn rather than the last one *spares the turns after the pivot*. Nothing else distinguishes turn-wise
 # credit from trajectory-share, and where the last turn decides, there is nothing to gain. For the value model the dash is not
 # what the policy sees: its rewards are already differences to an expectation, so notebook 05 uses each by itself.
 #
 # ## From rewards to advantages: RLOO, and a bias in it
 #
-# Leave-one-out compares a rollout with the $n-1$ others of its group. The released code does so with the mean reward $m_i$
-# over a row's reward positions, at *every* reward position [C]:
+# Leave-one-out (RLOO) compares a rollout with the $n-1$ others of its group. The released code does so with the mean reward $m_i$
+# over a rollout's reward positions, at *every* reward position [C]:
 #
 # $$\tilde r=\frac{n}{n-1}\,r-\frac1{n-1}\sum_jm_j$$
 #
-# A dialogue of four turns thus pays the baseline four times, one of a single turn once. Take three equally successful
+# From a dialogue of four turns the baseline is thus subtracted four times, from one of a single turn once. Take three equally successful
 # dialogues with 1, 2 and 4 turns, whose outcome 1 is split evenly.
 
 # %%
-equal = turns.turn_ids(
-    torch.tensor([[token == "a" for token in row] for row in ("uaaaaaaa", "uauaaaaa", "uauauaua")])
-)
+patterns = ("uaaaaaaa", "uauaaaaa", "uauauaua")
+equal = turns.turn_ids(torch.tensor([[token == "a" for token in pattern] for pattern in patterns]))
 even = attribution.norm_itpo(torch.zeros(equal.shape), torch.ones(3), equal, temperature=1.0)
 ends = attribution.reward_mask("turn", equal)
 bias = {kind: advantages.rloo(even, ends, 3, kind).sum(1) for kind in advantages.BASELINES}
@@ -209,7 +227,7 @@ draw.baseline_bias(pd.DataFrame({"turns": [1, 2, 4], **bias}))
 # position: all get 0. So they do by `baseline="to_go"` [O], which compares at every turn what is still to come: a dialogue's k-th
 # turn with the k-th turns of the others, as far as they have one.
 #
-# Now the four rollouts, with each baseline, as returns: the sum of what is paid from a token on.
+# Now the four rollouts, with each baseline, as returns.
 
 # %%
 mask = attribution.reward_mask("turn", turn_ids)
@@ -219,28 +237,28 @@ first = {kind: values[:, 1].tolist() for kind, values in to_go.items()}
 pd.DataFrame(first, index=names).rename(index=lambda name: name.replace("$", "")).round(3)
 
 # %% [markdown]
-# *What to see:* the return of the first token. With `trajectory` and `to_go` it is $R$ minus the mean of the other three outcomes; with
-# `released`, half a success in four turns (D) comes out worse than a failure in two (B).
+# *What to see:* the return of the first token. With `trajectory` and `to_go` it is $R$ minus the mean of the other three
+# outcomes; with `released`, half a success in four turns (D) comes out worse than a failure in two (B).
 #
 # **Whitening** makes mean 0 and variance 1 over all assistant tokens of the batch, with Bessel's correction [C].
 
 # %%
 advantage = advantages.whiten(to_go["trajectory"], response_mask)
-draw.token_grid(advantage, turn_ids, "advantage [s.d.]", names)
+draw.token_grid(by_token(advantage), "advantage [s.d.]")
 # %% [markdown]
 # *What to see:* the advantage of each token under Norm-ITPO with the trajectory baseline. B is blamed by the comparison
-# alone, all its tokens alike. C succeeded, yet its last turn is blamed: its pay lies behind it, at the pivotal second turn,
+# alone, all its tokens alike. C succeeded, yet its last turn is blamed: most of the reward lies behind it, at the pivotal second turn,
 # and the baseline is still to come. The turns after the pivot are not merely spared, they are held against the average.
 #
 # The same with `to_go`:
 
 # %%
 advantage = advantages.whiten(to_go["to_go"], response_mask)
-draw.token_grid(advantage, turn_ids, "advantage [s.d.]", names)
+draw.token_grid(by_token(advantage), "advantage [s.d.]")
 # %% [markdown]
-# *What to see:* every turn is compared with those of the same number. The late turns of D are no longer held against successes that were
-# over by then; its fourth, which no other dialogue reached, is compared with nothing. C's last turn is blamed still, because the only other
-# dialogue that got so far, D, had more to come: where few get far, few compare.
+# *What to see:* every turn is compared with those of the same number. The late turns of D are no longer held against successes
+# that were over by then; its fourth, which no other dialogue reached, is compared with nothing. C's last turn is blamed still,
+# because the only other dialogue that got so far, D, had more to come: where few get far, few compare.
 #
 # ## The policy's loss
 #
@@ -276,34 +294,25 @@ draw.loss_curves(surrogate, divergence, entropy)
 # > **repeat**
 # > 1. sample prompts, and roll out $n$ dialogues with each; score them: $R$
 # > 2. update the PRM by (3)
-# > 3. recompute the rewards (1)-(2) under the *updated* PRM
-# > 4. attribute: turn rewards (4), weights (5), pay (6)
+# > 3. compute the rewards (1)-(2) under the *updated* PRM
+# > 4. attribute: turn rewards (4), weights (5), rewards (6)
 # > 5. advantages: baseline, returns, whitening
 # > 6. a few minibatch updates of the policy
 #
 # The order of 2 and 3 is the released code's "double forward" [C]: rewards are read off a PRM that has just learned from the
-# batch. Below are the two functions that the other notebooks run at every step, as they are, to be read beside the six lines.
-
-# %%
-print(inspect.getsource(trainer.training_step), inspect.getsource(trainer.assign_credit), sep="\n")
-
-# %% [markdown]
-# Steps 4 and 5 are these two. What else can be paid besides the row's own rewards (a length penalty, the outcome as a second
-# source) is baselined separately and then summed [C]. Step 5 is RLOO here, the only estimator of the released code [C];
-# notebook 05 has GRPO and PPO beside it.
-
-# %%
-print(inspect.getsource(trainer.reward_sources), inspect.getsource(estimators.rloo), sep="\n")
-
-# %% [markdown]
+# batch. Rewards beside the method's own (a length penalty, the outcome as a second source) get a baseline of their own, and
+# what is left is summed [C]. RLOO is the only estimator of the released code [C]; notebook 05 has GRPO and PPO beside it.
+#
+# The six lines are `itpo.trainer.training_step`. Notebook `01_training` runs them one by one.
+#
 # ## Exercises
 #
-# **1.** Add a constant $c$ to every turn reward $R_k$ of a dialogue. What becomes of ITPO's pay, what of Norm-ITPO's?
+# **1.** Add a constant $c$ to every turn reward $R_k$ of a dialogue. What becomes of ITPO's rewards, what of Norm-ITPO's?
 #
 # <details><summary>Solution</summary>
 #
-# Softmax does not change when a constant is added to all its inputs, so $w_k$ and $w_kR$ stay. ITPO pays $Kc$ more in total,
-# and the first token's return grows by $Kc$: a PRM with an offset makes longer dialogues look better or worse. Check it with
+# Softmax does not change when a constant is added to all its inputs, so $w_k$ and $w_kR$ stay. ITPO's rewards are $Kc$ larger in
+# total, and the first token's return grows by $Kc$: a PRM with an offset makes longer dialogues look better or worse. Check it with
 # `turns.normalize(sums + 3.0, has_turn, eta)`.
 # </details>
 #
@@ -311,8 +320,8 @@ print(inspect.getsource(trainer.reward_sources), inspect.getsource(estimators.rl
 #
 # <details><summary>Solution</summary>
 #
-# In one with a single turn ($w_1=1$, paid at the last assistant token: A above), and in one with $R=0$ (both pay nothing: B
-# above). Otherwise the *first* turn still has the same return $R$; later ones have only what is not yet paid.
+# In one with a single turn ($w_1=1$, placed at the last assistant token: A above), and in one with $R=0$ (all rewards are 0: B
+# above). Otherwise the *first* turn still has the same return $R$; later ones have only what is still to come.
 # </details>
 #
 # **3.** Why does $\beta$ cancel if the token rewards are rescaled by `prm.batch_norm`, and where does it still matter?

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Reward dynamics: what the process reward model comes to praise and to blame
 #
-# ITPO pays the turns of a dialogue by a model that never saw a label for a turn. It is only trained to tell good *dialogues*
+# ITPO rewards the turns of a dialogue by a model that never saw a label for a turn. It is only trained to tell good *dialogues*
 # from bad ones, and its opinion on a turn is read off its log-probabilities. This notebook looks at those opinions while they
 # form: in one dialogue, token by token, and then over all dialogues that we watch.
 #
@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, clear_output, display
 
+from itpo.figures import framework
 from itpo.figures import results as draw
-from itpo.figures.framework import EXAMPLE, framework
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
 from itpo.runs.paths import runs_root
@@ -33,23 +33,21 @@ scale = get_profile(profile)
 #
 # **How to read it.** Left: policy and user talk. Top: their dialogue, which ends with an outcome $R$; by (3) that outcome
 # trains the process reward model (PRM). In the middle, from top to bottom: the PRM's token rewards (2) of a made-up dialogue,
-# their sums over turns (4), the weights that a softmax makes of them (5), and the outcome paid out in that proportion (6), from which
+# their sums over turns (4), the weights that a softmax makes of them (5), and the outcome split in that proportion (6), from which
 # the policy's advantages are estimated.
 
 # %%
-caption = (
-    "F1. ITPO: the outcome of a dialogue trains the PRM, and the PRM says to which turns the outcome is paid."
-)
-shown = {"example": EXAMPLE, "numbers": EXAMPLE.table()}
-display(publish(framework, "F01_framework", profile, f"{caption} Made-up numbers.", **shown))
+caption = "F1. ITPO: the outcome of a dialogue trains the PRM, and the PRM says which turns earned it. Made-up numbers."
+example = {"turns": framework.TURNS, "tokens": framework.TOKENS}
+display(publish(framework.framework, "F01_framework", profile, caption, **example))
 plt.close("all")
 
 # %% [markdown]
 # ## 2. The dialogues that we watch
 #
-# Before training, the untrained policy held some dialogues once and for all: the *probes*. The PRM never learns from them.
-# While it trains on others, we ask it again and again for the log-ratio (1) of each of their tokens. Nothing about a probe
-# changes over training except the PRM's opinion. Rows without a PRM have no probes.
+# Before training, the untrained policy held some dialogues once and for all: the *monitor set*. The PRM never learns from them.
+# While it trains on others, we ask it again and again for the log-ratio (1) of each of their tokens. Nothing about these dialogues
+# changes over training except the PRM's opinion. Methods without a PRM have no monitor set.
 
 # %%
 runs = sweep(runs_root(), scale.grid(), train)
@@ -60,10 +58,10 @@ Markdown(tables.scale_note(scale))
 # %% [markdown]
 # ## 3. One case
 #
-# **Which one?** Not the prettiest. The rule: the first failed probe of at least four turns in which a vague or doubtful
-# answer was not repaired by the very next turn, the only one that can; failing that, the first failed one of at least four
-# turns; failing that, the first of that length. The PRM is that of Norm-ITPO's first seed. All rows and seeds have the same
-# probes.
+# **Which one?** Not the prettiest. The rule: the first failed dialogue of the monitor set of at least four turns in which a vague
+# or doubtful answer was not repaired by the very next turn, the only one that can; failing that, the first failed one of at least
+# four turns; failing that, the first of that length. The PRM is that of Norm-ITPO's first seed. All methods and seeds have the
+# same monitor set.
 
 # %%
 first = next(run for run in judged if run.config.method.name == "norm_itpo")
@@ -75,7 +73,7 @@ Markdown(f"Chosen: {rule}. It is number {case + 1} of {len(watched.outcome)}, an
 # %%
 kinds = iter(watched.kinds(case))
 lines = [
-    {"who": m.role, "says": m.content, "kind of turn": next(kinds) if m.role == "assistant" else ""}
+    {"role": m.role, "text": m.content, "kind of turn": next(kinds) if m.role == "assistant" else ""}
     for m in watched.messages(case)
 ]
 Markdown(tables.markdown(pd.DataFrame(lines)))
@@ -94,33 +92,31 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # tokens; in the lower half each token has its own.
 
 # %%
-picture = reward_dynamics.case_of(watched, case)
 publish(
     draw.reward_dynamics,
     "F02_reward_dynamics",
     profile,
-    f"F2. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); Norm-ITPO, seed "
+    f"F2. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); Norm-ITPO, seed "
     f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
-    case=picture,
-    numbers=reward_dynamics.case_table(picture),
+    **reward_dynamics.case_frames(watched, case),
 )
 
 # %% [markdown]
-# How lasting the opinions are, in numbers and over all probes instead of one, is the subject of notebook 04.
+# How lasting the opinions are, in numbers and over all dialogues of the monitor set instead of one, is the subject of notebook 04.
 
 # %% [markdown]
 # ## 4. Which kinds of turns are praised?
 #
-# **Question.** One case proves nothing. Over all probes: does the PRM credit the kinds of turns that matter by the task's
-# rules? A *missed repair* is a turn that followed a vague or doubtful answer without repairing it; *press* and *check* are
+# **Question.** One case proves nothing. Over the whole monitor set: does the PRM credit the kinds of turns that matter by the task's
+# rules? A *missed repair* is a turn that followed a vague or doubtful answer without repairing it; *clarify* and *verify* are
 # the repairs. Of the other kinds, asking is needed, assuming throws a number away, and chatting wastes a turn.
 #
 # **Method.** The turn rewards (4) under the last PRM of each Norm-ITPO run, minus the mean over the same dialogue's turns:
-# what is left is who is credited *more than its neighbours*, in logits of (3). Averaged over turns of a kind within a run,
+# what is left says which turn is credited *more than its neighbours*, in logits of (3). Averaged over turns of a kind within a run,
 # then over runs, successful and failed dialogues apart.
 #
 # **How to read it.** Right of the line: credited more than the other turns of its dialogue. Bars: 95 % t-interval over seeds;
-# they may leave the picture. Kinds that few probes contain are in the CSV file beside the picture with their number of turns.
+# they may leave the picture. Kinds of few turns are in the CSV file beside the picture with their number of turns.
 
 # %%
 credit = reward_dynamics.credit_by_kind([run for run in judged if run.config.method.name == "norm_itpo"])
@@ -144,5 +140,5 @@ Markdown(reward_dynamics.credit_text(credit, scale))
 
 # %% [markdown]
 # **Two cautions.** A kind's credit mixes what the turn does with what came before it, as a missed repair needs a bad answer
-# first. And Norm-ITPO multiplies the weights by the outcome (6): in a failed dialogue nothing is paid, however the PRM ranks
+# first. And Norm-ITPO multiplies the weights by the outcome (6): in a failed dialogue all rewards are 0, however the PRM ranks
 # its turns. There, only the leave-one-out baseline speaks.

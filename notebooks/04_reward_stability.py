@@ -22,15 +22,15 @@ from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep, sweep_groups
 from itpo.study import claims, reward_dynamics, tables
 from itpo.study.profiles import get_profile
-from itpo.study.reported import REPORTED_TAU, TITLES
-from itpo.tasks.registry import TASKS
+from itpo.study.reported import REPORTED_TAU
+from itpo.tasks.registry import TASKS, get_entry
 from itpo.trainer import train
 
 use_style("04_reward_stability")
 scale = get_profile(profile)
 
 # %% [markdown]
-# The runs are those of notebook 02, of which only the rows with a PRM are needed. Their *probes* are dialogues of the
+# The runs are those of notebook 02, of which only the methods with a PRM are needed. Their *monitor set* are dialogues of the
 # untrained policy, held once and never learned from; every few steps the PRM gives its log-ratio (1) for each of their
 # tokens.
 
@@ -45,8 +45,8 @@ Markdown(tables.scale_note(scale))
 #
 # **Question.** At which step do the rewards of a dialogue have the order that they will have in the end?
 #
-# **Method.** For every probe of at least three turns: Spearman's correlation between its turn rewards (4) at step s and those
-# at the last step, averaged over probes. The same for its token rewards (2). A dialogue in which all rewards are equal has no
+# **Method.** For every dialogue of the monitor set of at least three turns: Spearman's correlation between its turn rewards (4) at
+# step s and those at the last step, averaged over dialogues. The same for its token rewards (2). A dialogue in which all rewards are equal has no
 # order and is left out of the mean.
 #
 # **Is that fair?** Not quite: three to five turns are compared with some thirty tokens, and a turn's reward is a sum, whose
@@ -56,9 +56,9 @@ Markdown(tables.scale_note(scale))
 #   every step, and summed to "turns" of the same sizes. These groups enjoy all that summing does, but mean nothing. Only what
 #   real turns have above them is owed to turns as such.
 #
-# **How to read it.** One panel a row; mean over seeds and 95 % t-interval. The thin line marks 0.8. At the last step every
+# **How to read it.** One panel for each method; mean over seeds and 95 % t-interval. The thin line marks 0.8. At the last step every
 # curve is 1 *by construction*, since the rewards are compared with themselves; and just before it they are high because
-# little is learned between two neighbouring probes. What counts is how early a curve is high. A ranking at random is at 0 for
+# little is learned between two neighbouring measurements. What counts is how early a curve is high. A ranking at random is at 0 for
 # any number of items, but fewer items scatter more. Step 0 is not ignorance: the PRM has been warmed up on dialogues of the
 # reference by then.
 
@@ -69,8 +69,8 @@ publish(
     draw.stability,
     "F03_spearman_to_converged",
     profile,
-    "F3. Spearman correlation of each probe's rewards at a step with those at the last step, mean over probes of at least "
-    "three turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. "
+    "F3. Spearman correlation of the rewards of each dialogue of the monitor set at a step with those at the last step, mean over "
+    "dialogues of at least three turns, then mean and 95 % t-interval over seeds. The last step is compared with itself and is 1 by construction. "
     "Dotted and dashed: controls of ours [O], means only.",
     band=band,
 )
@@ -97,9 +97,8 @@ Markdown(tables.markdown(convergence[columns].rename(columns=names)))
 
 # %%
 for rival, title in reward_dynamics.RIVALS.items():
-    lines = claims.verdict_text(
-        reward_dynamics.stability_verdicts(stability, rival), scale, scale=1.0, unit=""
-    )
+    verdicts = reward_dynamics.stability_verdicts(stability, rival)
+    lines = claims.verdict_text(verdicts, scale, scale=1.0, unit="")
     display(Markdown(f"Turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
@@ -108,22 +107,22 @@ for rival, title in reward_dynamics.RIVALS.items():
 # The same on document writing (F12) and medical recommendation (F13), with the runs of notebook 02.
 
 # %%
-others = {task: scale.on(task) for task in TASKS if task != scale.run.task}
+others = {task: scale.on(task) for task in TASKS if task != scale.run.task.name}
 grids = sweep_groups(runs_root(), {task: there.grid() for task, there in others.items()}, train)
 clear_output()
-for name, (task, found) in zip(
-    ("F12_spearman_documents", "F13_spearman_medical"), grids.items(), strict=True
-):
-    known = reward_dynamics.spearman_curves([run for run in found if run.monitor()], np.random.default_rng(0))
-    band = tables.bands(known, by=["row", "items"])
-    caption = f"{name[:3]}. As F3, on {TITLES[task]}: Spearman correlation of each probe's rewards at a step with those at the last "
+names = ("F12_spearman_documents", "F13_spearman_medical")
+for name, (task, there) in zip(names, grids.items(), strict=True):
+    curves = reward_dynamics.spearman_curves(
+        [run for run in there if run.monitor()], np.random.default_rng(0)
+    )
+    band, task_title = tables.bands(curves, by=["row", "items"]), get_entry(task).title
+    caption = f"{name[:3]}. As F3, on {task_title}: Spearman correlation of each dialogue's rewards at a step with those at the last "
     caption += f"one; mean and 95 % t-interval over {len(others[task].seeds)} seeds. Dotted and dashed: controls of ours [O]."
     display(publish(draw.stability, name, profile, caption, band=band))
     for rival, title in reward_dynamics.RIVALS.items():
-        lines = claims.verdict_text(
-            reward_dynamics.stability_verdicts(known, rival), scale, scale=1.0, unit=""
-        )
-        display(Markdown(f"{TITLES[task].capitalize()}, turns against {title}:\n\n{lines}"))
+        verdicts = reward_dynamics.stability_verdicts(curves, rival)
+        lines = claims.verdict_text(verdicts, scale, scale=1.0, unit="")
+        display(Markdown(f"{task_title.capitalize()}, turns against {title}:\n\n{lines}"))
 
 # %% [markdown]
 # ## 2. Between dialogues: implicit return against outcome
@@ -131,7 +130,7 @@ for name, (task, found) in zip(
 # **Question.** Does the sum of a dialogue's implicit rewards rank dialogues as their outcomes do?
 #
 # **Method.** Kendall's tau-b between $\beta \sum_t q_t$ and $R$. Left: on every training batch, *before* the PRM learns from
-# it, so that it is a prediction, and the policy's own dialogues of the moment. Right: on the probes, the same dialogues
+# it, so that it is a prediction, and the policy's own dialogues of the moment. Right: on the monitor set, the same dialogues
 # throughout. Negative steps are the PRM's warm-up on dialogues of the reference.
 #
 # **A ceiling.** Tau-b corrects for ties in a way that leaves less than 1 to a yes-or-no outcome. If a share p of n dialogues
@@ -150,18 +149,17 @@ for name, (task, found) in zip(
 
 # %%
 batches = tables.bands(tables.curves(judged, "prm_kendall", smooth=5))
-probed = reward_dynamics.monitor_curves(judged)
-fixed = tables.bands(probed)
-ceilings = reward_dynamics.tau_ceilings(judged, probed, smooth=5)
+monitored = reward_dynamics.monitor_curves(judged)
+ceilings = reward_dynamics.tau_ceilings(judged, monitored, smooth=5)
 publish(
     draw.kendall_over_training,
     "F05_kendall",
     profile,
     "F5. Kendall's tau-b between implicit return and outcome, RLOO: on fresh training batches before the PRM learns from them "
-    "(left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % t-interval over seeds. Negative "
+    "(left; centred mean over five batches) and on the monitor set (right). Mean and 95 % t-interval over seeds. Negative "
     "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S].",
     batches=batches,
-    probes=fixed,
+    probes=tables.bands(monitored),
     ceilings=ceilings,
     reported=REPORTED_TAU,
 )

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Three estimators: what is subtracted from a reward
 #
-# The rows of Table 1 decide what a turn is *paid*. What the policy learns from is an *advantage*: pay minus what was to be
+# The methods of Table 1 decide the *reward* of a turn. What the policy learns from is an *advantage*: reward minus what was to be
 # expected anyway. The paper estimates advantages in three ways, RLOO, GRPO and PPO [P], and claims that Norm-ITPO beats
 # trajectory-share under each (C1), and is at least as good as ITPO, most clearly under PPO (C2) [S]. The released code has
 # RLOO only [C]; GRPO and PPO are ours, after the works they are named for [O].
@@ -14,8 +14,6 @@
 profile = "laptop"
 
 # %%
-import inspect
-
 import numpy as np
 import pandas as pd
 import torch
@@ -34,7 +32,6 @@ from itpo.study import claims, reward_dynamics, tables
 from itpo.study.profiles import get_profile
 from itpo.study.reported import REPORTED_TAU
 from itpo.trainer import train
-from itpo.training.learner import Learner
 
 use_style("05_estimators")
 scale = get_profile(profile)
@@ -60,7 +57,7 @@ ids, mask, ends = batch.turn_ids, batch.response_mask, attribution.reward_mask("
 has_turn = turns.turn_mask(ids)
 turn_scores = torch.tensor([[0.9, 0, 0, 0], [0.1, -0.9, 0, 0], [0, 1.2, -0.05, 0], [0.15, -0.4, 0.45, 0.05]])
 weights = turns.normalize(turn_scores, has_turn, temperature=0.4)
-pay = turns.place_at_turn_ends(weights * batch.outcome[:, None], ids)
+rewards = turns.place_at_turn_ends(weights * batch.outcome[:, None], ids)
 
 
 # %%
@@ -71,38 +68,39 @@ def by_turn(values):
     return table.where(has_turn.numpy()).style.format("{:+.3f}", na_rep="")
 
 
-by_turn(turns.aggregate(pay, ids))
+by_turn(turns.aggregate(rewards, ids))
 
 # %% [markdown]
-# *What to see:* what each turn is paid. Each line adds up to its outcome.
+# *What to see:* the reward of each turn. Each line adds up to its outcome.
 #
 # ### RLOO: the others' mean
 #
-# RLOO compares a rollout with the $n-1$ others of its group. There are three ways to charge the comparison to a dialogue:
+# RLOO compares a rollout with the $n-1$ others of its group. There are three ways to subtract the baseline from a dialogue:
 #
 # - **released** [C]: at *every* reward, $\tilde r=\frac n{n-1}r-\frac1{n-1}\sum_jm_j$ with $m_j$ the mean reward of rollout
 #   j;
 # - **trajectory**: once, at the last reward, the mean *total* of the others. This is leave-one-out on whole dialogues;
-# - **to_go** [O]: so that the sum from the k-th reward on is charged what the others have still to come from their k-th reward on, as
-#   far as they have one.
+# - **to_go** [O]: from the sum of rewards from the k-th on is subtracted the others' mean sum from their own k-th reward on, as far as
+#   they have one.
 
 # %%
-released = advantages.rloo(pay, ends, 4, "released")
-by_turn(turns.aggregate(released, ids)).set_caption("RLOO, released: charged at every turn")
+released = advantages.rloo(rewards, ends, 4, "released")
+by_turn(turns.aggregate(released, ids)).set_caption("RLOO, released: a baseline at every turn")
 
 # %%
-charged_once = advantages.rloo(pay, ends, 4, "trajectory")
-by_turn(turns.aggregate(charged_once, ids)).set_caption("RLOO, trajectory: charged at the last turn")
+by_trajectory = advantages.rloo(rewards, ends, 4, "trajectory")
+by_turn(turns.aggregate(by_trajectory, ids)).set_caption("RLOO, trajectory: a baseline at the last turn")
 
 # %%
-turn_by_turn = advantages.rloo(pay, ends, 4, "to_go")
-by_turn(turns.aggregate(turn_by_turn, ids)).set_caption("RLOO, to_go: each turn against those of its number")
+to_go = advantages.rloo(rewards, ends, 4, "to_go")
+by_turn(turns.aggregate(to_go, ids)).set_caption("RLOO, to_go: each turn against those of its number")
 
 # %% [markdown]
-# *What to see:* in the first table every turn bears the same charge, in the second only the last turn of each rollout does.
-# What a turn's tokens are told is the sum from there on (`advantages.returns`), so a charge at the end reaches every turn
-# once, and a charge at every turn reaches the first turn as often as there are turns. In the third the charges up to the end add up to
-# what the others had still to come at that turn: the first turn is told the same as in the second table, later ones are not.
+# *What to see:* in the first table every turn bears the same baseline, in the second only the last turn of each rollout does.
+# The return of a turn's tokens is the sum from there on (`advantages.returns`), so a baseline at the end reaches every turn
+# once, and a baseline at every turn reaches the first turn as often as there are turns. In the third the baselines from a turn to the
+# end add up to what the others had still to come at that turn: the first turn has the same return as in the second table, later ones
+# have not.
 #
 # ### GRPO: mean and spread of the group
 #
@@ -110,24 +108,22 @@ by_turn(turns.aggregate(turn_by_turn, ids)).set_caption("RLOO, to_go: each turn 
 # [O].
 
 # %%
-paid = pay[ends]
-by_turn(turns.aggregate(advantages.grpo(pay, ends, 4), ids)).set_caption(
-    f"GRPO: (pay - {paid.mean():.3f}) / {paid.std():.3f}, at every turn"
+mean, spread = rewards[ends].mean(), rewards[ends].std()
+by_turn(turns.aggregate(advantages.grpo(rewards, ends, 4), ids)).set_caption(
+    f"GRPO: (reward - {mean:.3f}) / {spread:.3f}, at every turn"
 )
 
 # %% [markdown]
-# *What to see:* this too is charged at every turn, and a long dialogue pays more often.
+# *What to see:* this baseline too is subtracted at every turn, and so more often from a long dialogue.
 #
 # ### PPO: a critic
 #
-# PPO asks a learned value function: how much pay is still to come from here? We write one down, the same for all tokens of a
+# PPO asks a learned value function: how much reward is still to come from here? We write one down, the same for all tokens of a
 # turn. Before the first turn it must say the same of all four, since nothing has been said yet; later it may tell them apart.
 
 # %%
 critic = torch.tensor([[0.6, 0, 0, 0], [0.6, 0.3, 0, 0], [0.6, 0.6, 0.2, 0], [0.6, 0.4, 0.4, 0.1]])
-values = (critic.gather(1, ids.clamp(min=0)) * mask)[
-    None
-]  # a layer for each source of reward; here there is one
+values = critic.gather(1, ids.clamp(min=0)) * mask
 by_turn(critic).set_caption("The critic's guess of what is still to come, before each turn")
 
 # %% [markdown]
@@ -135,16 +131,24 @@ by_turn(critic).set_caption("The critic's guess of what is still to come, before
 # $A_t=\sum_l(\gamma\lambda)^l\,\delta_{t+l}$, with $\gamma=1$. At $\lambda=1$ the sum telescopes to *what did come* minus
 # $V_t$: no trust in later values. At $\lambda=0$ only the next surprise counts: full trust in the critic.
 
+
 # %%
-names = [f"{name}: $R$ = {R:g}" for name, R in zip("ABCD", batch.outcome.tolist(), strict=True)]
-gae = {lam: advantages.gae(pay, values[0], mask, lam=lam)[0] for lam in (1.0, 0.0)}
-method.token_grid(gae[1.0], ids, r"advantage, $\lambda=1$ [outcome]", names)
+def by_token(values):
+    """A line for each rollout and a column for each token, empty at the user's."""
+    table = pd.DataFrame(values.masked_fill(~mask, torch.nan).tolist())
+    names = [f"{name}: $R$ = {R:g}" for name, R in zip("ABCD", batch.outcome.tolist(), strict=True)]
+    table.insert(0, "dialogue", names)
+    return table
+
+
+gae = {lam: advantages.gae(rewards, values, mask, lam=lam)[0] for lam in (1.0, 0.0)}
+method.token_grid(by_token(gae[1.0]), r"advantage, $\lambda=1$ [outcome]")
 # %%
-method.token_grid(gae[0.0], ids, r"advantage, $\lambda=0$ [outcome]", names)
+method.token_grid(by_token(gae[0.0]), r"advantage, $\lambda=0$ [outcome]")
 # %% [markdown]
 # *What to see:* at $\lambda=1$ all tokens of a turn share one number. At $\lambda=0$ only a turn's last token has one,
 # because our critic changes its mind only between turns: B's first turn is blamed for bringing the value down from 0.6 to 0.3
-# without earning anything. The first turn of D is told almost nothing, although the dialogue ended below expectation.
+# without earning anything. The advantage of D's first turn is almost 0, although the dialogue ended below expectation.
 #
 # ### All together
 #
@@ -152,45 +156,48 @@ method.token_grid(gae[0.0], ids, r"advantage, $\lambda=0$ [outcome]", names)
 # scaled).
 
 # %%
-source = [Source("row", pay, ends)]
+source = Source("method", rewards, ends)
+given = {
+    "response_mask": mask,
+    "group_size": 4,
+    "values": values[None],
+}  # one layer for each source of reward
 credit = {
-    "RLOO\nreleased": estimate("rloo", source, batch),
-    "RLOO\ntraject.": estimate("rloo", source, batch, baseline="trajectory"),
-    "RLOO\nto_go": estimate("rloo", source, batch, baseline="to_go"),
-    "GRPO": estimate("grpo", source, batch),
-    "PPO\n$\\lambda$ = 1": estimate("ppo", source, batch, values=values, lam=1.0),
-    "PPO\n$\\lambda$ = 0": estimate("ppo", source, batch, values=values, lam=0.0),
+    "RLOO released": estimate("rloo", [source], **given),
+    "RLOO traject.": estimate("rloo", [source], **given, baseline="trajectory"),
+    "RLOO to_go": estimate("rloo", [source], **given, baseline="to_go"),
+    "GRPO": estimate("grpo", [source], **given),
+    "PPO $\\lambda$ = 1": estimate("ppo", [source], **given, lam=1.0),
+    "PPO $\\lambda$ = 0": estimate("ppo", [source], **given, lam=0.0),
 }
-where = has_turn.nonzero().tolist()
-table = pd.DataFrame([("ABCD"[b], k + 1) for b, k in where], columns=["dialogue", "turn"])
-table["paid"] = turns.aggregate(pay, ids)[has_turn]
-for name, found in credit.items():
-    table[name] = turns.aggregate(found.advantages, ids, "mean")[has_turn]
+places = has_turn.nonzero().tolist()
+table = pd.DataFrame([("ABCD"[b], k + 1) for b, k in places], columns=["dialogue", "turn"])
+table["reward"] = turns.aggregate(rewards, ids)[has_turn]
+for name, estimated in credit.items():
+    table[name] = turns.aggregate(estimated.advantages, ids, "mean")[has_turn]
 
 # %%
 publish(
     pictures.turn_credit,
     "estimators_turn_credit",
     profile,
-    "Pay of each turn (black on white) and the advantage of its tokens under each estimator, by hand-written values. Mean over the "
+    "Reward of each turn (black on white) and the advantage of its tokens under each estimator, by hand-written values. Mean over the "
     "turn's tokens; PPO at lambda 0 gives them unequal ones.",
     table=table,
-    paid="paid",
-    numbers=table.rename(columns=lambda name: name.replace("\n", " ").replace("$\\lambda$", "lambda")),
 )
 
 # %% [markdown]
-# *What to see:* A and C both succeed, and the baselines `trajectory` and `to_go` and PPO at $\lambda=1$ tell their first turns the same. The
-# estimators that charge every turn tell the one-turn dialogue A something much better than the three-turn dialogue C; and D,
-# a half success in four turns, begins no better than the failure B (GRPO), or worse (released RLOO).
+# *What to see:* A and C both succeed, and the baselines `trajectory` and `to_go` and PPO at $\lambda=1$ give their first turns the same
+# advantage. The estimators with a baseline at every turn give the one-turn dialogue A a much larger one than the three-turn dialogue
+# C; and D, a half success in four turns, begins no better than the failure B (GRPO), or worse (released RLOO).
 #
 # ## 2. Why the estimator may change how long dialogues get
 #
 # The shares of Norm-ITPO (and of any decomposition) add up to $R$, however many turns there are. So a further turn *dilutes*
-# what earlier turns were given, and from the present turn on, *more* is still to come. Stop at turn k, and with equal weights
-# its tokens see $R/k$; go on to turn K at the same outcome, and they see $R\,(K-k+1)/K$, which is larger. To lengthen a
-# dialogue then looks like an achievement of the turn that did it. A charge for every turn works against that; a critic, or a
-# charge once for a dialogue, need not. Trajectory-share has no such effect: every turn sees $R$.
+# the rewards of earlier turns, and from the present turn on, *more* is still to come. Stop at turn k, and with equal weights
+# the return of its tokens is $R/k$; go on to turn K at the same outcome, and it is $R\,(K-k+1)/K$, which is larger. To lengthen a
+# dialogue then looks like an achievement of the turn that did it. A baseline at every turn works against that; a critic, or a
+# baseline once a dialogue, need not. Trajectory-share has no such effect: the return of every turn is $R$.
 #
 # By the real functions: eight rollouts of one prompt, a success and a failure each with 2, 3, 4 and 5 turns, equal weights.
 # The critic says of a turn, by its number only, what is still to come on average.
@@ -212,9 +219,10 @@ options = {
     "PPO": ("ppo", {"values": by_number[None]}),
 }
 lines = {"turns": lengths}
+source, given = Source("method", shares, at_turns), {"response_mask": alike.response_mask, "group_size": 8}
 for name, (estimator, extra) in options.items():
-    told = estimate(estimator, [Source("row", shares, at_turns)], alike, **extra).advantages
-    lines[name] = told[::2, 3].tolist()  # of the successes, the fourth token: it is the second turn
+    advantage = estimate(estimator, [source], **given, **extra).advantages
+    lines[name] = advantage[::2, 3].tolist()  # of the successes, the fourth token: it is the second turn
 table = pd.DataFrame(lines)
 
 # %%
@@ -229,77 +237,66 @@ publish(
 
 # %% [markdown]
 # *What to see:* the outcome is the same along every line. Where a line rises, a turn is praised for making the dialogue
-# longer; where it falls, for keeping it short; neither is what the outcome asked for. With a critic, or with a charge once a
-# dialogue or turn by turn, it rises all the way. With a charge for every turn it hardly rises and then falls. This is arithmetic on a made-up
-# group: whether it matters in training is a question for the data (section 6).
+# longer; where it falls, for keeping it short; neither is what the outcome asked for. With a critic, or with the baselines
+# `trajectory` and `to_go`, it rises all the way. With the same baseline at every turn it hardly rises and then falls. This is
+# arithmetic on a made-up group: whether it matters in training is a question for the data (section 6).
 #
 # ## 3. What else differs in training
 #
 # **PPO has a critic.** A third adapter on the same frozen base, beside those of policy and PRM, with a linear head that reads
-# a value at every assistant token. Where a row has a second source of reward (PRIME and ITPO have the outcome beside their
+# a value at every assistant token. Where a method has a second source of reward (PRIME and ITPO have the outcome beside their
 # own rewards [O]), each source gets a head of its own. The critic learns before the first step from a few batches of the
 # reference, as the PRM does [O]; a value may move only so far in one update (*value clipping*). Numbers of this profile:
 
 # %%
-names = ["critic_lr", "critic_minibatches", "critic_clip_norm", "value_clip", "warmup", "gamma", "lam"]
-Markdown(tables.markdown(pd.DataFrame([{name: getattr(scale.run, name) for name in names}])))
-
-# %%
-print(inspect.getsource(Learner.update_critic))
+names = ["critic_lr", "critic_minibatches", "critic_clip_norm", "value_clip", "warmup"]
+numbers = {name: getattr(scale.run, name) for name in names} | ESTIMATORS["ppo"].options
+Markdown(tables.markdown(pd.DataFrame([numbers])))
 
 # %% [markdown]
+# The update is `Learner.update_critic` in `itpo/training/learner.py`.
+#
 # **GRPO forgets scale.** Every source is divided by its own standard deviation, so that its coefficient cancels. That is
 # harmless for one source. But the tiny length penalty ($5\cdot10^{-6}$ a token [S]) would be enlarged too, if it were a
 # source of its own:
 
 # %%
 penalty = turns.place_at_turn_ends(batch.response_lengths[:, None] * turns.token_share(ids), ids)
-own, length = Source("row", 5 * pay, ends), Source("length", -5 * 5e-6 * penalty, ends)
+own, length = Source("method", 5 * rewards, ends), Source("length", -5 * 5e-6 * penalty, ends)
 merged = merge_length([own, length])[0]
 lines = []
-for name, (_, rewards, places) in {"pay": own, "penalty": length, "both in one": merged}.items():
-    before, after = (x[places].std().item() for x in (rewards, advantages.grpo(rewards, places, 4)))
-    lines.append(
-        {
-            "source": name,
-            "s.d.": f"{before:.2g}",
-            "normalised": f"{after:.2g}",
-            "times": f"{after / before:.2g}",
-        }
-    )
+for name, source in {"reward": own, "penalty": length, "both in one": merged}.items():
+    normalised = advantages.grpo(source.rewards, source.positions, 4)
+    before, after = (values[source.positions].std().item() for values in (source.rewards, normalised))
+    numbers = {"s.d.": before, "normalised": after, "times": after / before}
+    lines.append({"source": name} | {title: f"{number:.2g}" for title, number in numbers.items()})
 Markdown(tables.markdown(pd.DataFrame(lines)))
 
 # %% [markdown]
 # *What to see:* the penalty of these toy turns grows ten thousandfold relative to what it was, and only the $10^{-8}$ in the
-# denominator keeps it from the size of the pay; with turns of usual length nothing does.
-
-# %% [markdown]
-# So under GRPO and PPO the penalty joins the row's own rewards:
-
-# %%
-print(inspect.getdoc(merge_length).partition("\n\n>>>")[0])
-
-# %% [markdown]
+# denominator keeps it from the size of the rewards; with turns of usual length nothing does. So under GRPO and PPO the penalty joins
+# the method's own rewards (`merge_length`).
+#
 # ## 4. The runs
 #
-# Every row that the estimator can train. *Value model* pays the TD errors of a critic and so exists under PPO only. Beside
-# them three variants of RLOO: with the baselines `trajectory` and `to_go`, for uniform decomposition and Norm-ITPO; and with the settings of
+# Every method that the estimator can train. The rewards of *Value model* are the TD errors of a critic, so that it exists under PPO
+# only. Beside them three variants of RLOO: with the baselines `trajectory` and `to_go`, for uniform decomposition and Norm-ITPO; and with the settings of
 # the released code for ITPO and Norm-ITPO [C], but for the learning rates. Runs that the store holds are loaded, those of
 # notebook 02 among them.
 
 # %%
 others = {f"{baseline} baseline": scale.unbiased(baseline) for baseline in ("trajectory", "to_go")}
 others["released settings [C]"] = scale.released()
-found = sweep_groups(runs_root(), {name: scale.grid(name) for name in ESTIMATORS} | others, train)
-grids, variants = ({name: found[name] for name in names} for names in (ESTIMATORS, others))
+runs = sweep_groups(runs_root(), {name: scale.grid(name) for name in ESTIMATORS} | others, train)
+grids, variants = ({name: runs[name] for name in names} for names in (ESTIMATORS, others))
 clear_output()
-few = len(scale.estimator_seeds)
-Markdown(f"{tables.scale_note(scale)} GRPO, PPO and the variants of RLOO: {few} seeds.")
+count = len(scale.seeds)
+Markdown(tables.scale_note(scale))
 
 # %% [markdown]
 # ### Learning curves
 #
-# **How to read them.** As F4 in notebook 02: a panel for each row, thick the mean over seeds, thin each seed, dashed the mean
+# **How to read them.** As F4 in notebook 02: a panel for each method, thick the mean over seeds, thin each seed, dashed the mean
 # of trajectory-share *under the same estimator*, shaded the 95 % t-interval of the mean, which is wide with few seeds.
 
 
@@ -309,8 +306,8 @@ def learning_curves(estimator, number, name):
     band = tables.bands(curves)
     caption = (
         f"F{number}. Success on {scale.run.eval_dialogues} fresh problems against training step, "
-        f"{ESTIMATORS[estimator].label}, math tutoring. A panel a row; dashed: the mean of trajectory-share. Thick: mean over "
-        f"{few} seeds; thin: each seed; shaded: 95 % t-interval of the mean, cut off where it leaves the range of the runs."
+        f"{ESTIMATORS[estimator].label}, math tutoring. A panel for each method; dashed: the mean of trajectory-share. Thick: mean over "
+        f"{count} seeds; thin: each seed; shaded: 95 % t-interval of the mean, cut off where it leaves the range of the runs."
     )
     return publish(results.learning_curves, name, profile, caption, band=band, seeds=curves)
 
@@ -323,7 +320,7 @@ learning_curves("ppo", 9, "F09_learning_curves_ppo")
 #
 # **Method.** Explained variance, $1-\mathrm{Var}(G-V)/\mathrm{Var}(G)$, over the assistant tokens of a fresh batch, before
 # the critic learns from it; all sources together. **How to read it.** 1: the critic foresees every return. 0: it knows no
-# more than a constant, and PPO's baseline is one. Below 0: it misleads. Rows differ in *what* is to be foreseen: the outcome
+# more than a constant, and PPO's baseline is one. Below 0: it misleads. Methods differ in *what* is to be foreseen: the outcome
 # itself (trajectory-share, value model), what is left of it (uniform, judge, Norm-ITPO), or the PRM's rewards with it (PRIME,
 # ITPO). A low value need not be the critic's fault, for outcomes also hang on luck that comes later.
 
@@ -340,7 +337,7 @@ publish(
 # %% [markdown]
 # ### Does the implicit return still rank dialogues?
 #
-# Notebook 04 explains Kendall's tau-b, its ceiling, and both panels; here are the same pictures for the rows with a PRM under
+# Notebook 04 explains Kendall's tau-b, its ceiling, and both panels; here are the same pictures for the methods with a PRM under
 # GRPO and PPO. The PRM learns by (3) under every estimator: what differs is the policy whose dialogues it reads.
 
 
@@ -348,15 +345,15 @@ publish(
 def kendall(estimator, number, name):
     runs = [run for run in grids[estimator] if attribution.get_method(run.config.method.name).needs_prm]
     batches = tables.bands(tables.curves(runs, "prm_kendall", smooth=5))
-    probed = reward_dynamics.monitor_curves(runs)
-    fixed, ceilings = tables.bands(probed), reward_dynamics.tau_ceilings(runs, probed, smooth=5)
+    monitored = reward_dynamics.monitor_curves(runs)
+    ceilings = reward_dynamics.tau_ceilings(runs, monitored, smooth=5)
     caption = (
         f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}: on fresh training "
-        "batches before the PRM learns from them (left; centred mean over five batches) and on the fixed probes (right). Mean and 95 % "
+        "batches before the PRM learns from them (left; centred mean over five batches) and on the monitor set (right). Mean and 95 % "
         "t-interval over seeds. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S]."
     )
-    shown = {"batches": batches, "probes": fixed, "ceilings": ceilings, "reported": REPORTED_TAU}
-    return publish(results.kendall_over_training, name, profile, caption, **shown)
+    drawn = {"batches": batches, "probes": tables.bands(monitored), "ceilings": ceilings}
+    return publish(results.kendall_over_training, name, profile, caption, **drawn, reported=REPORTED_TAU)
 
 
 kendall("grpo", 10, "F10_kendall_grpo")
@@ -368,8 +365,8 @@ kendall("ppo", 11, "F11_kendall_ppo")
 # %%
 taus = {name: reward_dynamics.tau_verdicts(tables.results(grids[name])) for name in ("grpo", "ppo")}
 texts = [
-    f"{ESTIMATORS[name].label}\n\n{claims.verdict_text(found, scale, scale=1.0, unit='')}"
-    for name, found in taus.items()
+    f"{ESTIMATORS[name].label}\n\n{claims.verdict_text(verdicts, scale, scale=1.0, unit='')}"
+    for name, verdicts in taus.items()
 ]
 Markdown("\n\n".join(texts))
 
@@ -377,17 +374,18 @@ Markdown("\n\n".join(texts))
 # ## 5. Table 1 by estimator
 #
 # **How to read it.** Columns as in notebook 02; a gain is the difference to trajectory-share *under the same estimator*,
-# paired by seed. Values of secondary sources [S] are known for two rows of GRPO and PPO only (a dash elsewhere); they are of
+# paired by seed. Values of secondary sources [S] are known for two methods of GRPO and PPO only (a dash elsewhere); they are of
 # another task and model, and not checked against the paper: compare signs, never values.
 
 # %%
 frame = pd.concat([tables.results(runs) for runs in grids.values()], ignore_index=True)
 table = tables.main_table(frame, np.random.default_rng(0))
 note = (
-    f"Mean [95 % t-interval] over {len(scale.seeds)} seeds (RLOO) or {few} (GRPO, PPO); gains are paired by seed within the estimator. "
+    f"Mean [95 % t-interval] over {count} seeds; gains are paired by seed within the estimator. "
     "[S]: secondary sources, another task and scale, not checked against the paper: compare signs only."
 )
-Markdown(tables.write_table(tables.estimators_text(table), table, "T1_math_estimators", scale, note))
+text = tables.as_text(table, tables.estimator_columns(table))
+Markdown(tables.write_table(text, table, "T1_math_estimators", scale, note))
 
 # %% [markdown]
 # ### Claims C1 and C2
@@ -403,7 +401,7 @@ verdicts = claims.estimator_verdicts(frame)
 Markdown(f"{claims.verdict_text(verdicts, scale)}\n\nRule: {verdicts[0].rule}.")
 
 # %% [markdown]
-# The same by the mean success over training, which has less noise and asks how a row got there, not where it ended:
+# The same by the mean success over training, which has less noise and asks how a method got there, not where it ended:
 
 # %%
 Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), scale))
@@ -411,10 +409,10 @@ Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), s
 # %% [markdown]
 # ## 6. Variants of RLOO, and the length of dialogues
 #
-# For trajectory-share all baselines of RLOO are one and the same, as it pays a dialogue once. So its runs may be compared
-# with those of uniform decomposition and Norm-ITPO under the baselines `trajectory` and `to_go`, which take away the charge for every turn
-# and nothing else. The released settings [C] differ from ours in more: beta, the reduction in (4), the scale of the token
-# rewards, and no outcome beside ITPO's. *Change* is the difference to the same row with our usual settings, paired by the
+# For trajectory-share all baselines of RLOO are one and the same, as it has one reward a dialogue. So its runs may be compared
+# with those of uniform decomposition and Norm-ITPO under the baselines `trajectory` and `to_go`, which take away the baseline at
+# every turn and nothing else. The released settings [C] differ from ours in more: beta, the reduction in (4), the scale of the token
+# rewards, and no outcome beside ITPO's. *Change* is the difference to the same method with our usual settings, paired by the
 # seeds that both have.
 
 # %%
@@ -422,25 +420,25 @@ rows = {tables.BASELINE} | {run.config.method.name for runs in variants.values()
 usual = frame[(frame["estimator"] == "rloo") & frame["row"].isin(rows)]
 groups = {"RLOO, as in 02": usual} | {name: tables.results(runs) for name, runs in variants.items()}
 compared = tables.variant_table(groups)
-note = f"Mean [95 % t-interval]; changes and gains are paired by seed ({few} seeds in the variants)."
-Markdown(tables.write_table(tables.variant_text(compared), compared, "T1_math_variants", scale, note))
+note = f"Mean [95 % t-interval]; changes and gains are paired by seed ({count} seeds)."
+text = tables.as_text(compared, tables.VARIANT_COLUMNS)
+Markdown(tables.write_table(text, compared, "T1_math_variants", scale, note))
 
 # %% [markdown]
 # ### Do dialogues get longer?
 #
-# **Question.** Section 2 expects that a decomposition lengthens dialogues where turns are not charged, and less or not at all
-# where they are. **Method.** Assistant turns on fresh problems during training. Trajectory-share, which has no such effect,
+# **Question.** Section 2 expects that a decomposition lengthens dialogues without a baseline at every turn, and less or not at all
+# with one. **Method.** Assistant turns on fresh problems during training. Trajectory-share, which has no such effect,
 # is the control; uniform decomposition has the same dilution without any knowledge of turns. **How to read it.** Compare the
 # distance between black and blue across panels, not their heights: how long a dialogue must be to succeed is a matter of the
 # task.
 
 # %%
-baseline_rows = [run for run in grids["rloo"] if run.config.method.name == tables.BASELINE]
-baseline_rows = [run for run in baseline_rows if run.config.seed in scale.estimator_seeds]
+trajectory_share = [run for run in grids["rloo"] if run.config.method.name == tables.BASELINE]
 settings = {
-    "RLOO, charged per turn": grids["rloo"],
-    "RLOO, charged once": baseline_rows + variants["trajectory baseline"],
-    "RLOO, turn by turn": baseline_rows + variants["to_go baseline"],
+    "RLOO, released": grids["rloo"],
+    "RLOO, trajectory": trajectory_share + variants["trajectory baseline"],
+    "RLOO, to_go": trajectory_share + variants["to_go baseline"],
     "GRPO": grids["grpo"],
     "PPO": grids["ppo"],
 }
@@ -464,25 +462,25 @@ publish(
 # follows the interval:
 
 # %%
-lasting = {name: tables.results(runs) for name, runs in settings.items()}
-Markdown(claims.turns_text(lasting, scale))
+final = {name: tables.results(runs) for name, runs in settings.items()}
+Markdown(claims.turns_text(final, scale))
 
 # %% [markdown]
 # Uniform decomposition minus trajectory-share, in the same way:
 
 # %%
-Markdown(claims.turns_text(lasting, scale, "uniform"))
+Markdown(claims.turns_text(final, scale, "uniform"))
 
 # %% [markdown]
-# A ruling *longer* for the settings without a charge per turn, and not for those with one, is what section 2 expects; any
+# A ruling *longer* for the settings without a baseline at every turn, and not for those with one, is what section 2 expects; any
 # other pattern speaks against it, or is too faint for these seeds. Longer is not worse by itself: the length penalty is tiny
 # [S], and in this task the repairs that save a dialogue cost a turn each. Whether the longer dialogues are also the better
 # ones is in the table above, in its column *change of success*.
 #
 # ## What not to conclude
 #
-# - **Not that one estimator is better than another.** The learning rate and beta of each row were chosen under RLOO (those of
-#   the value model under PPO) and reused [O]. An estimator that suits them less is at a disadvantage, and so may be a row
+# - **Not that one estimator is better than another.** The learning rate and beta of each method were chosen under RLOO (those of
+#   the value model under PPO) and reused [O]. An estimator that suits them less is at a disadvantage, and so may be a method
 #   under it.
 # - **Not much from few seeds.** A t-interval of three values is 4.3 standard errors wide on either side. *Inconclusive* is
 #   then the rule even for differences that more seeds would settle. Many intervals are looked at here and none is widened for

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Which turn earned it? Credit against an oracle
 #
-# Every row of Table 1 says how much of a dialogue's outcome each turn is paid. None of them is told what the turns were
-# really worth. In an embedded task that can be measured: the user is a script, the score is exact, and a conversation can be
-# continued as often as we like. This notebook measures it, and asks each row how close it came. All of it is our own [O]; the
+# Every method of Table 1 says how much each turn contributed to a dialogue's outcome. None of them knows what the turns were
+# really worth. In a scripted task that can be measured: the user is a script, the score is exact, and a conversation can be
+# continued as often as we like. This notebook measures it, and how close each method came. All of it is our own [O]; the
 # paper asks three human experts instead.
 #
 # **Claims to test.** C9: turn preferences agree with judgement, here the oracle's. C7: ITPO and Norm-ITPO agree on the order
@@ -24,6 +24,7 @@ from IPython.display import Markdown, clear_output
 
 from itpo import advantages
 from itpo.attribution import METHODS
+from itpo.estimators import ESTIMATORS
 from itpo.figures import credit as draw
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
@@ -37,18 +38,17 @@ from itpo.trainer import train
 
 use_style("06_credit")
 scale = get_profile(profile)
-ESTIMATORS = ("rloo", "grpo", "ppo")
 # Continuations of each history: under each run's final policy, and under the reference (measured once).
 OWN, REFERENCE = credit_tables.CONTINUATIONS[profile]
 
 # %% [markdown]
 # ## 1. The runs
 #
-# Every row with every estimator, and the seeds that all three estimators share. All runs are observed on the same *probes*:
-# dialogues that the untrained policy held before training, and that nobody learns from.
+# Every method with every estimator and seed. All runs are observed on the same *monitor set*: dialogues that the untrained policy
+# held before training, and from which nothing learns.
 
 # %%
-configs = [c for name in ESTIMATORS for c in scale.grid(name) if c.seed in scale.estimator_seeds]
+configs = [config for name in ESTIMATORS for config in scale.grid(name)]
 runs = sweep(runs_root(), configs, train)
 clear_output()
 Markdown(tables.scale_note(scale))
@@ -77,12 +77,12 @@ Markdown(f"{len(own)} policies with {OWN} continuations of each history, the ref
 # %% [markdown]
 # ### One dialogue, turn by turn
 #
-# **Which one?** That of notebook 03: by rule, the first failed probe of at least four turns in which a vague or doubtful
-# answer was left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
+# **Which one?** That of notebook 03: by rule, the first failed dialogue of the monitor set of at least four turns in which a vague or
+# doubtful answer was left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
 
 # %%
-seed = scale.estimator_seeds[0]
-first = {r.config.method.name: r for r in runs if r.config.estimator == "rloo" and r.config.seed == seed}
+seed, rloo = scale.seeds[0], [run for run in runs if run.config.estimator.name == "rloo"]
+first = {run.config.method.name: run for run in rloo if run.config.seed == seed}
 watched = reward_dynamics.read_monitor(first["norm_itpo"])
 case, rule = reward_dynamics.choose_case(watched)
 outcome = watched.outcome[case]
@@ -92,43 +92,49 @@ Markdown(f"Chosen: {rule}; number {case + 1} of {len(watched.outcome)}, with out
 # %%
 truth, _ = oracle.read(reference)
 turns = range(int(truth.turn_mask[case].sum()))
-talk = watched.messages(case)
-heard, said = ([m.content for m in talk if m.role == who][: len(turns)] for who in ("user", "assistant"))
-levels = {n: getattr(truth, n)[case, turns].numpy() for n in ("before", "before_se", "after", "after_se")}
-pays = {row: s.credit[case, turns] for row, s in scored.items()}
-centred = {row: s.preference[case, turns] - s.preference[case, turns].mean() for row, s in scored.items()}
-likes = {row: x / (np.abs(x).max() or 1.0) for row, x in centred.items()}
+texts = {
+    role: [message.content for message in watched.messages(case) if message.role == role][: len(turns)]
+    for role in ("user", "assistant")
+}
+values = {
+    name: getattr(truth, name)[case, turns].numpy() for name in ("before", "before_se", "after", "after_se")
+}
+table = pd.DataFrame({"turn": [k + 1 for k in turns], **texts, **values})
+lines = []
+for row, scores in scored.items():
+    centred = scores.preference[case, turns] - scores.preference[case, turns].mean()
+    preference = centred / (np.abs(centred).max() or 1.0)
+    lines += [(row, k + 1, scores.credit[case, k], preference[k]) for k in turns]
+credit = pd.DataFrame(lines, columns=["row", "turn", "reward", "preference"])
 
 # %% [markdown]
 # **How to read it.** Left, from top to bottom, the conversation. Below each turn of the assistant its value before (open dot)
 # and after (full dot), with standard errors: green leads up, pink leads down. The value may change *between* two turns: that
-# is the user's reply. Right, what each row pays the turn after its last step (the first seed, RLOO): shares of the outcome,
-# or for PRIME and ITPO, which pay the PRM's own rewards, logits; their second source, the outcome itself, is left out. The
-# colour shows which turns a row prefers to the others of this dialogue, whatever it pays. White throughout: no preference.
+# is the user's reply. Right, the turn's reward by each method after its last step (the first seed, RLOO): shares of the outcome,
+# or for PRIME and ITPO, which use the PRM's own rewards, logits; their second source, the outcome itself, is left out. The
+# colour shows which turns a method prefers to the others of this dialogue, whatever the rewards. White throughout: no preference.
 
 # %%
-numbers = pd.DataFrame({"turn": [k + 1 for k in turns], "user": heard, "assistant": said, **levels})
-numbers = numbers.join(pd.DataFrame(pays).add_prefix("pay_")).join(pd.DataFrame(likes).add_prefix("prefers_"))
 publish(
     draw.story,
     "F23_one_dialogue",
     profile,
-    f"Beside F23 [O]. One probe dialogue with outcome {outcome:.0f}: value before and after each turn under the reference "
-    f"({REFERENCE} continuations), and what each row pays it (RLOO, seed {seed}).",
-    told=draw.Story(heard, said, **levels, pays=pays, likes=likes),
-    numbers=numbers,
+    f"Beside F23 [O]. One dialogue of the monitor set with outcome {outcome:.0f}: value before and after each turn under the reference "
+    f"({REFERENCE} continuations), and its reward by each method (RLOO, seed {seed}).",
+    turns=table,
+    credit=credit,
 )
 
 # %% [markdown]
-# Rows that share the outcome out pay nothing at all in a failed dialogue, however clear their preference. There the message
-# comes only from comparing dialogues, by the baseline. Hence two questions below: about the *credit*, as paid, and about the
+# Methods that share the outcome out give no rewards at all in a failed dialogue, however clear their preference. There the signal
+# comes only from comparing dialogues, by the baseline. Hence two questions below: about the *credit*, the rewards, and about the
 # *preference*, the shares before the outcome multiplies them.
 
 # %% [markdown]
 # ## 3. How far can the oracle be trusted?
 #
 # An advantage from few continuations is noisy, and noise in the truth lowers every correlation with it, also that of a
-# perfect row.
+# perfect method.
 #
 # **Method.** The continuations are cut into two halves, each of which gives advantages of its own. From their correlation $r$
 # follows the *reliability* of the whole, $2r/(1+r)$ (Spearman-Brown), and from its square root the **ceiling**: the
@@ -155,17 +161,17 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 #
 # ## 4. Credit fidelity
 #
-# **Question.** How close does each row's credit come to the true advantage of the turns?
+# **Question.** How close does each method's credit come to the true advantage of the turns?
 #
-# **Method.** Spearman's correlation between what a row pays the probes' turns after its last step and their advantage under
-# the run's own final policy. *Pooled* over all turns rewards a row for two things: telling good dialogues from bad ones,
-# which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the
-# mean over all dialogues in which the truth orders the turns. Where a row pays all turns of a dialogue alike, it counts as 0;
-# so trajectory-share is 0 there by construction, and each row that shares out the outcome is 0 in each failed dialogue.
+# **Method.** Spearman's correlation between the rewards of the monitor set's turns after a method's last step and their
+# advantage under the run's own final policy. *Pooled* over all turns, a method gains by two things: telling good dialogues from bad
+# ones, which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the
+# mean over all dialogues in which the truth orders the turns. Where a method rewards all turns of a dialogue alike, it counts as 0;
+# so trajectory-share is 0 there by construction, and each method that shares out the outcome is 0 in each failed dialogue.
 #
 # **How to read it.** Filled: truth under the run's own policy. Open: truth under the reference, whose values are exacter and
 # the same for all. Dots are means over seeds, lines 95 % t-intervals, cut off where they leave the picture. The short
-# vertical stroke is the mean ceiling of that row's oracles, the dotted line that of the reference's.
+# vertical stroke is the mean ceiling of that method's oracles, the dotted line that of the reference's.
 
 # %%
 frame = credit_tables.fidelity_table(runs, own)
@@ -180,8 +186,8 @@ publish(
     draw.credit_fidelity,
     "F23_credit_fidelity",
     profile,
-    f"F23 [O]. Spearman correlation of each row's turn credit with the oracle's advantage on {len(watched.outcome)} probe "
-    f"dialogues; mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds. Filled: truth under the run's own final "
+    f"F23 [O]. Spearman correlation of each method's turn credit with the oracle's advantage on {len(watched.outcome)} dialogues "
+    f"of the monitor set; mean and 95 % t-interval over {len(scale.seeds)} seeds. Filled: truth under the run's own final "
     f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
     band=band,
     ceilings=ceilings,
@@ -191,15 +197,16 @@ publish(
 
 # %% [markdown]
 # **The table.** Success after training beside fidelity. *Preference, within* is the fidelity within dialogues of the
-# shares before the outcome multiplies them: what the row knows, also of failed dialogues, without regard to what it pays.
+# shares before the outcome multiplies them: what the method knows, also of failed dialogues, without regard to its rewards.
 
 # %%
 note = f"Mean [95 % t-interval] over seeds; truth under each run's own final policy, {OWN} continuations of each history."
-Markdown(tables.write_table(credit_tables.fidelity_text(frame), frame, "T_fidelity_math", scale, note))
+text = tables.as_text(credit_tables.fidelity_summary(frame), credit_tables.FIDELITY_COLUMNS)
+Markdown(tables.write_table(text, frame, "T_fidelity_math", scale, note))
 
 # %% [markdown]
-# Does more fidelity go with more success? Over the rows of one estimator (means over seeds), so that there are only as many
-# points as rows; rank correlations of so few points are hardly ever certain.
+# Does more fidelity go with more success? Over the methods of one estimator (means over seeds), so that there are only as many
+# points as methods; rank correlations of so few points are hardly ever certain.
 
 # %%
 means = frame.groupby(by, sort=False)[["success", *kinds, "preference"]].mean()
@@ -211,11 +218,11 @@ Markdown(tables.markdown(correlation.reset_index()))
 # %% [markdown]
 # ## 5. The best and the worst turn
 #
-# **Question.** The paper's experts were shown dialogues and named their best and worst turn [S]. Does a row's favourite agree
+# **Question.** The paper's experts were shown dialogues and named their best and worst turn [S]. Does a method's favourite agree
 # with the oracle's?
 #
 # **Method.** A dialogue is a decision point if the oracle is clear: its best (or worst) turn leads every other one by more
-# than two standard errors of their difference. A row hits if it prefers the same turn most (least); among equals it must
+# than two standard errors of their difference. A method hits if it prefers the same turn most (least); among equals it must
 # guess, and gets that share of a hit. *Chance* is the share of hits of a guess, which depends on the number of turns.
 #
 # **How to read it.** Dots: share of decision points hit, mean and 95 % t-interval over seeds. Dotted: chance. On the
@@ -225,19 +232,21 @@ Markdown(tables.markdown(correlation.reset_index()))
 # %%
 frame["share"] = frame["hits"] / frame["decisions"]
 shares = credit_tables.spread(frame, ["share", "chance"], by)
-reported = {who: hits / credit_tables.REPORTED_DECISIONS for who, hits in credit_tables.REPORTED_HITS.items()}
+reported = {
+    name: hits / credit_tables.REPORTED_DECISIONS for name, hits in credit_tables.REPORTED_HITS.items()
+}
 publish(
     draw.best_and_worst,
     "F21_best_worst_turn",
     profile,
-    "F21. Share of decision points at which a row's best or worst turn is the oracle's; mean and 95 % t-interval over "
+    "F21. Share of decision points at which a method's best or worst turn is the oracle's; mean and 95 % t-interval over "
     "seeds; dotted: chance. Right: agreement with experts in the paper's study [S], another task and another kind of truth.",
     band=shares,
     reported=reported,
 )
 
 # %%
-note = "Summed over seeds; among equally preferred turns a row guesses. [S]: secondary sources, not to be compared in size."
+note = "Summed over seeds; among equally preferred turns a method guesses. [S]: secondary sources, not to be compared in size."
 Markdown(tables.write_table(credit_tables.agreement_text(frame), frame, "T2_agreement", scale, note))
 
 # %% [markdown]
@@ -254,14 +263,14 @@ Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
 # ## 6. Do ITPO and Norm-ITPO agree on the order of turns?
 #
 # **With the same PRM they must.** Softmax (5) keeps the order of the turn rewards (4), so that the correlation within a
-# dialogue is 1 whatever the PRM says. The question has content only for *two* PRMs: each row trains its own, on the
+# dialogue is 1 whatever the PRM says. The question has content only for *two* PRMs: each method trains its own, on the
 # dialogues of its own policy.
 #
-# **Method.** Spearman's correlation, within each probe of at least three turns, between the turn rewards (4) of the ITPO run
+# **Method.** Spearman's correlation, within each dialogue of the monitor set of at least three turns, between the turn rewards (4) of the ITPO run
 # and of the Norm-ITPO run with the same seed, over training. Runs of one seed share their PRM's initial values and, where
 # their `beta` is equal, all that it learns before the first step: at step 0 they may have one PRM and agree perfectly,
 # without merit. For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says
-# little about the two rows; if they agree less, the shared seed is part of it.
+# little about the two methods; if they agree less, the shared seed is part of it.
 #
 # **How to read it.** Mean over seeds, band: 95 % t-interval. Dotted: above 0.9 is reported [S], for other tasks; how it was
 # measured there is not known to us.
@@ -273,7 +282,7 @@ publish(
     draw.order_agreement,
     "F06_itpo_norm_agreement",
     profile,
-    "F6. Spearman correlation within probe dialogues of at least three turns between the turn rewards (4) of an ITPO and a "
+    "F6. Spearman correlation within dialogues of the monitor set of at least three turns between the turn rewards (4) of an ITPO and a "
     "Norm-ITPO run of one seed; mean and 95 % t-interval over seeds. Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
     band=band,
     reported=0.9,
@@ -285,31 +294,28 @@ publish(
 # %%
 last = order[(order["step"] == order["step"].max()) & (order["pair"] == "same seed")]
 verdicts = []
-for name, part in last.groupby("estimator", sort=False):
-    verdicts.append(judge("C7, sign", f"{name.upper()}: the order agrees better than chance", part["value"]))
-    verdicts.append(
-        judge("C7, size", f"{name.upper()}: above 0.9 [S]; effect: minus 0.9", part["value"] - 0.9)
-    )
+for name, value in last.groupby("estimator", sort=False)["value"]:
+    verdicts.append(judge("C7, sign", f"{name.upper()}: the order agrees better than chance", value))
+    verdicts.append(judge("C7, size", f"{name.upper()}: above 0.9 [S]; effect: minus 0.9", value - 0.9))
 Markdown(claims.verdict_text(verdicts, scale, scale=1.0, unit=""))
 
 # %% [markdown]
 # ## 7. The scale of the rewards
 #
 # **Question.** Is a success worth the same at each step of training? **Method.** At each step the least-squares slope of the
-# summed implicit reward $\sum_t r_t$ on the outcome, over the probes, RLOO: by how much a success is paid more than a
-# failure. After normalisation (6) the turns' pay sums to $R$, so that this slope is 1 *by construction*, at each step. **How
-# to read it.** A curve that is not level means that the same success is paid differently as the PRM learns.
+# summed implicit reward $\sum_t r_t$ on the outcome, over the monitor set, RLOO: by how much the rewards of a success exceed those
+# of a failure. After normalisation (6) the turns' rewards sum to $R$, so that this slope is 1 *by construction*, at each step. **How
+# to read it.** A curve that is not level means that the same success is rewarded differently as the PRM learns.
 
 # %%
-rloo = [run for run in runs if run.config.estimator == "rloo"]
 slope = credit_tables.slope_curves(rloo)
 band = tables.bands(slope)
 publish(
     draw.slopes,
     "F07_slope",
     profile,
-    "F7. Slope of the summed implicit reward (logits) on the outcome over the probe dialogues, RLOO; mean and 95 % t-interval "
-    "over seeds. Dashed: the slope of what Norm-ITPO pays, 1 by construction.",
+    "F7. Slope of the summed implicit reward (logits) on the outcome over the monitor set, RLOO; mean and 95 % t-interval "
+    "over seeds. Dashed: the slope of Norm-ITPO's rewards, 1 by construction.",
     band=band,
 )
 
@@ -330,20 +336,20 @@ Markdown(claims.verdict_text(growth, scale, scale=1.0, unit="logits"))
 # ## 8. What a turn costs: the baseline as credit
 #
 # Rewards are not yet what the policy learns from: a baseline is subtracted first. The released RLOO subtracts it at *every*
-# reward position [C], so that a dialogue of four turns pays it four times. Three dialogues with 1, 2 and 4 turns, all
-# successful, the outcome split evenly; what the first token of each gets back, before whitening:
+# reward position [C], so four times from a dialogue of four turns. Three dialogues with 1, 2 and 4 turns, all
+# successful, the outcome split evenly; the return of each one's first token, before whitening:
 
 
 # %%
 def first_returns(turn_counts: list[int], outcomes: list[float]) -> pd.DataFrame:
     """Return of each dialogue's first token under each baseline; all dialogues form one group, a turn is one token."""
-    count, paid = torch.tensor(turn_counts), torch.tensor(outcomes, dtype=torch.float64)
+    count, outcome = torch.tensor(turn_counts), torch.tensor(outcomes, dtype=torch.float64)
     mask = torch.arange(int(count.max())) < count[:, None]
-    rewards, n = paid[:, None] / count[:, None] * mask, len(count)
-    left = {f"RLOO, {b}": advantages.rloo(rewards, mask, n, b) for b in advantages.BASELINES}
-    left["GRPO (s.d.)"] = advantages.grpo(rewards, mask, n)
-    to_go = {name: advantages.returns(x, mask)[:, 0].numpy() for name, x in left.items()}
-    to_go["PPO"] = advantages.gae(rewards, paid.mean() * mask, mask)[0][:, 0].numpy()
+    rewards, n = outcome[:, None] / count[:, None] * mask, len(count)
+    baselined = {f"RLOO, {b}": advantages.rloo(rewards, mask, n, b) for b in advantages.BASELINES}
+    baselined["GRPO (s.d.)"] = advantages.grpo(rewards, mask, n)
+    to_go = {name: advantages.returns(x, mask)[:, 0].numpy() for name, x in baselined.items()}
+    to_go["PPO"] = advantages.gae(rewards, outcome.mean() * mask, mask)[0][:, 0].numpy()
     return pd.DataFrame({"turns": turn_counts, "outcome": outcomes, **to_go})
 
 
@@ -353,28 +359,26 @@ Markdown(tables.markdown(first_returns([1, 2, 4], [1.0, 1.0, 1.0]).round(3)))
 # *What to see:* equal success, unequal returns. $+0.625$, $-0.25$ and $-2$ under the released RLOO, which makes short
 # dialogues look better than they are. GRPO normalises over all reward positions of the group and subtracts a mean at each of
 # them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once, and `to_go` leaves the
-# first token just that: all get 0. So does PPO, here with a critic that knows the mean outcome and nothing else: it is asked for its value once, at the first token.
+# first token just that: all get 0. So does PPO, here with a critic that knows the mean outcome and nothing else: its value is
+# subtracted once, at the first token.
 #
-# **On data.** The probes as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
+# **On data.** The monitor set as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
 # outcome (least squares, the outcome's effect taken out), and Spearman's correlation of the number of turns with the first
 # token's return. Beside it the same correlation with the outcome itself: what is true of length in these dialogues.
 
 # %%
-found = first_returns(watched.turn_mask.sum(1).tolist(), watched.outcome.tolist())
-design = np.column_stack([np.ones(len(found)), found["outcome"], found["turns"]])
-lines = [
-    {"first return": "the outcome itself", "correlation": found["turns"].corr(found["outcome"], "spearman")}
-]
-for name in found.columns[2:]:
-    fit = np.linalg.lstsq(design, found[name], rcond=None)[0]
-    correlation = found["turns"].corr(found[name].round(9), "spearman")
-    lines.append(
-        {"first return": name, "price of a turn": round(fit[2], 6) + 0.0, "correlation": correlation}
-    )
-Markdown(tables.markdown(pd.DataFrame(lines)[["first return", "price of a turn", "correlation"]]))
+returns = first_returns(watched.turn_mask.sum(1).tolist(), watched.outcome.tolist())
+design = np.column_stack([np.ones(len(returns)), returns["outcome"], returns["turns"]])
+correlation = returns["turns"].corr(returns["outcome"], "spearman")
+lines = [{"first return": "the outcome itself", "price of a turn": np.nan, "correlation": correlation}]
+for name in returns.columns[2:]:
+    price = round(np.linalg.lstsq(design, returns[name], rcond=None)[0][2], 6) + 0.0
+    correlation = returns["turns"].corr(returns[name].round(9), "spearman")
+    lines.append({"first return": name, "price of a turn": price, "correlation": correlation})
+Markdown(tables.markdown(pd.DataFrame(lines)))
 
 # %% [markdown]
-# *How to read it.* A price of 0 is fair. A negative one is charged whatever the turn did, also if it was the question that
+# *How to read it.* A price of 0 is fair. A negative one is subtracted whatever the turn did, also if it was the question that
 # saved the dialogue; no fidelity of the rewards repairs that, since it comes after them. Trajectory-share escapes it under
 # every baseline: it has one reward position a dialogue. (With singular data, where all outcomes or all lengths are equal, the
 # least-squares price is not determined and the smallest one is shown.)
@@ -386,30 +390,30 @@ Markdown(tables.markdown(pd.DataFrame(lines)[["first return", "price of a turn",
 # credit *with the same PRM*? **Method.** The finished Norm-ITPO runs under RLOO are asked again with other settings; nothing
 # is trained anew.
 #
-# **What must come out.** Within a dialogue the order of the weights does not depend on `eta`, since softmax keeps it; "mean"
+# **What must come out.** Within a dialogue the order of the weights does not depend on the temperature, since softmax keeps it; "mean"
 # and "length_normalized" differ by one factor for the whole batch, hence not in order either. So *preference* has only one
-# number for each of the two kinds of reduction and each scale, up to rounding, and `eta` can change the pooled credit only: a
+# number for each of the two kinds of reduction and each scale, up to rounding, and the temperature can change the pooled credit only: a
 # low one gives the whole outcome to one turn, a high one shares it equally. The released scale drops the last token's reward
 # and divides by one number.
 
 # %%
 options = [
-    {"reduction": reduction, "scale": size, "eta": eta}
+    {"reduction": reduction, "scale": size, "temperature": eta}
     for reduction, size, eta in product(
         ("sum", "mean", "length_normalized"), ("paper", "released"), (0.1, 0.4, 1.6)
     )
 ]
 pairs = [(r, o) for r, o in zip(runs, own, strict=True) if r.config.method.name == "norm_itpo" and r in rloo]
 answers = credit_tables.option_table(*zip(*pairs, strict=True), options)
-wide = credit_tables.spread(answers, ["pooled", "preference"], ["reduction", "scale", "eta"])
+by_options = credit_tables.spread(answers, ["pooled", "preference"], list(options[0]))
 
 # %%
-text = [f"{line['mean']:.2f} [{line.low:.2f}, {line.high:.2f}]" for _, line in wide.iterrows()]
-table = wide.assign(text=text).pivot_table(
-    index=["reduction", "scale", "eta"], columns="measure", values="text", aggfunc="first", sort=False
+text = [f"{line['mean']:.2f} [{line.low:.2f}, {line.high:.2f}]" for _, line in by_options.iterrows()]
+table = by_options.assign(text=text).pivot_table(
+    index=list(options[0]), columns="measure", values="text", aggfunc="first", sort=False
 )
 note = "Norm-ITPO, RLOO; mean [95 % t-interval] over seeds. The runs were trained with the profile's settings, not with these."
-Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", scale, note))
+Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options", scale, note))
 
 # %% [markdown]
 # ## What not to conclude
@@ -417,31 +421,31 @@ Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", sca
 # - **High fidelity is not success.** A reward at the end of turn $k$ reaches every earlier token too, a baseline comes after
 #   it, and the policy may fail to use what is right (exercise 2).
 # - **The truth is that of a policy.** Under another one the same turn is worth something else: that a final policy always asks
-#   again makes a question forgotten now cheaper. The probes were spoken by the reference; how a trained policy's own turns would
+#   again makes a question forgotten now cheaper. The dialogues are those of the reference; how a trained policy's own turns would
 #   fare is not measured here.
 # - **The scripted judge knows the rules** of the task, but for a set rate of errors [O]. Its fidelity says what such a judge
 #   would be worth, not what a language model is.
-# - **Units differ.** Only orders are compared. A row may have the right order and pay the turns far too unequally.
-# - **Pooled and within answer different questions**, and a row can do well on one by what the outcome alone says. ITPO and PRIME
+# - **Units differ.** Only orders are compared. A method may have the right order and reward the turns far too unequally.
+# - **Pooled and within answer different questions**, and a method can do well on one by what the outcome alone says. ITPO and PRIME
 #   are judged by their implicit rewards alone, without the outcome that some profiles add as a second source.
 # - **The expert study [S] is another truth.** Being above chance here and there is what can be compared.
-# - Seeds vary the training, not the probes: the intervals do not speak of other dialogues, and with few seeds they are wide.
+# - Seeds vary the training, not the monitor set: the intervals do not speak of other dialogues, and with few seeds they are wide.
 #   *Inconclusive* means that these seeds cannot tell.
 #
 # ## Exercises
 #
-# **1.** A row pays each turn exactly its true advantage, $r_k=A_k$. Its fidelity is 1. What does it pay a whole dialogue, and
-# is that the outcome?
+# **1.** A method rewards each turn by exactly its true advantage, $r_k=A_k$. Its fidelity is 1. What is the total of a dialogue,
+# and is that the outcome?
 #
 # <details><summary>Solution</summary>
 #
 # The sum of $A_k$ over turns is $R - V_0$ minus all that the user's replies changed: from $V$ after turn $k$ to $V$ before
 # turn $k+1$. It is the part of the outcome that the assistant earned, without luck; over many dialogues of the policy that is
-# valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for probes of the reference, under the
-# reference).
+# valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for dialogues of the reference, under
+# the reference).
 # </details>
 #
-# **2.** The same row, no baseline. What is the return of the tokens of turn $k$, and is it right?
+# **2.** The same method, no baseline. What is the return of the tokens of turn $k$, and is it right?
 #
 # <details><summary>Solution</summary>
 #
@@ -451,12 +455,12 @@ Markdown(tables.write_table(table.reset_index(), wide, "T_fidelity_options", sca
 # outcome, which are never negative, need one.
 # </details>
 #
-# **3.** Norm-ITPO pays nothing in failed dialogues. Write a rule that uses the preference there too, still with
+# **3.** Norm-ITPO gives no rewards in failed dialogues. Write a rule that uses the preference there too, still with
 # $\sum_k r_k = R$, and measure its fidelity within dialogues.
 #
 # <details><summary>Solution</summary>
 #
-# One rule: blame the failure on the turns that are preferred least. With $u_k=\mathrm{softmax}(-R_k/\eta)$, pay $r_k = w_k R
+# One rule: blame the failure on the turns that are preferred least. With $u_k=\mathrm{softmax}(-R_k/\eta)$, let $r_k = w_k R
 # - (u_k - 1/K)(1 - R)$: the second part sums to 0. In a failed dialogue the order of $-u_k$ is that of $R_k$, so that its
 # fidelity within dialogues becomes that of the preference: column *preference, within* of `T_fidelity_math` is what it would
 # reach.

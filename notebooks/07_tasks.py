@@ -2,8 +2,8 @@
 # # Three tasks, three users: what is hidden, what is asked, what it is worth
 #
 # The paper trains on three tasks [S][C]: math tutoring, document writing, medical recommendation. Here each exists twice.
-# *Embedded* [O]: a small language, a scripted user, an exact score, trained in a minute. *Real*: the paper's data, a
-# language model as user and judge. This notebook introduces the embedded three: who the user is, how a conversation is
+# *Scripted* [O]: a small language, a scripted user, an exact score, trained in a minute. *Real*: the paper's data, a
+# language model as user and judge. This notebook introduces the scripted three: who the user is, how a conversation is
 # scored, what the process reward model (PRM) thinks of its turns, and what training changes. Its last section shows how the
 # same is set up with real data.
 #
@@ -20,43 +20,43 @@ from itertools import count, product
 import pandas as pd
 from IPython.display import HTML, Markdown, clear_output
 
+from itpo.attribution import get_method
 from itpo.data import DataError, load_examples
 from itpo.dialogue import Message
-from itpo.figures import conversations as chat
-from itpo.figures import results as draw
+from itpo.figures import conversations as draw
+from itpo.figures import results
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.rollout.endpoint import Endpoint
-from itpo.rollout.llm_judge import EndpointJudge
 from itpo.rollout.prompts import fill, transcript
-from itpo.rollout.users import EndpointUser, ModelUser
+from itpo.rollout.real_tasks import RealMath
+from itpo.rollout.users import ModelUser
 from itpo.runs.paths import project_root, runs_root
 from itpo.runs.sweep import sweep
+from itpo.specs import Endpoint
 from itpo.study import reward_dynamics, tables, transcripts
-from itpo.study.profiles import get_profile
-from itpo.tasks import real
+from itpo.study.profiles import get_profile, get_real_profile
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import DocumentWriting, Wish
 from itpo.tasks.math import Problem
 from itpo.tasks.medical import MedicalRecommendation, Patient, knowledge_base
-from itpo.tasks.registry import get_task
+from itpo.tasks.registry import TASKS, get_task
 from itpo.trainer import train
 from itpo.training.build import trained
 
 use_style("07_tasks")
 scale = get_profile(profile)
-TASKS, METHODS = ("math", "documents", "medical"), ("trajectory_share", "norm_itpo")
+METHODS = ("trajectory_share", "norm_itpo")
 
 # %% [markdown]
 # ## 1. The runs
 #
 # One run of trajectory-share and one of Norm-ITPO on each task, RLOO, seed 0. They are among those of notebook 02. One seed
-# is enough to look at conversations; it is not enough to compare rows, which notebook 02 does.
+# is enough to look at conversations; it is not enough to compare methods, which notebook 02 does.
 
 # %%
 keys = list(product(TASKS, METHODS))
-found = sweep(runs_root(), [scale.on(task).config(row, seed=0) for task, row in keys], train)
-runs = dict(zip(keys, found, strict=True))
+configs = [scale.on(task).config(method, seed=0) for task, method in keys]
+runs = dict(zip(keys, sweep(runs_root(), configs, train), strict=True))
 learners = {key: trained(run) for key, run in runs.items()}
 clear_output()
 one_seed = replace(scale, seeds=scale.seeds[:1])
@@ -71,33 +71,33 @@ Markdown(tables.scale_note(one_seed))
 # $$w_k=\mathrm{softmax}_k(R_k/\eta),\qquad R_k=\sum_{t\in T_k}r_t\tag{4-5}$$
 #
 # by the PRM that the Norm-ITPO run ended with; the darker the bubble, the larger the weight. The weights of a conversation
-# sum to 1, and Norm-ITPO pays $w_kR$ (6). So in a failed conversation the weights are an opinion and no pay. With $K$ turns,
+# sum to 1, and Norm-ITPO's rewards are $w_kR$ (6). So in a failed conversation the weights are an opinion and no reward. With $K$ turns,
 # a PRM without any opinion gives each turn $1/K$. A *missed repair* is a turn that left a vague or doubtful answer as it was.
 
 
 # %%
-def show(talks, name, caption):
+def show(conversations, name, caption):
     """Conversations as HTML; the same as a picture in figures/."""
     caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed 0, ended with."
-    publish(chat.picture, name, profile, caption, talks=talks, numbers=chat.table(talks))
-    return HTML(chat.html(talks))
+    messages = transcripts.table(conversations)
+    publish(draw.picture, name, profile, caption, messages=messages)
+    return HTML(draw.html(messages))
 
 
 # %% [markdown]
-# Each task has two scripts: the *ideal* one solves it, and the *noisy_expert*, which the model imitates before training (its warm
-# start), seldom repairs, guesses, chats. To see both at work we take the first problem on which the ideal script has
-# something to repair. (User and script draw from one generator, so that the user may answer the two differently.)
+# Each task has two scripted policies: the *expert* solves it, and the *noisy expert*, which the model imitates before training (its
+# warm start), seldom repairs, guesses, chats. To see both at work we take the first problem on which the expert has
+# something to repair. (User and policy draw from one generator, so that the user may answer the two differently.)
 
 
 # %%
-def both_scripts(task):
-    """The same problem by the ideal and by the noisy_expert script."""
-    learner, params = learners[task, "norm_itpo"], get_task(task)
-    number = next(
-        n for n in count() if {*params.skills} & {*transcripts.scripted(learner, params.expert, n).kinds}
-    )
-    scripts = {"by the ideal script": params.expert, "by the noisy_expert script": params.noisy_expert}
-    return {title: transcripts.scripted(learner, script, number) for title, script in scripts.items()}
+def both_experts(task):
+    """The same problem by the expert and by the noisy expert."""
+    learner, rules = learners[task, "norm_itpo"], get_task(task)
+    by_expert = (transcripts.scripted(learner, rules.expert, number) for number in count())
+    number = next(n for n, conversation in enumerate(by_expert) if {*rules.skills} & {*conversation.kinds})
+    params = {"by the expert": rules.expert, "by the noisy expert": rules.noisy_expert}
+    return {title: transcripts.scripted(learner, one, number) for title, one in params.items()}
 
 
 # %% [markdown]
@@ -120,11 +120,8 @@ Markdown(tables.markdown(pd.DataFrame({"last message": endings, "score": scores}
 # *What to see:* the number must stand in an answer; the third message gives none.
 
 # %%
-show(
-    both_scripts("math"),
-    "tasks_math",
-    "Math tutoring: the same problem by the ideal and the noisy_expert script.",
-)
+caption = "Math tutoring: the same problem by the expert and the noisy expert."
+show(both_experts("math"), "tasks_math", caption)
 
 # %% [markdown]
 # ## 3. Document writing
@@ -150,18 +147,14 @@ drafts = {
     "in other words": "we like to sing and dance and jump to music",
 }
 options = {"ours": {}, "not smoothed [C]": {"smooth": False}, "with marker [C]": {"keep_marker": True}}
-talks = {name: [Message("assistant", f"draft : {text}")] for name, text in drafts.items()}
 
 # %%
-lines = {
-    name: {option: DocumentWriting(**chosen).score(wish, talk) for option, chosen in options.items()}
-    for name, talk in talks.items()
-}
-table = (
-    pd.DataFrame(lines).T.assign(words=[word_bleu(text, wish.target) for text in drafts.values()]).round(2)
-)
-table.insert(0, "draft", list(drafts.values()))
-Markdown(tables.markdown(table.rename_axis("").reset_index()))
+lines = []
+for name, text in drafts.items():
+    messages = [Message("assistant", f"draft : {text}")]
+    scores = {title: DocumentWriting(**option).score(wish, messages) for title, option in options.items()}
+    lines.append({"": name, "draft": text} | scores | {"words": word_bleu(text, wish.target)})
+Markdown(tables.markdown(pd.DataFrame(lines).round(2)))
 
 # %% [markdown]
 # *What to see:* characters are generous. Texts that have nothing to do with each other share some, so that a draft on the
@@ -170,11 +163,8 @@ Markdown(tables.markdown(table.rename_axis("").reset_index()))
 # fitting text gets next to nothing. Smoothing lets bad drafts keep an order, so that a policy can begin to learn.
 
 # %%
-show(
-    both_scripts("documents"),
-    "tasks_documents",
-    "Document writing: the same wish by the ideal and the noisy_expert script.",
-)
+caption = "Document writing: the same wish by the expert and the noisy expert."
+show(both_experts("documents"), "tasks_documents", caption)
 
 # %% [markdown]
 # ## 4. Medical recommendation
@@ -207,63 +197,60 @@ Markdown(tables.markdown(pd.DataFrame({"last message": endings, "points": points
 # for a wrong illness earns nothing.
 
 # %%
-show(
-    both_scripts("medical"),
-    "tasks_medical",
-    "Medical recommendation: the same patient by the ideal and the noisy_expert script.",
-)
+caption = "Medical recommendation: the same patient by the expert and the noisy expert."
+show(both_experts("medical"), "tasks_medical", caption)
 
 # %% [markdown]
 # ## 5. Reward dynamics of a document and of a medical case (F14, F15)
 #
 # **Question.** Notebook 03 watched the PRM's opinion of one math dialogue form (F2). Is it like that here? **Method.** As
-# there: a *probe*, held once by the untrained policy and never learned from; rewards of turns (4) and tokens (2) relative to
-# the largest in the dialogue at each step. **Which one?** By the rule of notebook 03: the first failed probe of at least four
+# there: a dialogue of the *monitor set*, held once by the untrained policy and never learned from; rewards of turns (4) and tokens (2)
+# relative to the largest in the dialogue at each step. **Which one?** By the rule of notebook 03: the first failed one of at least four
 # turns in which a vague or doubtful answer was left unrepaired, or failing that the next best; *failed* means
 # $R\le 0.5$ here. **How to read it.** Along the axis the assistant's tokens, upwards training; blue is praise, red is blame.
 
 
 # %%
 def watched_case(task):
-    """The probe that the rule chooses: over training, as a conversation, and the caption."""
+    """The dialogue that the rule chooses: over training, as a conversation, and the caption."""
     watched = reward_dynamics.read_monitor(runs[task, "norm_itpo"])
     chosen, rule = reward_dynamics.choose_case(watched)
     learner, size = learners[task, "norm_itpo"], watched.run.config.monitor_dialogues
-    talk = transcripts.hold(learner, None, size, "probe")[chosen]
-    caption = f"Relative implicit rewards of one probe dialogue ({task}) over training, turns (above) against tokens (below); "
-    caption += f"Norm-ITPO, seed 0. The case: {rule}."
-    return reward_dynamics.case_of(watched, chosen), {f"probe {chosen + 1} of {size}": talk}, caption
+    conversation = transcripts.hold(learner, None, size, "probe")[chosen]  # the stream of the monitor set
+    caption = f"Relative implicit rewards of one dialogue of the monitor set ({task}) over training, turns (above) against tokens "
+    caption += f"(below); Norm-ITPO, seed 0. The case: {rule}."
+    shown = transcripts.table({f"dialogue {chosen + 1} of {size}": conversation})
+    return reward_dynamics.case_frames(watched, chosen), shown, caption
 
 
 # %% [markdown]
 # ### A document
 
 # %%
-shown, talk, caption = watched_case("documents")
-HTML(chat.html(talk))
+frames, messages, caption = watched_case("documents")
+HTML(draw.html(messages))
 
 # %%
 name = "F14_reward_dynamics_documents"
-numbers = reward_dynamics.case_table(shown)
-publish(draw.reward_dynamics, name, profile, f"F14. {caption}", case=shown, numbers=numbers)
+publish(results.reward_dynamics, name, profile, f"F14. {caption}", **frames)
 
 # %% [markdown]
 # ### A medical case
 
 # %%
-shown, talk, caption = watched_case("medical")
-HTML(chat.html(talk))
+frames, messages, caption = watched_case("medical")
+HTML(draw.html(messages))
 
 # %%
 name = "F15_reward_dynamics_medical"
-numbers = reward_dynamics.case_table(shown)
-publish(draw.reward_dynamics, name, profile, f"F15. {caption}", case=shown, numbers=numbers)
+publish(results.reward_dynamics, name, profile, f"F15. {caption}", **frames)
 
 # %% [markdown]
 # A draft has many more tokens than a question, and by the sum of (4) it can gather a larger reward without any of its tokens
 # being remarkable. Whether it does, the lower half of the picture shows: are its colours spread over the draft, or on the few
 # words that were chosen and not copied? The released softmax takes a length-normalised mean instead [C]; notebook 06 compares
-# the two. One case of each task proves nothing; how lasting such opinions are over all probes is measured in notebook 04.
+# the two. One case of each task proves nothing; how lasting such opinions are over the whole monitor set is measured in
+# notebook 04.
 #
 # ## 6. Before and after training (F22)
 #
@@ -288,11 +275,11 @@ after = {
 def before_and_after(task):
     """One problem by the warm start and by the policy that Norm-ITPO trained."""
     chosen, rule = transcripts.choose(before[task])
-    talks = {"before training": before[task][chosen], "after training": after[task, "norm_itpo"][chosen]}
+    pair = {"before training": before[task][chosen], "after training": after[task, "norm_itpo"][chosen]}
     caption = (
         f"F22. The same problem and user ({task}) before and after training by Norm-ITPO. Chosen: {rule}."
     )
-    return show(talks, f"F22_dialogues_{task}", caption)
+    return show(pair, f"F22_dialogues_{task}", caption)
 
 
 # %%
@@ -307,28 +294,26 @@ before_and_after("medical")
 # %% [markdown]
 # **How to read the table.** Mean over the problems [95 % t-interval over problems]. Gain: paired by problem, against the warm
 # start. Beside the outcome stands the task's other measure: word BLEU, or the share of accurate recommendations. The intervals
-# speak of other problems, not of other seeds: a second training run could end elsewhere, and rows are compared in notebook
-# 02.
+# speak of other problems, not of other seeds: a second training run could end elsewhere, and methods are compared in
+# notebook 02.
 
 # %%
-labels = {"trajectory_share": "Trajectory-share", "norm_itpo": "Norm-ITPO"}
-held = {t: {"warm start": before[t]} | {labels[row]: after[t, row] for row in METHODS} for t in TASKS}
+held = {t: {"warm start": before[t]} | {get_method(m).label: after[t, m] for m in METHODS} for t in TASKS}
 compared = pd.concat([transcripts.comparison(task, held[task]) for task in TASKS])
 note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed 0. Intervals are over problems."
-Markdown(
-    tables.write_table(transcripts.comparison_text(compared), compared, "F22_before_after", one_seed, note)
-)
+text = transcripts.comparison_text(compared)
+Markdown(tables.write_table(text, compared, "F22_before_after", one_seed, note))
 
 # %% [markdown]
 # ## 7. The same three tasks on real data
 #
-# Nothing above was real language. The other half of `itpo.tasks` is: `itpo.data` reads the public data sets, `itpo.rollout.real_tasks`
-# has the tasks, and a language model behind an OpenAI-compatible server plays user and judge. This section needs neither
-# network nor server: it reads the few made-up rows that the tests use, and stops where the first question would be sent.
+# Nothing above was real language. `itpo.data` reads the public data sets, `itpo.rollout.real_tasks` has the tasks, and a language
+# model behind an OpenAI-compatible server plays user and judge. This section needs neither network nor server: it reads the few
+# made-up rows that the tests use, and stops where the first question would be sent.
 #
 # ### Data
 #
-# A row becomes an `Example`: the *prompt* that the assistant sees, the *goal* that only the user knows, the *reference* that
+# A row of a data set becomes an `Example`: the *prompt* that the assistant sees, the *goal* that only the user knows, the *reference* that
 # scores. As in the released code [C], a conversation keeps its first user message, and equal prompts count once.
 
 # %%
@@ -367,21 +352,22 @@ except DataError as error:
 # ### Users and judges behind a server
 #
 # `Endpoint` says where a server is and which of its models answers. Any that speaks the OpenAI protocol will do: vLLM, Ollama,
-# llama.cpp, `transformers serve`. Users speak at temperature 1 in training and 0 in evaluation, judges at 0 [S].
+# llama.cpp, `transformers serve`. Users speak at temperature 1 in training and 0 in evaluation, judges at 0 [S]. User, judge and
+# data are part of a run's config, like all that decides its numbers. Here with the settings of notebook 08's `consumer`:
 
 # %%
 server = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen2.5-14B-Instruct")
-user, judge = EndpointUser(server), EndpointJudge(replace(server, temperature=0.0))
-tasks = [
-    real.RealMath(examples["math"], user),
-    real.RealDocuments(examples["documents"], user, judge, unit="characters", keep_marker=True),
-    real.RealMedical(examples["medical"], user, judge),
+models = {"user": server, "judge": replace(server, temperature=0.0)}
+consumer = get_real_profile("consumer")
+configs = [replace(consumer.on(task).config("norm_itpo", seed=0), **models) for task in TASKS]
+lines = [
+    {"task": c.task.name, "data": c.task.format, "policy": c.model.name, "user": c.user.model}
+    for c in configs
 ]
-pd.DataFrame([{"task": t.name, "examples": len(t.examples), "turns at most": t.max_turns} for t in tasks])
+pd.DataFrame(lines)
 
 # %% [markdown]
-# Nothing has been asked yet. These tasks have the members of the embedded ones, so that a `Learner` on a real base model and
-# `train(config, run, learner)` train on them as they are. What the user's model would read before each of its messages:
+# Nothing has been asked yet: `train(config, run)` would. What the user's model would read before each of its messages:
 
 # %%
 first = firsts["math"]
@@ -409,16 +395,15 @@ class StandIn:
 
 
 # %%
-task, rng = real.RealMath(examples["math"], ModelUser(StandIn())), random.Random(0)
+task, rng = RealMath(examples["math"], ModelUser(StandIn())), random.Random(0)
 messages = task.opening(first)
 for text in ("Sure. Which two numbers?", r"Then the sum is $\boxed{42}$."):
     messages.append(Message("assistant", text))
     reply = task.reply(first, messages, rng)
     messages += [Message("user", reply)] if reply else []
-ended = chat.Conversation(
-    tuple(messages), ("ask", "answer"), {"success": task.score(first, messages)}, hidden=first.goal
-)
-HTML(chat.html({"a user played by a stand-in": ended}))
+scores = {"success": task.score(first, messages)}
+ended = transcripts.Conversation(tuple(messages), ("ask", "answer"), scores, hidden=first.goal)
+HTML(draw.html(transcripts.table({"a user played by a stand-in": ended})))
 
 # %% [markdown]
 # *What to see:* the user's second reply ends the conversation and is not shown; the answer is compared by a checker of
@@ -427,9 +412,9 @@ HTML(chat.html({"a user played by a stand-in": ended}))
 # ## What not to conclude
 #
 # - **Conversations are anecdotes.** Each is chosen by a rule, but there is one of each; the tables count.
-# - **A weight is an opinion of one PRM**, trained on the dialogues of one seed. The scripts' conversations, and those of other
-#   policies, may be unlike all it has learned from.
-# - **The embedded tasks are caricatures** built so that early turns decide. That turn-wise credit can do something on them was
+# - **A weight is an opinion of one PRM**, trained on the dialogues of one seed. The scripted policies' conversations, and those of
+#   other policies, may be unlike all it has learned from.
+# - **The scripted tasks are caricatures** built so that early turns decide. That turn-wise credit can do something on them was
 #   the aim of their design [O] and says nothing about real users.
 # - **Scores of different tasks have different scales.** A character BLEU of 0.3 is next to nothing, 30 % success is not.
 #
@@ -460,11 +445,11 @@ HTML(chat.html({"a user played by a stand-in": ended}))
 # ```python
 # from itpo.models.tiny import scripted_dialogue
 # for task in (MedicalRecommendation(), MedicalRecommendation(clear=1.0)):
-#     talks = [scripted_dialogue(task, task.noisy_expert, random.Random(n)) for n in range(2000)]
-#     print(sum(outcome for _, _, outcome in talks) / len(talks))
+#     dialogues = [scripted_dialogue(task, task.noisy_expert, random.Random(n)) for n in range(2000)]
+#     print(sum(outcome for _, _, outcome in dialogues) / len(dialogues))
 # ```
 #
 # Nothing needs repair any more. What remains are leading questions, which lose a finding for good, and the forgotten allergy,
-# which costs 4 points in half of the patients. The noisy_expert does much better at once, 0.75 instead of 0.39, and fewer turns matter:
-# little is left by which rows could be told apart.
+# which costs 4 points in half of the patients. The noisy expert does much better at once, 0.75 instead of 0.39, and fewer turns matter:
+# little is left by which methods would differ.
 # </details>

@@ -3,7 +3,7 @@
 #
 # Everything before this notebook was said by models of a hundred thousand parameters that know a few hundred words. Here the
 # same code trains a language model that learned to write elsewhere. The story is that of notebook 02, in short: a policy before
-# and after, what its turns are paid, a learning curve, and what all of it costs.
+# and after, the rewards of its turns, a learning curve, and what all of it costs.
 #
 # | profile | model | task | users | for |
 # |---|---|---|---|---|
@@ -13,7 +13,7 @@
 #
 # **What `smol` can show, and what it cannot.** It shows that policy, PRM and reference live on one set of weights, that turns
 # of real text get rewards, and what a step takes. It compares no methods: a dozen steps of 32 dialogues and one seed are a
-# hundredth of what notebook 02 spends on a row. `-p steps 200` is a longer run, for a GPU. The problems have one step, as the
+# hundredth of what notebook 02 spends on a method. `-p steps 200` is a longer run, for a GPU. The problems have one step, as the
 # simplest of GSM8K: for more, a model of this size is too weak, and one that never succeeds learns nothing.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
@@ -29,22 +29,20 @@ max_rows = 0  # dialogues held at a time, instead of as many as the profile says
 # %%
 from dataclasses import replace
 
-import pandas as pd
 import torch
 from IPython.display import HTML, Markdown, clear_output
 
-from itpo.attribution import METHODS
-from itpo.figures import conversations as chat
+from itpo.figures import conversations, results
 from itpo.figures import real as draw
-from itpo.figures import results
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.models import memory
+from itpo.models.memory import find_shape, of_run, report
 from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep
 from itpo.study import reward_dynamics, tables, transcripts
 from itpo.study.profiles import get_real_profile
 from itpo.study.statistics import share_interval
+from itpo.study.tables import Column
 from itpo.trainer import train
 from itpo.training import profiling
 from itpo.training.build import trained
@@ -54,7 +52,7 @@ scale = get_real_profile(profile)
 scale = scale.on(task) if task else scale
 run = replace(scale.run, steps=steps or scale.run.steps, max_rows=max_rows or scale.run.max_rows)
 run = replace(run, model=replace(run.model, name=model)) if model else run
-run = replace(run, data=replace(run.data, source=data)) if data else run
+run = replace(run, task=replace(run.task, source=data)) if data else run
 scale = replace(scale, run=run)
 
 # %% [markdown]
@@ -64,9 +62,9 @@ scale = replace(scale, run=run)
 # adapter on all of its linear layers. The reference is the base without any adapter. So $q_t$ of (1) compares two answers of the
 # same weights, and a switch between policy, PRM and reference moves no memory.
 #
-# A model of this size does not tutor by itself: it answers at once, and is nearly always wrong. As with the embedded model, it
-# first imitates a scripted noisy_expert for a few steps, who asks, and seldom repairs (`itpo.models.imitation`) [O]. The result is the base
-# and the reference of both runs. The task is that of notebook 02; only its spelling is another (`itpo.tasks.prose`).
+# A model of this size does not tutor by itself: it answers at once, and is nearly always wrong. As with the tiny model, it
+# first imitates the noisy expert for a few steps, who asks, and seldom repairs (`itpo.models.imitation`) [O]. The result is the base
+# and the reference of both runs. The task is that of notebook 02 in other words (`itpo.tasks.prose`).
 
 # %%
 on_gpu = torch.cuda.is_available()
@@ -87,7 +85,7 @@ Markdown(tables.markdown(tables.settings_text(scale.methods)))
 
 # %%
 measured = tables.evaluations(runs)
-what = run.task.removesuffix("_prose")
+what = run.task.name.removesuffix("_prose")
 publish(
     draw.success,
     "F04_learning_curves_real",
@@ -104,21 +102,23 @@ publish(
 final = tables.results(runs)
 counted = 2 * run.eval_dialogues
 before_training = measured[measured["step"] == 0].set_index("row")["mean"]
-summary = pd.DataFrame(
-    {
-        "row": [METHODS[row].label for row in final["row"]],
-        "before": [
-            share_interval(before_training[row], run.eval_dialogues).text(digits=2) for row in final["row"]
-        ],
-        "after, sampled": [share_interval(share, counted).text(digits=2) for share in final["success"]],
-        "after, greedy": [share_interval(share, counted).text(digits=2) for share in final["greedy_success"]],
-    }
-)
+
+
+def share(title, of_line, count):
+    return Column(title, lambda line: share_interval(of_line(line), count).text(digits=2))
+
+
+columns = [
+    tables.METHOD,
+    share("before", lambda line: before_training[line["row"]], run.eval_dialogues),
+    share("after, sampled", lambda line: line["success"], counted),
+    share("after, greedy", lambda line: line["greedy_success"], counted),
+]
 note = (
     f"Outcome on fresh problems, {run.eval_dialogues} before and {counted} after training by {run.steps} steps of "
     f"{run.prompts * run.rollouts} dialogues; 95 % interval over problems; one seed. Before: sampled at temperature 1."
 )
-Markdown(tables.write_table(summary, final, "T_real_model", scale, note))
+Markdown(tables.write_table(tables.as_text(final, columns), final, "T_real_model", scale, note))
 
 # %% [markdown]
 # ## 3. Dialogues before and after
@@ -129,22 +129,22 @@ Markdown(tables.write_table(summary, final, "T_real_model", scale, note))
 # its weight $w_k=\mathrm{softmax}_k(R_k/\eta)$ (5) by the PRM that the run ended with; the darker, the larger.
 
 # %%
-norm_itpo = next(found for found in runs if found.config.method.name == "norm_itpo")
+norm_itpo = next(one for one in runs if one.config.method.name == "norm_itpo")
 learner, count = trained(norm_itpo), min(32, run.eval_dialogues)
 before = transcripts.hold(learner, None, count, "before and after")
 after = transcripts.hold(learner, "policy", count, "before and after")
 chosen, rule = transcripts.choose(before)
-talks = {"before training": before[chosen], "after training": after[chosen]}
+messages = transcripts.table({"before training": before[chosen], "after training": after[chosen]})
 caption = f"F22 on a real model. The same problem and user ({what}) before and after training by Norm-ITPO. Chosen: {rule}. "
 caption += "Shade and number: weight (5) by the PRM that the run ended with."
-publish(chat.picture, "F22_dialogues_real", profile, caption, talks=talks, numbers=chat.table(talks))
-HTML(chat.html(talks))
+publish(conversations.picture, "F22_dialogues_real", profile, caption, messages=messages)
+HTML(conversations.html(messages))
 
 # %% [markdown]
 # ## 4. Turn rewards on real text (F2)
 #
 # **Question.** How does the PRM's opinion of one dialogue form? **Method.** As in notebook 03: a fixed dialogue of the base, and
-# the implicit rewards (2) and (4) under the PRM at each probe of training, divided at each step by the largest absolute value in
+# the implicit rewards (2) and (4) under the PRM at several steps of training, divided at each step by the largest absolute value in
 # the dialogue. **How to read it.** Along the axis stand the assistant's tokens, which are pieces of words here; white lines part
 # the turns. Blue is praise, red is blame. Above: turns, below: tokens. The PRM of `smol` has seen a few hundred dialogues when
 # the run ends, so look for how it works and not for wisdom.
@@ -152,15 +152,13 @@ HTML(chat.html(talks))
 # %%
 watched = reward_dynamics.read_monitor(norm_itpo)
 case, rule = reward_dynamics.choose_case(watched)
-picture = reward_dynamics.case_of(watched, case)
 publish(
     results.reward_dynamics,
     "F02_reward_dynamics_real",
     profile,
-    "F2 on a real model. Relative implicit rewards of one probe dialogue over training, turns (above) against tokens (below); "
+    "F2 on a real model. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); "
     f"Norm-ITPO, {run.steps} steps, one seed. The case: {rule}.",
-    case=picture,
-    numbers=reward_dynamics.case_table(picture),
+    **reward_dynamics.case_frames(watched, case),
 )
 
 # %% [markdown]
@@ -202,10 +200,8 @@ publish(
 # measured peaks. For the model of `consumer`, in GiB:
 
 # %%
-wanted, chosen_settings = memory.of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
-print(
-    memory.report("Qwen2.5-3B", memory.find_shape("Qwen/Qwen2.5-3B-Instruct"), wanted, chosen_settings, 24.0)
-)
+work, settings = of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
+print(report("Qwen2.5-3B", find_shape("Qwen/Qwen2.5-3B-Instruct"), work, settings, 24.0))
 
 # %% [markdown]
 # ## 6. To go on

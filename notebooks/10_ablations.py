@@ -28,12 +28,12 @@ scale = get_profile(profile)
 own = scale.config("norm_itpo", 0)
 
 # %%
-some = slice(2) if profile == "smoke" else slice(None)  # of the values, which are in itpo/ablations.py
+some = slice(2) if profile == "smoke" else slice(None)  # of the values, which are in itpo/study/ablations.py
 groups = {
-    "eta": ablations.eta_sweep(scale, ablations.ETAS[some]),
-    "beta": ablations.beta_sweep(scale, ablations.BETAS[some]),
+    "eta": ablations.setting_sweep(scale, "temperature", ablations.TEMPERATURES[some]),
+    "beta": ablations.setting_sweep(scale, "beta", ablations.BETAS[some]),
     "width": ablations.width_sweep(scale, ablations.WIDTHS[some]),
-    "usual": [scale.config(tables.BASELINE, seed) for seed in scale.estimator_seeds],
+    "usual": scale.configs((tables.BASELINE,)),
 }
 etas, betas, widths, usual = sweep_groups(runs_root(), groups, train).values()
 clear_output()
@@ -42,17 +42,20 @@ Markdown(f"{tables.scale_note(scale)} {len({run.folder for run in [*etas, *betas
 # %%
 baseline = tables.results(usual)
 dashed = credit_tables.spread(baseline, list(draw.MEASURES), ["row"])
-bars = f"Mean and 95 % t-interval over {len(scale.estimator_seeds)} seeds, math tutoring, RLOO, {scale.run.steps} steps."
+bars = (
+    f"Mean and 95 % t-interval over {len(scale.seeds)} seeds, math tutoring, RLOO, {scale.run.steps} steps."
+)
 
 # %% [markdown]
 # ## 1. Temperature of the weights (F18)
 #
-# **Question.** A low eta pays the one turn that the PRM likes best; a high one pays all turns alike, as the uniform decomposition does.
+# **Question.** A low eta rewards the one turn that the PRM likes best; a high one rewards all turns alike, as the uniform decomposition
+# does on average.
 # Does Norm-ITPO do better at another eta than the released 0.4 [C]? **How to read it.** Dashed: trajectory-share, which has no eta.
-# The right panel, the mean over training, separates rows that end alike and get there at different speeds.
+# The right panel, the mean over training, separates methods that end alike and get there at different speeds.
 
 # %%
-of_eta = ablations.setting_results(etas, lambda config: config.method.eta)
+of_eta = ablations.setting_results(etas, lambda config: config.method.options["temperature"])
 publish(
     draw.settings,
     "F18_eta",
@@ -60,13 +63,13 @@ publish(
     f"F18. Success of Norm-ITPO against the temperature eta of (5); thin line: the grid's. Dashed: trajectory-share. {bars}",
     band=ablations.setting_bands(of_eta),
     xlabel="eta",
-    own=own.method.eta,
+    own=own.method.options["temperature"],
     reference=dashed,
 )
 
 # %%
 eta_gains = ablations.setting_gains(of_eta, baseline)
-Markdown(tables.markdown(ablations.gains_text(eta_gains, "eta")))
+Markdown(tables.markdown(tables.as_text(eta_gains, ablations.gain_columns("eta"))))
 
 # %% [markdown]
 # ## 2. Scale of the rewards (F19)
@@ -89,13 +92,13 @@ publish(
 
 # %%
 beta_gains = ablations.setting_gains(of_beta, baseline)
-Markdown(tables.markdown(ablations.gains_text(beta_gains, "beta")))
+Markdown(tables.markdown(tables.as_text(beta_gains, ablations.gain_columns("beta"))))
 
 # %% [markdown]
 # ## 3. Size of the base model (F20)
 #
 # **Question.** Does the comparison turn over with a smaller or a larger base? **How to read it.** Each width has a warm start of its
-# own, so a line mixes where training starts with what it adds: compare the two rows at one width, not one row between widths.
+# own, so a line mixes where training starts with what it adds: compare the two methods at one width, not one method between widths.
 
 # %%
 of_width = ablations.setting_results(widths, lambda config: config.model.hidden_size)
@@ -105,7 +108,7 @@ publish(
     draw.settings,
     "F20_base_size",
     profile,
-    f"F20. Success against the width of the embedded base model's hidden states (weights beside the vocabulary: {weights}); "
+    f"F20. Success against the width of the tiny base model's hidden states (weights beside the vocabulary: {weights}); "
     f"thin line: the grid's. {bars}",
     band=ablations.setting_bands(of_width),
     xlabel="width of hidden states",
@@ -115,15 +118,15 @@ publish(
 # %%
 width_gains = ablations.setting_gains(of_width)
 every = {"eta": eta_gains, "beta": beta_gains, "width": width_gains}
-texts = {name: ablations.gains_text(found, "value") for name, found in every.items()}
+texts = {name: tables.as_text(gains, ablations.gain_columns("value")) for name, gains in every.items()}
 tables.write_table(
     pd.concat(texts, names=["setting"]).reset_index("setting"),
-    pd.concat(found.assign(name=name) for name, found in every.items()),
+    pd.concat(gains.assign(name=name) for name, gains in every.items()),
     "ablations",
     scale,
     f"{bars} Gains are those of Norm-ITPO on trajectory-share, paired by seed.",
 )
-Markdown(tables.markdown(ablations.gains_text(width_gains, "width")))
+Markdown(tables.markdown(tables.as_text(width_gains, ablations.gain_columns("width"))))
 
 # %% [markdown]
 # **What the committed run says.** No value of eta or beta lifts an interval of Norm-ITPO's gain above 0, after training or over it. The lowest eta,

@@ -4,18 +4,19 @@
 # The report (notebook 09) finds no gain of turn-wise credit on three tasks. Is there a regime in which it helps? Here is one task made for that
 # question. A visitor walks down a corridor of a *fixed* number of turns. At a door one action is right; nobody says which, and a door that was
 # not opened cannot be gone back to. In a hall anything may be said and nothing follows. The outcome is 1 if every door was opened. So the
-# number and place of the pivotal turns are settings, and all dialogues have the same length: no row can win by asking less. (Some halls
+# number and place of the pivotal turns are settings, and all dialogues have the same length: no method can win by asking less. (Some halls
 # have a sign, which the assistant may read out. It changes nothing but the base model, which without it is never sure of any action.)
 #
-# Three rows under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which splits the outcome of a successful dialogue
-# equally over its doors and pays nothing for the halls. Like Norm-ITPO it shares the outcome out, so a failed dialogue pays nobody, not even for
-# the doors that were opened. It shows what a split without errors gains. It is not the best split that there is: returns sum the rewards to come, so the
-# first of three doors gets the whole outcome as its return and the last a third; paid at the last door alone, all three would get all of it.
+# Three methods under RLOO: trajectory-share; Norm-ITPO; and **a judge that never errs**, which splits the outcome of a successful dialogue
+# equally over its doors, with no reward in the halls. Like Norm-ITPO it shares the outcome out, so a failed dialogue has no rewards, not even at
+# the doors that were opened. It shows what a split without errors gains. It is not the best split that there is: returns sum the rewards to come,
+# so the first of three doors has the whole outcome as its return and the last a third; placed at the last door alone, all three would have all of
+# it.
 #
 # **What one might expect.** Trajectory-share gives the turns after the last door the whole outcome as their return too, and its noise with it; a split over
 # doors gives them none. So gains might grow with the turns in halls (longer dialogues), with sparser success, and with doors that come
-# early. But the released baseline [C], which is kept here, charges *every* turn for what the group was paid (notebook 01), halls too, by the
-# sum of all later charges: a split pays in several places and is charged in several. All settings here are ours [O].
+# early. But the released baseline [C], which is kept here, is subtracted at *every* turn (notebook 01_method), halls too, and adds up over
+# all later turns: a split has rewards in several places and a baseline in each. All settings here are ours [O].
 
 # %% tags=["parameters"]
 profile = "laptop"
@@ -46,10 +47,10 @@ scale = replace(get_profile(profile), run=grid.run, seeds=grid.seeds)
 # %% [markdown]
 # ## 1. A dialogue
 #
-# One walk of the map's middle by a scripted noisy_expert, whom the base model imitates before training; it opens a door in 2 of 5 tries.
+# One walk of the map's middle by the noisy expert, which the base model imitates before training; it opens a door in 2 of 5 tries.
 
 # %%
-task = grid.middle
+task, options = grid.run.task.build(), grid.run.task.options
 walk, messages, outcome = scripted_dialogue(task, task.noisy_expert, random.Random(0))
 for message in messages:
     print(f"{message.role:>9}  {message.content}")
@@ -59,25 +60,25 @@ print(f"\noutcome {outcome:.0f}; turns: {', '.join(task.turn_kinds(messages))}")
 # ## 2. The map
 #
 # **How to read it.** Each cell is a task of its own. Left: where trajectory-share ends, and in brackets where it started. Middle and right: what
-# another row gains on it, paired by seed, with the 95 % t-interval. *Mean over training* is the more telling line: rows that end
-# alike may get there at different speeds. Every row has the learning rate that was best of four on the cell in the middle
+# another method gains on it, paired by seed, with the 95 % t-interval. *Mean over training* is the more telling line: methods that end
+# alike may get there at different speeds. Every method has the learning rate that was best of four on the cell in the middle
 # (`figures/tuning.csv`), reused everywhere.
 
 # %%
-found = sweep(runs_root(), grid.cells(), train)
+runs = sweep(runs_root(), grid.cells(), train)
 clear_output()
 where = f"{len(grid.seeds)} seeds, {grid.run.steps} steps of {grid.run.prompts * grid.run.rollouts} dialogues"
-Markdown(f"{tables.scale_note(scale)} {len(found)} runs.")
+Markdown(f"{tables.scale_note(scale)} {len(runs)} runs.")
 
 # %%
-frame = regimes.regime_results(found)
+frame = regimes.regime_results(runs)
 gains = regimes.gains(frame)
 publish(
     draw.regimes,
     "regimes_map",
     profile,
     f"Map of regimes. Left: success of trajectory-share on {grid.run.eval_dialogues} fresh problems (in brackets before training), in %. "
-    "Middle and right: gains on it in points, paired by seed, with 95 % t-intervals, of Norm-ITPO and of a judge that never errs. Pivotal turns "
+    "Middle and right: gains on it in points, paired by seed, with 95 % t-intervals, of a judge that never errs and of Norm-ITPO. Pivotal turns "
     f"come first. RLOO, {grid.run.rollouts} rollouts a prompt, {where}.",
     table=gains,
 )
@@ -89,14 +90,16 @@ publish(
 # %%
 slopes = regimes.trend_table(frame)
 note = f"Gains on trajectory-share in points over the map, mean [95 % t-interval] over {where}; RLOO."
-Markdown(tables.write_table(regimes.trend_text(slopes), slopes, "regimes_trend", scale, note))
+Markdown(
+    tables.write_table(tables.as_text(slopes, regimes.TREND_COLUMNS), slopes, "regimes_trend", scale, note)
+)
 
 # %%
 lines = []
 for row, name in (("judge", "a judge that never errs"), ("norm_itpo", "Norm-ITPO")):
     for measure, when in draw.MEASURES.items():
-        part = frame.groupby(["row", "seed"])[measure].mean()
-        effect = part[row] - part[tables.BASELINE]
+        means = frame.groupby(["row", "seed"])[measure].mean()
+        effect = means[row] - means[tables.BASELINE]
         lines.append(judge("map", f"{name} beats trajectory-share over the map, {when}", effect.to_list()))
 Markdown(verdict_text(lines, scale))
 
@@ -109,8 +112,8 @@ Markdown(verdict_text(lines, scale))
 # %%
 of_prm = frame[frame["row"] == "norm_itpo"]
 lines = [
-    {"turns": turns, "pivots": pivots, "AUC": str(t_interval(part["auc"]))}
-    for (turns, pivots), part in of_prm.groupby(["length", "pivots"])
+    {"turns": turns, "pivots": pivots, "AUC": str(t_interval(auc))}
+    for (turns, pivots), auc in of_prm.groupby(["length", "pivots"])["auc"]
 ]
 Markdown(tables.markdown(pd.DataFrame(lines)))
 
@@ -124,7 +127,7 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 slices = {"place": grid.positions_slice(), "rollouts": grid.rollouts_slice()}
 by_place, by_rollouts = sweep_groups(runs_root(), slices, train).values()
 clear_output()
-bars = f"{task.max_turns} turns, {task.pivots} pivots; mean and 95 % t-interval over {where}, RLOO."
+bars = f"{options['turns']} turns, {options['pivots']} pivots; mean and 95 % t-interval over {where}, RLOO."
 
 # %%
 places = regimes.regime_results(by_place)
@@ -135,7 +138,7 @@ publish(
     f"Success against the place of the pivotal turns: first, anywhere, or last; thin line: the map's. {bars}",
     band=ablations.setting_bands(places.assign(setting=places["position"])),
     xlabel="place of the pivotal turns",
-    own=task.position,
+    own=options["position"],
 )
 
 # %%
@@ -155,11 +158,12 @@ every = pd.concat([gains, regimes.gains(places), regimes.gains(numbers)]).drop_d
     [*regimes.SETTINGS, "row", "measure"]
 )
 note = f"Gains on trajectory-share, paired by seed, mean [95 % t-interval] over {where}; RLOO."
-tables.write_table(regimes.gains_text(every), every, "regimes", scale, note)
-Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_success"])))
+tables.write_table(tables.as_text(every, regimes.GAIN_COLUMNS), every, "regimes", scale, note)
+over_training = every[every["measure"] == "mean_success"]
+Markdown(tables.markdown(tables.as_text(over_training, regimes.GAIN_COLUMNS)))
 
 # %% [markdown]
-# **What the committed run says.** On the whole map neither Norm-ITPO nor the judge that never errs is told apart from trajectory-share. After
+# **What the committed run says.** On the whole map neither Norm-ITPO nor the judge that never errs is clearly different from trajectory-share. After
 # training there was hardly room: trajectory-share ends between 95 and 99 % in eight of nine cells, and in the ninth (6 turns, 4 pivots) one of its
 # five runs never succeeds, which alone makes the judge's +20.8 there. Over training there was room; the intervals of the mean gain end at +4.9 points for
 # Norm-ITPO and +4.7 for the judge: a gain of a few points may be there, one of ten on average is not. No cell's interval lies above 0. The slopes'
@@ -170,9 +174,9 @@ Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_succ
 # 0 out, but three of its ten runs in the latter two end far below the others. Of all 56 intervals in `figures/regimes.md` two do, both losses of the judge: a small one (9 turns, 4
 # pivots, -2.3 [-4.4, -0.3] after training), as chance would give, and a large one with two rollouts a prompt (-28.0 [-35.8, -20.3] over training).
 #
-# **Why?** Not tested here. The released baseline is the first suspect, and for the judge's loss with two rollouts notebook 12 convicts it: it takes the group's mean pay off at every turn and scales what is left by n / (n - 1) for n
+# **Why?** Not tested here. The released baseline is the first suspect, and for the judge's loss with two rollouts notebook 12 convicts it: it subtracts the group's mean reward at every turn and scales what is left by n / (n - 1) for n
 # rollouts. Where both of two dialogues succeed, the three doors of the map's middle get the returns 0, -0.44 and -0.89, right actions all, before
-# whitening; trajectory-share gets 0 there. Besides, a split pays nothing in a failed dialogue, which is where most opened doors are when success is rare;
+# whitening; trajectory-share gets 0 there. Besides, a split gives no rewards in a failed dialogue, which is where most opened doors are when success is rare;
 # and the PRM ranks dialogues little better than chance (AUC of 0.50 to 0.63).
 #
 # ## What not to conclude
@@ -182,10 +186,10 @@ Markdown(tables.markdown(regimes.gains_text(every[every["measure"] == "mean_succ
 # - **Not from one cell.** There are 36 intervals on the map; one or two would leave 0 out by chance.
 # - **Nor from the order of cells.** Each has one base model, shared by its seeds, and the bases start at other places than sparsity alone would
 #   say (left panels): intervals over seeds leave that out.
-# - **Settings may not be the best.** All rows took the largest learning rate of those tried.
+# - **Settings may not be the best.** All methods took the largest learning rate of those tried.
 #
 # ## Exercises
 #
-# 1. Pay the judge's scores themselves instead of a split of the outcome (a row of your own in `itpo.attribution.METHODS`), so that opened doors of
-#    failed dialogues are paid too. Where on the map do you expect it to help most?
-# 2. `corridor_9_3_late` has no hall after its last door. What would a split of the outcome have to do there to beat trajectory-share?
+# 1. Use the judge's scores themselves as rewards instead of a split of the outcome (a method of your own, as in 01_training), so that opened
+#    doors of failed dialogues are rewarded too. Where on the map do you expect it to help most?
+# 2. With `position="late"` there is no hall after the last door. What would a split of the outcome have to do there to beat trajectory-share?

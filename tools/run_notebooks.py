@@ -8,7 +8,7 @@
 A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, and `notebooks/NN_name.ipynb`,
 the same cells with the outputs of its own profile. One that depends on the profile has a cell tagged
 `parameters` with `profile = "laptop"` in it, or `"smol"` where a real language model is trained; with another
-profile only the notebooks are run that know it. At the end the gallery is rebuilt: index.html beside the
+profile only the notebooks are run that have it. At the end the gallery is rebuilt: index.html beside the
 figures that they publish.
 """
 
@@ -39,8 +39,8 @@ from itpo.figures.publishing.registry import PublishedError
 from itpo.runs.sweep import PROGRESS
 
 DEFAULT = "laptop"
-# The profiles that a notebook knows, by its own one, whose outputs are kept in the repository.
-KNOWS = {"laptop": ("laptop", "smoke"), "smol": ("smol", "smoke", "consumer")}
+# The profiles that a notebook can be run at, by its own one, whose outputs are kept in the repository.
+PROFILES = {"laptop": ("laptop", "smoke"), "smol": ("smol", "smoke", "consumer")}
 ERASE = "\x1b[K"  # from here to the end of a terminal's line
 QUIET = ["--log-level=CRITICAL"]  # of the kernel itself; what cells print and raise is not affected
 METADATA = {
@@ -76,8 +76,8 @@ def cell_key(cell: NotebookNode) -> tuple[str, str, tuple[str, ...]]:
 def reproducible(value: Any, root: Path, tables: dict[str, str]) -> Any:
     """`value`, an output or a part of one, without what differs between equal runs, in all its text.
 
-    That is: this machine's folders, addresses of objects, and the random ids of styled tables. `tables` has those met so
-    far and what stands for them.
+    That is: this machine's folders, addresses of objects, and the random ids of styled tables; `tables` has the ids so far
+    and what replaces them.
     """
     if isinstance(value, dict):
         return {k: v if k.startswith("image/") else reproducible(v, root, tables) for k, v in value.items()}
@@ -96,13 +96,13 @@ def reproducible(value: Any, root: Path, tables: dict[str, str]) -> Any:
 
 def write_pair(source: Path, executed: NotebookNode, root: Path) -> None:
     """Write the .ipynb of `source`; a code cell gets the outputs of the same cell in `executed`, if any."""
-    found = defaultdict(list)
+    executed_cells = defaultdict(list)
     for cell in executed.cells:
-        found[cell_key(cell)].append(cell)
+        executed_cells[cell_key(cell)].append(cell)
     notebook = read_source(source)
     tables: dict[str, str] = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and (same := found[cell_key(cell)]):
+        if cell.cell_type == "code" and (same := executed_cells[cell_key(cell)]):
             match = same.pop(0)
             cell.execution_count = match.execution_count
             cell.outputs = [
@@ -126,16 +126,18 @@ def own_profile(source: Path) -> str | None:
     """The profile that a notebook declares; None if it does not depend on one. Exits for one that there is not."""
     cells = read_source(source).cells
     texts = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
-    if not (found := re.search(r"^profile = [\"'](\w+)[\"']", "\n".join(texts), re.MULTILINE)):
+    if not (default := re.search(r"^profile = [\"'](\w+)[\"']", "\n".join(texts), re.MULTILINE)):
         return None
-    if found[1] not in KNOWS:
-        raise SystemExit(f"{source.name}: its `profile` must default to {' or '.join(KNOWS)}, not {found[1]}")
-    return found[1]
+    if default[1] not in PROFILES:
+        raise SystemExit(
+            f"{source.name}: its `profile` must default to {' or '.join(PROFILES)}, not {default[1]}"
+        )
+    return default[1]
 
 
-def knows(source: Path, profile: str) -> bool:
+def has_profile(source: Path, profile: str) -> bool:
     """Whether a notebook can be run at a profile; one that depends on none belongs to the laptop's."""
-    return profile in KNOWS[own_profile(source) or DEFAULT]
+    return profile in PROFILES[own_profile(source) or DEFAULT]
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def run(source: Path, profile: str, root: Path) -> None:
 
 def build_gallery(root: Path, profile: str) -> None:
     """Rebuild the page of the figures that notebooks of a profile publish, if there are any."""
-    folder = root / "figures" if profile in KNOWS else root / "build" / profile / "figures"
+    folder = root / "figures" if profile in PROFILES else root / "build" / profile / "figures"
     if not any(folder.glob("*.json")):
         return
     try:
@@ -212,10 +214,12 @@ def main(arguments: list[str] | None = None) -> None:
     root = options.root.resolve()
     sources = find_sources(root / "notebooks", options.names)
     running = not (options.sync or options.check)
-    if running and (strange := [s.stem for s in sources if not knows(s, options.profile)]):
-        if options.names:
-            raise SystemExit(f"{', '.join(strange)}: cannot be run at the profile {options.profile}")
-        sources = [source for source in sources if source.stem not in strange]
+    if running:
+        others = [source for source in sources if not has_profile(source, options.profile)]
+        if others and options.names:
+            names = ", ".join(source.stem for source in others)
+            raise SystemExit(f"{names}: cannot be run at the profile {options.profile}")
+        sources = [source for source in sources if source not in others]
     os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
     for source in sources:
         pair = source.with_suffix(".ipynb")
