@@ -50,7 +50,7 @@ def items(rows: tuple[str, ...] = WITH_PRM, spread: float = 0.1) -> pd.DataFrame
 
 def ceilings(rows: tuple[str, ...] = WITH_PRM) -> pd.DataFrame:
     values = band(rows).rename(columns={"mean": "value"})
-    return pd.concat([values.assign(panel=panel) for panel in ("batches", "probes")])
+    return pd.concat([values.assign(panel=panel) for panel in ("batches", "monitor")])
 
 
 KINDS = frame(

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from itpo.figures.style import (
-    ACCENT,
-    BODY,
-    COLUMN,
-    INK,
-    NEGATIVE,
-    NORM,
-    POSITIVE,
-    QUIET,
-    SIGNED,
-    SMALL,
-    TEXT,
-    add_band,
-    add_legend,
-    methods_in,
-    panels,
-    step_axis,
-    symmetric,
-    where,
-)
+from itpo.figures.parts import add_band, add_legend, look, methods_in, panels, step_axis, symmetric, where
+from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 LINES = (
     (INK, "-", "o"),
@@ -85,13 +65,7 @@ def explained_variance(band: pd.DataFrame) -> Figure:
     figure, ((ax,),) = panels(COLUMN, 2.6)
     ax.axhline(0, color=QUIET, linewidth=0.7)
     for row, method in methods_in(band).items():
-        style: dict[str, Any] = {
-            "color": method.color,
-            "ls": method.dash,
-            "linewidth": 1.4,
-            "label": method.label,
-        }
-        add_band(ax, where(band, row=row), shaded=False, **style)
+        add_band(ax, where(band, row=row), shaded=False, linewidth=1.4, **look(method))
     if band["step"].min() < 0:
         ax.axvline(-0.5, color=QUIET, linewidth=0.8, linestyle="--")
     ax.set_ylim(max(WORST, min(-0.1, float(band["mean"].min()) - 0.05)), 1.0)
@@ -112,13 +86,7 @@ def turns_over_training(band: pd.DataFrame, ylabel: str = "turns of a dialogue")
     figure, (axes,) = panels(TEXT, 2.1, 1, len(settings), sharex=True, sharey=True)
     for ax, setting in zip(axes, settings, strict=True):
         for row, method in methods.items():
-            style: dict[str, Any] = {
-                "color": method.color,
-                "ls": method.dash,
-                "linewidth": 1.5,
-                "label": method.label,
-            }
-            add_band(ax, where(band, setting=setting, row=row), **style)
+            add_band(ax, where(band, setting=setting, row=row), linewidth=1.5, **look(method))
         ax.set_title(setting, fontsize=BODY)
         step_axis(ax, 5)
         ax.xaxis.label.set_size(BODY)

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from itpo.figures.parts import add_legend, blank, methods_in, panels, symmetric, where, wrapped
 from itpo.figures.style import (
     ACCENT,
     BODY,
@@ -24,13 +25,6 @@ from itpo.figures.style import (
     SIGNED,
     SMALL,
     TEXT,
-    add_legend,
-    blank,
-    methods_in,
-    panels,
-    symmetric,
-    where,
-    wrapped,
 )
 
 # One pale colour a turn, told apart by colour-blind readers too (Okabe and Ito's, lightened).

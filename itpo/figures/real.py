@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from itpo.figures.style import INK, SMALL, TEXT, methods_in, panels, step_axis, where
+from itpo.figures.parts import methods_in, panels, step_axis, where
+from itpo.figures.style import INK, SMALL, TEXT
 
 PART_COLORS = {
     "generation": "#0072B2",

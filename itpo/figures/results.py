@@ -16,25 +16,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from itpo.figures.style import (
-    ACCENT,
-    COLUMN,
-    INK,
-    NEGATIVE,
-    NORM,
-    POSITIVE,
-    QUIET,
-    SIGNED,
-    SMALL,
-    TEXT,
-    add_band,
-    add_legend,
-    methods_in,
-    panels,
-    step_axis,
-    where,
-    wrapped,
-)
+from itpo.figures.parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
+from itpo.figures.style import ACCENT, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 PALE = "#e4e4e4"
 # How the four lists of rewards that F3 compares are drawn: colour, line style, width, label.
@@ -103,16 +86,21 @@ def stability(band: pd.DataFrame, level: float = 0.8) -> Figure:
 
 
 def kendall_over_training(
-    batches: pd.DataFrame, probes: pd.DataFrame, ceilings: pd.DataFrame, reported: Sequence[float]
+    batches: pd.DataFrame, monitor: pd.DataFrame, ceilings: pd.DataFrame, reported: Sequence[float]
 ) -> Figure:
     """F5: Kendall's tau-b of implicit return and outcome, on fresh batches (left) and on the monitor set (right).
 
-    ``batches`` and ``probes`` have row, step, mean, low, high; ``ceilings`` panel ("batches" or "probes"), row, step,
+    ``batches`` and ``monitor`` have row, step, mean, low, high; ``ceilings`` panel ("batches" or "monitor"), row, step,
     value: the tau of a perfect ranking. ``reported`` are the ends of the range in secondary sources, a shaded band.
     """
     figure, axes = panels(TEXT, 2.7, 1, 2, sharey=True)
-    titles = ("fresh training batches, before learning from them", "the same probe dialogues throughout")
-    for ax, panel, band, title in zip(axes[0], ("batches", "probes"), (batches, probes), titles, strict=True):
+    titles = (
+        "fresh training batches, before learning from them",
+        "the monitor set, the same dialogues throughout",
+    )
+    for ax, panel, band, title in zip(
+        axes[0], ("batches", "monitor"), (batches, monitor), titles, strict=True
+    ):
         ax.axhspan(*reported, color=PALE, linewidth=0)
         ax.axhline(0, color=QUIET, linewidth=0.7)
         for row, method in methods_in(band).items():
@@ -122,7 +110,7 @@ def kendall_over_training(
         ax.set_title(title)
         step_axis(ax, 8)
     _mark_warm_up(axes[0, 0], float(batches["step"].min()))
-    means = pd.concat([batches["mean"], probes["mean"]])
+    means = pd.concat([batches["mean"], monitor["mean"]])
     axes[0, 0].set_ylim(min(-0.1, float(means.min()) - 0.05), max(reported[1], float(means.max())) + 0.08)
     axes[0, 0].set_ylabel("Kendall's tau-b")
     place: dict[str, Any] = {

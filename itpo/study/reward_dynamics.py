@@ -328,7 +328,7 @@ def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def tau_ceilings(runs: Sequence[Run], monitored: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
-    """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "probes"), row, step, value.
+    """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "monitor"), row, step, value.
 
     Means over seeds; ``monitored`` is :func:`monitor_curves`, ``smooth`` as in :func:`itpo.study.tables.curves`.
     """
@@ -336,7 +336,7 @@ def tau_ceilings(runs: Sequence[Run], monitored: pd.DataFrame, smooth: int = 1) 
     success = curves(runs, "success", smooth)
     success["value"] = kendall_ceiling(success["value"], size.pop())
     fixed = monitored.assign(value=monitored["ceiling"])
-    both = pd.concat([success.assign(panel="batches"), fixed.assign(panel="probes")])
+    both = pd.concat([success.assign(panel="batches"), fixed.assign(panel="monitor")])
     return both.groupby(["panel", "row", "step"], sort=False)["value"].mean().reset_index()
 
 

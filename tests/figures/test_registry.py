@@ -50,7 +50,7 @@ def kendall() -> Figure:
     curves = band(("itpo",))
     shown = {
         "batches": curves,
-        "probes": curves[::-1],
+        "monitor": curves[::-1],
         "ceilings": ceilings(("itpo",)),
         "reported": [0.5, 0.75],
     }
@@ -101,7 +101,7 @@ def test_a_figure_is_written_with_the_data_that_draw_it(folder: Path) -> None:
 def test_further_tables_are_named_after_their_arguments(folder: Path) -> None:
     kendall()
     numbers = {name for name in contents(folder) if name.endswith(".csv")}
-    assert numbers == {"F05_kendall.csv", "F05_kendall.probes.csv", "F05_kendall.ceilings.csv"}
+    assert numbers == {"F05_kendall.csv", "F05_kendall.monitor.csv", "F05_kendall.ceilings.csv"}
 
 
 @pytest.mark.parametrize("name", PUBLISHERS)
@@ -179,6 +179,7 @@ def test_what_could_not_be_drawn_again_is_not_published(folder: Path) -> None:
         "results",
         "credit._rewards",
         "results.panels",
+        "parts.panels",
         "results.Figure",
         "conversations.html",
         "style.add_caption",

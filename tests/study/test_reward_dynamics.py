@@ -95,7 +95,7 @@ def test_tau_tables(judged_runs: list[Run]) -> None:
     expected = stats.kendalltau(monitor.log_ratio[2].sum(-1), monitor.outcome).statistic
     assert curves["value"][2] == pytest.approx(expected)
     ceilings = reward_dynamics.tau_ceilings(judged_runs, curves)
-    assert set(ceilings["panel"]) == {"batches", "probes"}
+    assert set(ceilings["panel"]) == {"batches", "monitor"}
     changes = reward_dynamics.tau_changes(judged_runs)
     assert changes["tau"].tolist() == pytest.approx([0.26] * 6)
     np.testing.assert_allclose(changes["ceiling"], statistics.kendall_ceiling(0.5, 32))

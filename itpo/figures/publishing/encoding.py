@@ -26,8 +26,9 @@ READ: dict[str, Callable[[str], Any]] = {
 def write_table(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     """Write a data frame as CSV, without its index; returns the type of each column, for :func:`read_table`.
 
-    A missing text is written as an empty one, a carriage return as a line feed. Errors: TypeError for a column that is neither numbers nor bools nor text, or
-    whose name is no text; ValueError for two columns of one name, or named levels, which would be lost.
+    A missing text is written as an empty one, a carriage return as a line feed. Errors: TypeError for a column that is neither
+    numbers nor bools nor text, or whose name is no text; ValueError for two columns of one name, or named levels, which would
+    be lost.
     """
     if frame.index.nlevels > 1 or frame.columns.nlevels > 1 or frame.index.name is not None:
         raise ValueError(f"{path.name}: index and columns are not written as such; reset_index() first")
