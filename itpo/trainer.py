@@ -3,7 +3,7 @@
 Departures from the paper [O]: LoRA adapters on a frozen base instead of full fine-tuning; PRM and critic are warmed up on
 rollouts of the reference before the first step; minibatches are drawn at random over dialogues, not over prompts.
 
-A run is trained by its config alone:
+What :func:`train` does, by hand, with a base model too small to learn anything:
 
 >>> import tempfile
 >>> from itpo.config import Method
@@ -11,11 +11,21 @@ A run is trained by its config alone:
 >>> from itpo.specs import TinyLM
 >>> small = {"model": TinyLM(16, 1, 2, steps=1), "prompts": 2, "rollouts": 2, "eval_dialogues": 2, "monitor_dialogues": 2}
 >>> config = RunConfig(Method("norm_itpo"), seed=0, steps=1, warmup=1, **small)
->>> with tempfile.TemporaryDirectory() as folder:
-...     run = Store(folder).open(config)
-...     train(config, run)
-...     sorted(run.summary())
+>>> folder = tempfile.TemporaryDirectory()
+>>> run = Store(folder.name).open(config)
+>>> learner = build_learner(config, Store(folder.name))
+>>> warm_up(learner, run)
+>>> monitor_set = collect_monitor_set(learner)
+>>> observe(learner, run, 0, monitor_set)
+>>> batch, metrics = training_step(learner, "0/0", Timer())
+>>> round(metrics["ratio_error"], 3), len(batch.outcome) == config.prompts * config.rollouts
+(0.0, True)
+>>> stop_if_diverged(learner, run, 1)
+>>> learner.save(run)
+>>> run.finish(final_evaluation(learner))
+>>> sorted(run.summary())
 ['greedy_success', 'success', 'tokens', 'turns']
+>>> folder.cleanup()
 
 Notebook 01 runs the lines of :func:`training_step` one by one.
 """

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import TextPath
 
-from itpo.figures.parts import blank
+from itpo.figures._parts import blank
 from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NORM, SMALL, TEXT
 
 # One hue from light to dark: it reads the same for the colour-blind and on grey paper.

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from itpo.attribution import MethodEntry
 from itpo.estimators import get_estimator
-from itpo.figures.parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
+from itpo.figures._parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
 from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 

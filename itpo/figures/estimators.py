@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from itpo.figures.parts import add_band, add_legend, look, methods_in, panels, step_axis, symmetric, where
+from itpo.figures._parts import add_band, add_legend, look, methods_in, panels, step_axis, symmetric, where
 from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 LINES = (

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from itpo.attribution import METHODS
-from itpo.figures.parts import blank, where
+from itpo.figures._parts import blank, where
 from itpo.figures.style import ACCENT, BODY, INK, NORM, RAW, SMALL, TEXT
 
 PALE = "#f0f0f0"

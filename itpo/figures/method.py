@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from itpo.figures.parts import add_legend, blank, methods_in, panels, symmetric, where, wrapped
+from itpo.figures._parts import add_legend, blank, methods_in, panels, symmetric, where, wrapped
 from itpo.figures.style import (
     ACCENT,
     BODY,

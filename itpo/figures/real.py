@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from itpo.figures.parts import methods_in, panels, step_axis, where
+from itpo.figures._parts import methods_in, panels, step_axis, where
 from itpo.figures.style import INK, SMALL, TEXT
 
 PART_COLORS = {

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from itpo.figures.parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
+from itpo.figures._parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
 from itpo.figures.style import ACCENT, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 PALE = "#e4e4e4"

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from itpo.attribution import get_method
-from itpo.figures.parts import add_legend, methods_in, panels, where
+from itpo.figures._parts import add_legend, methods_in, panels, where
 from itpo.figures.style import BODY, INK, QUIET, SMALL, TEXT
 
 # What is shown of runs: a column of `itpo.study.tables.results`, and what it is called.

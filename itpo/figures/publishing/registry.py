@@ -46,7 +46,7 @@ from itpo.figures.publishing.encoding import FLOAT, read_table, write_table
 from itpo.figures.publishing.formats import cells, latex, markdown
 
 Draw = Callable[..., Figure]
-TOOLS = {"publishing", "parts", "style"}  # modules beside the drawings that hold none
+TOOLS = {"publishing", "_parts", "style"}  # modules beside the drawings that hold none
 # No file says when it was made, or by which version: the same data give the same bytes.
 UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
