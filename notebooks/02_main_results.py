@@ -19,8 +19,8 @@
 # scripted, knows the rules of the task, and a share of its scores is wrong (`error_rate`, 0.2) [O]. How good a judge the
 # paper's is on its own tasks, we do not know.
 #
-# **Claims to test.** C1: Norm-ITPO beats trajectory-share. C3: turn-wise rewards beat token-wise ones (PRIME). C4: uniform
-# and judge decompositions give no reliable gain.
+# **Claims to test.** C1: Norm-ITPO beats trajectory-share. C2: it beats ITPO (notebook 05 has this under each estimator). C3:
+# turn-wise rewards beat token-wise ones (PRIME). C4: uniform and judge decompositions give no reliable gain.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -149,18 +149,18 @@ quality = [tables.METHOD, Column("AUC", "auc", 1.0, 3), Column("Kendall's tau-b"
 Markdown(tables.markdown(tables.as_text(table[table["auc_n"] > 0], quality)))
 
 # %% [markdown]
-# ## 5. What this says about C1, C3 and C4
+# ## 5. What this says about C1 to C4
 #
 # **The rule**, fixed before the numbers. For a claimed *gain*: if the 95 % t-interval of the difference paired by seed lies
 # above 0, the claim is replicated; below 0, not replicated; if it contains 0, inconclusive at this scale. C4 claims the
 # *absence* of a gain, which a wide interval must not pass: it is replicated only if the interval ends below the smallest gain
 # that would matter, for which we take the one reported for Norm-ITPO [S]. It is tested for both decompositions. C3 has two
-# readings. ITPO against PRIME changes the granularity alone; Norm-ITPO against PRIME changes the use of the outcome too. Five
+# readings. ITPO against PRIME changes the granularity alone; Norm-ITPO against PRIME changes the use of the outcome too. Six
 # intervals are looked at and none is widened for that.
 
 # %%
 verdicts = claims.method_verdicts(frame)
-rules = f"Rule for C1 and C3: {verdicts[0].rule}. Rule for C4: {verdicts[-1].rule}."
+rules = f"Rule for C1 to C3: {verdicts[0].rule}. Rule for C4: {verdicts[-1].rule}."
 Markdown(f"{claims.verdict_text(verdicts, scale)}\n\n{rules}")
 
 # %% [markdown]
@@ -219,7 +219,7 @@ for task, there in others.items():
     display(Markdown(tables.markdown(tables.as_text(lines, tables.main_columns(lines)))))
 
 # %% [markdown]
-# **C1, C3 and C4 on these tasks**, by the rule of section 5; the smallest gain that would matter is the one reported for
+# **C1 to C4 on these tasks**, by the rule of section 5; the smallest gain that would matter is the one reported for
 # Norm-ITPO on the task [S].
 
 # %%

@@ -159,7 +159,7 @@ publish(
     "(left; centred mean over five batches) and on the monitor set (right). Mean and 95 % t-interval over seeds. Negative "
     "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S].",
     batches=batches,
-    probes=tables.bands(monitored),
+    monitor=tables.bands(monitored),
     ceilings=ceilings,
     reported=REPORTED_TAU,
 )

@@ -352,7 +352,7 @@ def kendall(estimator, number, name):
         "batches before the PRM learns from them (left; centred mean over five batches) and on the monitor set (right). Mean and 95 % "
         "t-interval over seeds. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S]."
     )
-    drawn = {"batches": batches, "probes": tables.bands(monitored), "ceilings": ceilings}
+    drawn = {"batches": batches, "monitor": tables.bands(monitored), "ceilings": ceilings}
     return publish(results.kendall_over_training, name, profile, caption, **drawn, reported=REPORTED_TAU)
 
 

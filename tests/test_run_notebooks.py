@@ -96,16 +96,14 @@ def test_a_terminal_shows_how_far_training_is(root: Path) -> None:
     }
     ours, theirs = os.openpty()
     command = [sys.executable, run_notebooks.__file__, "--root", str(root)]
-    errors = (
-        root / "errors"
-    )  # where jupyter's client may complain of tasks left behind, in the middle of a line
+    errors = root / "errors"  # jupyter's client may complain of tasks left behind, in the middle of a line
     with errors.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=file)
     os.close(theirs)
     shown = b""
-    with suppress(OSError):  # how the end of the other side is told
-        while part := os.read(ours, 4096):
-            shown += part
+    with suppress(OSError):  # raised when the other side has ended
+        while chunk := os.read(ours, 4096):
+            shown += chunk
     assert process.wait(60) == 0, shown.decode() + errors.read_text()
     states = shown.decode().partition("\n")[0].split("\r")
     assert states[0] == "00_first ... " and any("00_first ... training: " in state for state in states)
@@ -159,17 +157,8 @@ def test_check_finds_a_missing_pair_and_a_lost_tag_and_sync_repairs_both(root: P
 
 def test_papermill_alone_runs_a_pair_with_another_profile(root: Path) -> None:
     call(root, "--sync")
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "notebooks/00_first.ipynb",
-        "out.ipynb",
-        "-p",
-        "profile",
-        "smoke",
-    ]
-    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    command = "papermill notebooks/00_first.ipynb out.ipynb -p profile smoke"
+    subprocess.run([sys.executable, "-m", *command.split()], cwd=root, check=True, capture_output=True)
     profile, executable, _ = printed(root / "out.ipynb").split()
     assert profile == "smoke"
     assert Path(executable).parent == Path(sys.executable).parent
@@ -189,7 +178,7 @@ def test_a_notebook_without_parameters_runs_as_it_is(root: Path) -> None:
     assert printed(root / "build" / "smoke" / "00_first.ipynb") == "plain\n"
 
 
-def test_a_profile_runs_the_notebooks_that_know_it(root: Path) -> None:
+def test_a_profile_runs_the_notebooks_that_have_it(root: Path) -> None:
     """A notebook that trains a real model has outputs of its own profile, and is left out at the laptop's."""
     (root / "notebooks" / "08_real.py").write_text(SOURCE.replace('"laptop"', '"smol"'))
     call(root)
