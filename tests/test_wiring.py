@@ -106,7 +106,7 @@ PARTS = {
         "_step",
     ),
     learner: ("rollout", "micro_batches"),
-    trainer: ("reward_sources", "estimate", "training_step"),
+    trainer: ("reward_sources", "estimate", "training_step", "observe"),
     losses: ("clipped_surrogate", "kl_k3", "value_loss", "clip_fraction"),
     torch.nn.utils: ("clip_grad_norm_",),
     Run: ("log", "checkpoint"),
@@ -310,13 +310,17 @@ def test_the_reference_is_the_base_without_adapters(runs, store):
     for name in ("update_prm", "signals", "update_policy"):
         for call in calls.of(name):
             check(call.given["reference"], call.given["batch"])
+    check(
+        calls.of("observe")[-1].given["monitor_set"].reference,
+        calls.of("observe")[-1].given["monitor_set"].batch,
+    )
     moved = calls.of("update_policy")[-1].given
     assert (moved["batch"].sampled_logp - moved["reference"]).abs().max() > 0.01
 
 
 def test_the_kl_pulls_the_policy_to_the_reference(store):
     """With nothing but the KL to learn from, a policy that has left the reference comes back."""
-    changes = NEEDS_NOTHING | {"method": Method("uniform", policy_lr=3e-2)}
+    changes = NEEDS_NOTHING | {"method": Method("uniform", policy_lr=1e-2), "policy_minibatches": 1}
     config = dataclasses.replace(CONFIG, kl_coef=10.0, entropy_coef=0.0, **changes)
     some = build.build_learner(config, store)
     for key, parameter in some.backbone.parameters("policy").items():
