@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itpo import attribution, estimators, prm, specs
+from itpo.dialogue import THOUGHT_TAGS
 from itpo.runs.files import UNNAMED
 from itpo.specs import (
     Adapter,
@@ -174,6 +175,10 @@ class RunConfig:
     adapter: Adapter = field(default_factory=Adapter)
     estimator: Estimator = field(default_factory=Estimator)
     max_turn_tokens: int = setting(24, low=1)  # of one assistant turn [O]
+    # What opens and closes a thought of policy, user or judge; nobody else is shown thoughts [O].
+    thought_tags: Mapping[str, Any] = field(default_factory=lambda: Options(THOUGHT_TAGS))
+    # Whether the policy's thoughts before its speech are trained; if not, they are context, as the user's words are [O].
+    thought_credit: bool = True
     prompts: int = setting(16, low=1)  # per step [C]
     rollouts: int = setting(8, low=1)  # per prompt [C]
     length_penalty: float = setting(5e-6, low=0)  # lambda, per token after the prompt [S]
@@ -214,6 +219,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        tags = [*self.thought_tags, *self.thought_tags.values()]
+        spelled = all(isinstance(tag, str) and tag.strip() for tag in tags)
+        check(
+            "thought_tags", spelled, self.thought_tags, "a mapping of opening tags to closing tags, all texts"
+        )
         if isinstance(self.task, RealData):
             self._check_real(self.task)
         else:

@@ -7,9 +7,11 @@ sampled, which are kept and never re-tokenised (decoding and encoding again may 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,6 +21,76 @@ from itpo.turns import turn_ids as number_turns
 
 _MARK = "\x02"
 _BREAK = "\u200b"  # a zero-width space: no special token has one, and people do not see it
+
+# What opens and what closes a thought, as common models write it.
+THOUGHT_TAGS: dict[str, str] = {
+    "<think>": "</think>",  # Qwen, DeepSeek, GLM and most others
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<scratchpad>": "</scratchpad>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",  # Magistral
+    "◁think▷": "◁/think▷",  # Kimi
+    "<unused94>thought": "<unused95>",  # MedGemma
+    "<|channel>thought": "<channel|>",  # Gemma
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",  # gpt-oss
+    "<|begin_of_thought|>": "<|end_of_thought|>",  # Sky-T1, OpenThinker
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
+}
+
+
+class Speech(NamedTuple):
+    """What a text says aloud, from which character on (after the thoughts before it), and whether every thought ends."""
+
+    text: str
+    begins: int = 0
+    whole: bool = True
+
+
+def split_thoughts(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> Speech:
+    """Part speech from thought, wherever a model's text is read: of users, of judges, and of the policy.
+
+    Case and spaces within the tags do not matter. Before a closing tag without an opening one, everything is thought (chat
+    templates may open it); so is everything after an opening tag that is never closed. A text without tags stays as it is.
+
+    >>> split_thoughts("<think>12 + 18, hm</think> It is 30.")
+    Speech(text='It is 30.', begins=26, whole=True)
+    >>> split_thoughts("hm</think>30").text, split_thoughts("30 <THINK>hm").text
+    ('30', '30')
+    """
+    closing = {_squeezed(tag) for tag in tags.values()}
+    thoughts: list[tuple[int, int]] = []
+    start: int | None = None
+    for tag in _tag_pattern(tags).finditer(text):
+        if _squeezed(tag[0]) not in closing:
+            start = tag.start() if start is None else start
+        elif start is None:
+            thoughts = [(0, tag.end())]
+        else:
+            thoughts.append((start, tag.end()))
+            start = None
+    if start is not None:
+        thoughts.append((start, len(text)))
+    if not thoughts:
+        return Speech(text)
+    begins = 0
+    for opened, closed in thoughts:
+        begins = begins if text[begins:opened].strip() else closed
+    edges = [(0, 0), *thoughts, (len(text), len(text))]
+    said = "".join(text[end:begin] for (_, end), (begin, _) in pairwise(edges))
+    return Speech(said.strip(), begins, start is None)
+
+
+def _squeezed(tag: str) -> str:
+    return "".join(tag.split()).casefold()
+
+
+def _tag_pattern(tags: Mapping[str, str]) -> re.Pattern[str]:
+    """Any of the tags, the longer ones first, in any case and with spaces beside its signs."""
+    names = sorted({*tags, *tags.values()}, key=len, reverse=True)
+    spaced = [r"\s*".join(map(re.escape, re.findall(r"\w+|\W", _squeezed(name)))) for name in names]
+    return re.compile("|".join(spaced) or "(?!)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +111,8 @@ class Dialogue:
 
     ``response_mask[t]`` is true where the policy chose token ``t``; ``sampled_logp[t]`` is the log-probability
     it had when it was chosen (nats; 0 at the other tokens). ``outcome`` is the task's score in [0, 1]. ``failure``
-    says why the user or the judge of the outcome failed, where one did: the outcome then means nothing.
+    says why the user or the judge of the outcome failed, where one did: the outcome then means nothing. The policy's first
+    turn begins after ``prompt_length`` tokens; ``None``: with the first token that it chose.
     """
 
     example: Any
@@ -49,6 +122,7 @@ class Dialogue:
     sampled_logp: tuple[float, ...]
     outcome: float
     failure: str | None = None
+    prompt_length: int | None = None
 
     @property
     def assistant_turns(self) -> int:
@@ -70,6 +144,7 @@ class TokenBatch:
     outcome: Float[Tensor, " B"]
     sampled_logp: Float[Tensor, "B T"]
     group_size: int
+    prompt_lengths: Int64[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -87,7 +162,8 @@ class TokenBatch:
     @property
     def response_lengths(self) -> Float[Tensor, " B"]:
         """Tokens after the prompt (assistant and user): the N of the length penalty ``S = R - lambda N`` [S]."""
-        first = torch.where(self.response_mask.any(1), self.response_mask.int().argmax(1), self.lengths)
+        first = self.response_mask.int().argmax(1) if self.prompt_lengths is None else self.prompt_lengths
+        first = torch.where(self.response_mask.any(1), first, self.lengths)
         return (self.lengths - first).to(self.outcome.dtype)
 
     def without(self, rows: Sequence[int]) -> TokenBatch:
@@ -133,7 +209,14 @@ def collate(dialogues: Sequence[Dialogue], group_size: int, pad_id: int) -> Toke
         outcome=torch.tensor([d.outcome for d in dialogues], dtype=torch.float32),
         sampled_logp=pad([d.sampled_logp for d in dialogues], 0.0, torch.float32),
         group_size=group_size,
+        prompt_lengths=torch.tensor([_prompt_length(d) for d in dialogues]),
     ).without([row for row, d in enumerate(dialogues) if d.failure is not None])
+
+
+def _prompt_length(dialogue: Dialogue) -> int:
+    if dialogue.prompt_length is not None:
+        return dialogue.prompt_length
+    return next((t for t, chosen in enumerate(dialogue.response_mask) if chosen), len(dialogue.ids))
 
 
 class ChatFormat:
@@ -144,10 +227,11 @@ class ChatFormat:
 
     What a message says never becomes a special token: where it spells one, such as ``<|im_end|>``, a zero-width space goes
     in after the first character. (To have the tokenizer split special tokens is not enough: to one of whole words they are
-    words of its vocabulary.) The text of the message itself stays as it is.
+    words of its vocabulary.) The text of the message itself stays as it is. ``thought_tags`` part the policy's speech from
+    its thoughts, which nobody else is shown (:func:`split_thoughts`).
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, thought_tags: Mapping[str, str] = THOUGHT_TAGS) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
@@ -159,7 +243,12 @@ class ChatFormat:
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special.update(tokenizer.all_special_tokens)
         spelled = "|".join(re.escape(token) for token in sorted(special) if len(token) > 1)
+        self._special = re.compile(spelled or "(?!)")
         self._spelled = re.compile(f"(?={spelled or '(?!)'})(.)", re.DOTALL)
+        self.thought_tags = dict(thought_tags)
+        # Some templates open the thought themselves, so that only its end is sampled.
+        prompt = self._render([Message("user", "x")], prompt=True).rstrip()
+        self._opened = next((tag for tag in self.thought_tags if prompt.endswith(tag)), "")
 
     def _harmless(self, text: str) -> str:
         """The text with every special token that it spells broken up, overlapping ones too."""
@@ -196,8 +285,28 @@ class ChatFormat:
         return [*self._ids(self._harmless(text)), self.eos_id]
 
     def text(self, ids: Sequence[int]) -> str:
-        """What an assistant turn says, without special tokens."""
+        """What tokens say, without special ones."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def _written(self, ids: Sequence[int]) -> str:
+        """An assistant turn with its special tokens, which tags of thoughts may be, and the tag that the template opened."""
+        return self._opened + self.tokenizer.decode(list(ids))
+
+    def speech(self, ids: Sequence[int]) -> Speech:
+        """What an assistant turn says aloud; nothing where it is all thought."""
+        written = self._written(ids)
+        speech = split_thoughts(written, self.thought_tags)
+        # Without thoughts the tokens are decoded as ever.
+        text = self.text(ids) if speech.text == written else self._special.sub("", speech.text).strip()
+        return speech._replace(text=text)
+
+    def speech_begins(self, ids: Sequence[int]) -> int:
+        """The first token of an assistant turn after its opening thoughts; the last one where the turn has no speech."""
+        begins = self.speech(ids).begins
+        if not begins:
+            return 0
+        first = bisect_left(range(len(ids)), begins, key=lambda n: len(self._written(ids[:n])))
+        return min(first, len(ids) - 1)
 
     def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """A whole conversation as ids and response mask, built from the same blocks as a rollout."""

@@ -7,12 +7,14 @@ back as an :class:`EndpointError` in its place, so that one lost reply does not 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import quote
 
 from itpo.dialogue import Message
 from itpo.rollout.parsing import ReplyError
@@ -22,9 +24,14 @@ from itpo.specs import Endpoint
 if TYPE_CHECKING:  # imported where a server is asked: it takes a second
     _T = TypeVar("_T")
 _LONGEST_PAUSE = 60.0  # seconds
+# A body may be this long; so may be a text for each of its tokens. Beyond, it is not what was asked for.
+_MOST_BYTES, _MOST_CHARACTERS = 4_000_000, 64
 _SHOWN = 160  # characters of a server's answer in a message
 # What may pass: time-outs, conflicts, rate limits and faults of the server itself.
 _PASSING = {408, 409, 425, 429}
+_BEARER = re.compile(r"\b(Bearer)\s+[^\s\"',}]+", re.IGNORECASE)
+# Of files with kept replies; those of version 1 may have been cut off.
+_KEPT = 2
 
 
 class EndpointError(ConnectionError):
@@ -62,6 +69,9 @@ def the_only(answers: Sequence[_T | Exception]) -> _T:
 
 class EndpointModel:
     """Asks one :class:`Endpoint`; may be used from several threads, which share its bound on concurrency.
+
+    Only a reply that the server says is complete (``finish_reason`` "stop") is a reply. Redirections are not followed, and the
+    key is struck out of all that a server sends.
 
     With ``cache``, a folder, every readable reply is kept under the hash of what was asked: model, messages, temperature,
     length and seed, but neither address nor key. A rerun that asks the same needs no server, also at temperature 1; and an
@@ -109,12 +119,15 @@ class EndpointModel:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()
                 self._slots = asyncio.Semaphore(self.endpoint.concurrency)
+                self._key = os.environ.get(self.endpoint.key_variable, "").strip()
                 self._client = openai.AsyncOpenAI(
                     base_url=self.endpoint.url,
                     # The client insists on a key, also for servers that need none.
-                    api_key=os.environ.get(self.endpoint.key_variable) or "none",
+                    api_key=self._key or "none",
                     timeout=self.endpoint.timeout,
                     max_retries=0,  # counted, paused and explained here
+                    # Whoever is redirected to would read prompts and key.
+                    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
                 )
         task = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -127,33 +140,22 @@ class EndpointModel:
         self, prompt: Sequence[Message], seed: int, read: Callable[[str], _T]
     ) -> _T | EndpointError:
         """One question with all its attempts."""
-        import openai
-
         place, wrong = self.endpoint, ""
         for attempt in range(place.attempts):
             pause = place.pause * 2**attempt
             try:
                 return await self._attempt(prompt, seed + attempt, read)
-            except openai.APIStatusError as error:
-                wrong = f"status {error.status_code}, {_short(error.response.text)}"
-                if error.status_code < 500 and error.status_code not in _PASSING:
-                    return EndpointError(
-                        f"{place.url} ({place.model}) refuses the question: {wrong}; correct url, model or key"
-                    )
-                pause = _wanted_pause(error) or pause
-            except (openai.APITimeoutError, TimeoutError):
-                wrong = f"no answer within {place.timeout:g} seconds"
-            except openai.APIConnectionError as error:
-                wrong = f"no connection ({error.__cause__ or error}); is the server running?"
-            except (openai.APIResponseValidationError, JSONDecodeError) as error:
-                wrong = f"the answer is not JSON: {_short(str(error))}"
             except ReplyError as error:
                 wrong = str(error)
+            except _Refused as error:
+                wrong, pause = str(error), error.pause or pause
+                if error.final:
+                    text = f"{place.url} ({place.model}) refuses the question: {wrong}; correct url, model or key"
+                    return EndpointError(self._without_key(text))
             if attempt + 1 < place.attempts:
                 await asyncio.sleep(min(pause, _LONGEST_PAUSE))
-        return EndpointError(
-            f"no reply from {place.url} ({place.model}) in {place.attempts} attempts: {wrong}"
-        )
+        text = f"no reply from {place.url} ({place.model}) in {place.attempts} attempts: {wrong}"
+        return EndpointError(self._without_key(text))
 
     async def _attempt(self, prompt: Sequence[Message], seed: int, read: Callable[[str], _T]) -> _T:
         place = self.endpoint
@@ -165,15 +167,70 @@ class EndpointModel:
             "seed": seed,
         }
         path = None if self.cache is None else _cached(self.cache, question)
-        if path is not None and path.exists():
-            return read(_stored(path))
-        # The client's own limit is on each silence, which an answer that comes in drops never breaks.
-        async with self._slots, asyncio.timeout(place.timeout):
-            text = _text(await self._client.chat.completions.create(**question))
+        kept = None if path is None or not path.exists() else _stored(path)
+        if kept is not None:
+            return read(kept)
+        text = _text(self._without_key(await self._fetch(question)), place.max_tokens)
         reply = read(text)  # before it is kept: what cannot be read is asked for again in a rerun too
         if path is not None:
-            _keep(path, json_bytes(format="itpo-reply", version=1, question=question, reply=text))
+            _keep(path, json_bytes(format="itpo-reply", version=_KEPT, question=question, reply=text))
         return reply
+
+    async def _fetch(self, question: dict[str, Any]) -> str:
+        """The body of the server's answer. Raises ``_Refused`` for whatever comes in its place."""
+        import openai
+
+        place = self.endpoint
+        try:
+            # The client's own limit is on each silence, which an answer that comes in drops never breaks.
+            async with self._slots, asyncio.timeout(place.timeout):
+                stream = self._client.chat.completions.with_streaming_response
+                async with stream.create(**question) as answer:
+                    kind, body = answer.headers.get("content-type", ""), b""
+                    async for part in answer.iter_bytes(65536):
+                        body += part
+                        if len(body) > _MOST_BYTES:
+                            raise _Refused(f"the answer is longer than {_MOST_BYTES} bytes")
+            text = body.decode()
+            if "json" not in kind:
+                raise _Refused(f"the answer is not JSON: {self._short(text)}")
+            return text
+        except _Refused:
+            raise
+        except openai.APIStatusError as error:
+            code, text = error.status_code, self._short(error.response.text)
+            if 300 <= code < 400:
+                target = self._short(error.response.headers.get("location", "nowhere"))
+                text = f"a redirection to {target}, which prompts do not follow"
+            final = code < 500 and code not in _PASSING
+            raise _Refused(f"status {code}, {text}", _wanted_pause(error), final) from None
+        except (openai.APITimeoutError, TimeoutError):
+            raise _Refused(f"no answer within {place.timeout:g} seconds") from None
+        except openai.APIConnectionError as error:
+            raise _Refused(f"no connection ({error.__cause__ or error}); is the server running?") from None
+        except UnicodeDecodeError:
+            raise _Refused("the answer is not text in UTF-8") from None
+        except Exception as error:  # of the connection, in the middle of an answer: its library has many
+            raise _Refused(f"the answer broke off ({type(error).__name__}: {error})") from None
+
+    def _without_key(self, text: str) -> str:
+        """A server may send back what it was sent."""
+        for form in {self._key, json.dumps(self._key)[1:-1], quote(self._key, safe="")} - {""}:
+            text = text.replace(form, "[key]")
+        return _BEARER.sub(r"\1 [key]", text)
+
+    def _short(self, text: str) -> str:
+        """The beginning of what a server sent, on one line."""
+        flat = " ".join(self._without_key(text).split())
+        return repr(flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]}...")
+
+
+class _Refused(Exception):
+    """An attempt without a reply; ``pause`` are the seconds that the server asks to wait, ``final`` is not asked again."""
+
+    def __init__(self, wrong: str, pause: float | None = None, final: bool = False) -> None:
+        super().__init__(wrong)
+        self.pause, self.final = pause, final
 
 
 def _cached(folder: Path, question: dict[str, Any]) -> Path:
@@ -189,22 +246,38 @@ def _keep(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
-def _stored(path: Path) -> str:
+def _stored(path: Path) -> str | None:
+    """The reply that was kept; ``None`` for one of an older version, which is asked for again."""
     document = read_json(path, "delete the file to ask again")
     if document.get("format") != "itpo-reply" or not isinstance(document.get("reply"), str):
         raise RunFolderError(path, "is not a reply that this library kept", "delete the file to ask again")
-    return document["reply"]
+    return document["reply"] if document.get("version") == _KEPT else None
 
 
-def _text(answer: Any) -> str:
-    """The text of a chat completion; raises ``ReplyError`` for anything else, such as the HTML page of a proxy."""
-    # The client hands over a body that is not JSON as a string, and does not check the fields of one that is.
-    if isinstance(answer, str):
-        raise ReplyError(f"the answer is not JSON: {_short(answer)}")
-    choices = getattr(answer, "choices", None)
-    text = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
+def _text(body: str, max_tokens: int) -> str:
+    """The whole text of a chat completion; raises ``ReplyError`` for anything else."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ReplyError(f"the answer is not JSON: {body[:_SHOWN]!r}") from None
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        text, reason = None, "stop"
+    if reason != "stop":
+        wanted = "; raise max_tokens" if reason == "length" else ""
+        raise ReplyError(
+            f"the reply is not complete: finish_reason is {str(reason)[:_SHOWN]!r}, not 'stop'{wanted}"
+        )
     if not isinstance(text, str) or not text.strip():
         raise ReplyError("the answer has no text in choices[0].message.content")
+    if len(text) > _MOST_CHARACTERS * max_tokens:
+        raise ReplyError(f"the reply has {len(text)} characters, more than max_tokens {max_tokens} can have")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ReplyError("the reply has half of a surrogate pair, which is no text") from None
     return text
 
 
@@ -215,8 +288,3 @@ def _wanted_pause(error: Any) -> float | None:
     except (KeyError, ValueError):
         return None
     return seconds if seconds >= 0 else None  # no comparison holds for NaN
-
-
-def _short(text: str) -> str:
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]}...")

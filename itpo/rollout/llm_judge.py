@@ -6,15 +6,15 @@ The prompts are ``prompts/judge_*.txt``. A judgement that cannot be had is an er
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from itpo.data import Example
-from itpo.dialogue import Message
+from itpo.dialogue import THOUGHT_TAGS, Message
 from itpo.rollout.endpoint import EndpointError, LanguageModel, the_only
-from itpo.rollout.parsing import read_number, read_numbers
+from itpo.rollout.parsing import read_document, read_number, read_numbers
 from itpo.rollout.prompts import fill, transcript
-from itpo.tasks.bleu import MARKER
 
 _T = TypeVar("_T")
 HIGHEST = 10.0  # of a judge's scores [S]
@@ -24,11 +24,11 @@ class ModelJudge:
     """Judges dialogues on real examples with a language model, many at a time.
 
     Outcome judges ask with seed 0, so that equal dialogues get equal judgements where the server keeps to its seed; a reply
-    that cannot be read is asked for again by the model's own retries.
+    that cannot be read is asked for again by the model's own retries. Thoughts between ``tags`` are not read.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, tags: Mapping[str, str] = THOUGHT_TAGS) -> None:
+        self.model, self.tags = model, tags
 
     def accuracy(
         self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
@@ -38,12 +38,12 @@ class ModelJudge:
             fill("judge_accuracy", conversation=transcript(messages), reference=example.reference["answer"])
             for example, messages in zip(examples, conversations, strict=True)
         ]
-        return self._ask(prompts, lambda text: read_number(text, "score", 0.0, 1.0))
+        return self._ask(prompts, partial(read_number, key="score", low=0.0, high=1.0, tags=self.tags))
 
     def documents(self, conversations: Sequence[Sequence[Message]]) -> list[str | EndpointError]:
         """The final document of each conversation as the judge copied it, with the leading marker that the prompt asks for."""
         prompts = [fill("judge_document", conversation=transcript(messages)) for messages in conversations]
-        return self._ask(prompts, _document)
+        return self._ask(prompts, partial(read_document, tags=self.tags))
 
     def diagnosis(
         self, examples: Sequence[Example], conversations: Sequence[Sequence[Message]]
@@ -58,7 +58,7 @@ class ModelJudge:
             )
             for example, messages in zip(examples, conversations, strict=True)
         ]
-        return self._ask(prompts, _grades)
+        return self._ask(prompts, self._grades)
 
     def scores(self, example: Example, messages: Sequence[Message], rng: random.Random) -> Sequence[float]:
         """A score from 0 to 10 for each assistant message (:class:`itpo.tasks.judging.Judge`). Raises ``EndpointError``."""
@@ -78,27 +78,19 @@ class ModelJudge:
             fields |= {"goal": example.goal, "conversation": _numbered(messages)}
             prompts.append(fill("judge_turns", **fields))
         seeds = [rng.getrandbits(31) for rng in rngs]
-        return self.model.ask(
-            _questions(prompts), seeds, lambda text: read_numbers(text, "scores", 0.0, HIGHEST)
-        )
+        read = partial(read_numbers, key="scores", low=0.0, high=HIGHEST, tags=self.tags)
+        return self.model.ask(_questions(prompts), seeds, read)
 
     def _ask(self, prompts: Sequence[str], read: Callable[[str], _T]) -> list[_T | EndpointError]:
         return self.model.ask(_questions(prompts), [0] * len(prompts), read)
 
+    def _grades(self, text: str) -> tuple[float, float]:
+        read = partial(read_number, text, low=0.0, high=HIGHEST, tags=self.tags)
+        return read("diagnosis"), read("recommendation")
+
 
 def _questions(prompts: Sequence[str]) -> list[list[Message]]:
     return [[Message("user", prompt)] for prompt in prompts]
-
-
-def _document(text: str) -> str:
-    """From the marker on; a text without it is taken as the document, an empty one is no reply."""
-    _, mark, after = text.partition(MARKER)
-    return mark + after if mark else text
-
-
-def _grades(text: str) -> tuple[float, float]:
-    diagnosis = read_number(text, "diagnosis", 0.0, HIGHEST)
-    return diagnosis, read_number(text, "recommendation", 0.0, HIGHEST)
 
 
 def _numbered(messages: Sequence[Message]) -> str:

@@ -1,68 +1,121 @@
-"""What a language model replied, read leniently: JSON in any wrapping, broken JSON repaired, and nothing ever evaluated."""
+"""What a language model replied, read leniently: JSON in any wrapping, broken JSON repaired, and nothing ever evaluated.
+
+Lenient about form only: a reply that was cut off, or that says two things, is no reply.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from itpo.dialogue import THOUGHT_TAGS, split_thoughts
+from itpo.tasks.bleu import MARKER
+
 TERMINATE = "[[TERMINATE CHAT]]"  # what a simulated user says to end the conversation [S]
+_TERMINATE = r"terminate[\s_-]*chat"  # as models spell it: between brackets anywhere, or alone
+_ENDS = re.compile(rf"\[[\s*]*{_TERMINATE}[\s*]*\]|^[\W_]*{_TERMINATE}[\W_]*$", re.IGNORECASE)
+_ROLE = re.compile(r"[\s*_]*(?:user|student|patient|human)[\s*_]*:[\s*_]*", re.IGNORECASE)
+# A brace that begins an object, or a key that was asked for: what a text that is no JSON does not have.
+_JSON_LIKE = re.compile(
+    r"""\{\s*["'“]|["'{,]\s*(?:thought|response)["']?\s*:|^\s*\{\s*\}\s*$""", re.IGNORECASE
+)
+_OBJECT = re.compile(r"""\{\s*["'“]?\w+["'”]?\s*:""")
+# json-repair takes seconds from some thousands on.
+_MOST_BRACES = 500
+
+# LaTeX commands whose first letter makes a valid escape of JSON: \n, \r, \t. (\b and \f make signs that nobody writes.)
+_COMMANDS = re.compile(
+    r"n(?:abla|atural|cong|e|earrow|eq|ewline|eg|exists|geq|gtr|leq|less|mid|onumber|ot|otin|parallel|sim|u|warrow|olimits)"
+    r"|nsub(?:set|seteq)|nsupseteq|r(?:angle|brace|brack|ceil|ef|floor|ho|hd|m|oot|times|vert|Vert)|right(?:arrow|leftharpoons)?"
+    r"|t(?:ag|anh?|au|binom|ext(?:bf|it|rm|sf|tt|normal|style)?|frac|herefore|heta|hinspace|ilde|imes|iny|o|op)"
+    r"|triangle(?:left|q|right)?"
+)
+# Also what a new line may begin with, as in "\ne = 5": commands between dollar signs or after \( and \[ only.
+_LINE_STARTS = {"ne", "neg", "nexists", "nless", "nmid", "nparallel", "nsim", "nsubset", "nu"}
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[a-zA-Z]+|.|$)", re.DOTALL)
+_DISPLAYS = ((r"\(", r"\)"), (r"\[", r"\]"))
+_CODE_POINT = re.compile(r"u[0-9a-fA-F]{4}")
+_LATEX_BRACE = re.compile(r"\\[{}]")
+
+_LONGEST_SCORE = 500  # characters
+_SCORE = re.compile(
+    r"""[\s*_"'+]*(-?\d+(?:\.\d+)?|-?\.\d+) \s*
+    (?:(?:/|out\sof|of)\s*(?P<most>\d+(?:\.\d+)?)|(?P<percent>%))? \s*
+    (?:points?)? [\s*_"'.]* (?:\(.*\)|[-–—:,;]\D*)?""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL | re.ASCII,
+)
+
+_MARKER = MARKER.removesuffix(":").replace(" ", r"[ \t]+")
+_MARKER_LINE = re.compile(rf"^[ \t*_#>`]*{_MARKER}[ \t*_`]*(?::[*_`]*|$)", re.IGNORECASE | re.MULTILINE)
+_MARKER_INSIDE = re.compile(rf"{_MARKER}[*_`]*\s*:[*_`]*", re.IGNORECASE)
+_FENCE = re.compile(r"\s*```[\w-]*\n(.*?)\n?```\s*", re.DOTALL)
 
 
 class ReplyError(ValueError):
     """A reply that cannot be read as what was asked for."""
 
 
-def _read_object(text: str, *keys: str) -> dict[str, Any]:
-    """The JSON object with these keys in a reply; of several, the first that has them all.
+def aloud(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str:
+    """A model's reply without its thoughts. Raises ``ReplyError`` where a thought never ends, or nothing else was said.
 
-    Code fences, text around it, missing quotes, commas and brackets are tolerated (json-repair). Raises ``ReplyError``
-    where there is none.
-
-    >>> _read_object('Sure! ```json {"thought": "short", "response": "yes", }```', "response")["response"]
-    'yes'
+    >>> aloud('<think>maybe {"score": 0}</think>{"score": 7}')
+    '{"score": 7}'
     """
-    import json_repair
-
-    try:
-        parsed = json_repair.loads(text) if "{" in text else None
-    except (ValueError, RecursionError):  # such as hundreds of brackets in a row
-        parsed = None
-    for candidate in parsed if isinstance(parsed, list) else [parsed]:
-        if isinstance(candidate, dict) and all(key in candidate for key in keys):
-            return candidate
-    raise ReplyError(f"the reply has no JSON object with {', '.join(map(repr, keys))}: {text[:160]!r}")
+    speech = split_thoughts(text, tags)
+    if not speech.whole:
+        raise ReplyError(f"the reply ends within a thought: {_shown(text)}")
+    if not speech.text.strip():
+        raise ReplyError("the reply says nothing")
+    return speech.text
 
 
-def read_response(text: str) -> str | None:
-    """What a simulated user says: the "response" of its JSON reply, ``None`` where it ends the conversation.
+def read_response(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str | None:
+    r"""What a simulated user says: the "response" of its JSON reply, ``None`` where it ends the conversation.
 
-    A reply without any brace is taken as the response itself: small models often forget the form [O]. Raises ``ReplyError``
+    A reply that is no JSON is taken as the response itself: small models often forget the form [O]. Raises ``ReplyError``
     for JSON without a response, and for an empty one.
 
     >>> read_response('{"thought": "I have what I need", "response": "Thanks! [[TERMINATE CHAT]]"}') is None
     True
-    >>> read_response("It began two days ago.")
-    'It began two days ago.'
+    >>> read_response(r'{"response": "$\frac{1}{2}$"}'), read_response("A is {1, 2}.")
+    ('$\\frac{1}{2}$', 'A is {1, 2}.')
     """
-    response = _read_object(text, "response")["response"] if "{" in text else text
-    if not isinstance(response, str) or not response.strip():
+    text = aloud(text, tags)
+    values = _values(text, "response")
+    if not values and not _JSON_LIKE.search(text):
+        _check_whole(text)
+        values = [text]
+    response = _one(values, "response", text)
+    if type(response) in (int, float):
+        response = str(response)
+    if not isinstance(response, str):
         raise ReplyError(f"the response is {response!r}, not text")
-    return None if TERMINATE in response else response.strip()
+    if _ENDS.search(response):
+        return None
+    label = _ROLE.match(response)
+    return _text(response[label.end() :] if label else response)
 
 
-def read_number(text: str, key: str, low: float, high: float) -> float:
-    """The finite number in [low, high] that a judge's JSON reply has under ``key``; digits in quotes count.
+def read_number(
+    text: str, key: str, low: float, high: float, tags: Mapping[str, str] = THOUGHT_TAGS
+) -> float:
+    """The finite number in [low, high] that a judge's JSON reply has under ``key``, also as a text such as "7/10".
 
     Raises ``ReplyError`` for anything else.
 
     >>> read_number('{"thought": "almost", "score": "7"}', "score", 0.0, 10.0)
     7.0
     """
-    return _number(_read_object(text, key)[key], key, low, high)
+    text = aloud(text, tags)
+    return _number(_one(_values(text, key), key, text), key, low, high)
 
 
-def read_numbers(text: str, key: str, low: float, high: float) -> list[float]:
+def read_numbers(
+    text: str, key: str, low: float, high: float, tags: Mapping[str, str] = THOUGHT_TAGS
+) -> list[float]:
     """The list of finite numbers in [low, high] that a judge's JSON reply has under ``key``.
 
     Raises ``ReplyError`` for anything else.
@@ -70,17 +123,154 @@ def read_numbers(text: str, key: str, low: float, high: float) -> list[float]:
     >>> read_numbers('{"thought": "", "scores": [3, 0.5]}', "scores", 0.0, 10.0)
     [3.0, 0.5]
     """
-    values = _read_object(text, key)[key]
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ReplyError(f"{key!r} is {values!r}, not a list of numbers")
+    text = aloud(text, tags)
+    values = _one(_values(text, key), key, text)
+    if not isinstance(values, list):
+        raise ReplyError(f"{key!r} is {_shown(repr(values))}, not a list of numbers")
     return [_number(value, key, low, high) for value in values]
 
 
-def _number(value: Any, key: str, low: float, high: float) -> float:
+def read_document(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str:
+    r"""The document that a judge copied, behind its marker, without code fence. Raises ``ReplyError`` without marker.
+
+    >>> read_document("Here it is.\n**Final document:**\nOnce upon a time.")
+    'Final document:\nOnce upon a time.'
+    """
+    text = aloud(text, tags)
+    mark = _MARKER_LINE.search(text) or _MARKER_INSIDE.search(text)
+    if mark is None:
+        raise ReplyError(f"the reply has no line {MARKER!r}: {_shown(text)}")
+    document = text[mark.end() :]
+    if fenced := _FENCE.fullmatch(document):
+        document = f"\n{fenced[1]}"
+    elif document.count("```") % 2:  # of a fence around marker and document
+        document = re.sub(r"\n?```\s*$", "", document)
+    _encodable(document)
+    return MARKER + document
+
+
+def _one(values: Sequence[Any], key: str, text: str) -> Any:
+    """The only value, or one that all agree on."""
+    if not values:
+        raise ReplyError(f"the reply has no JSON object with {key!r}: {_shown(text)}")
+    if any(value != values[0] for value in values[1:]):
+        raise ReplyError(f"the reply has several objects with {key!r}, which disagree: {_shown(text)}")
+    return values[0]
+
+
+def _values(text: str, key: str) -> list[Any]:
+    """What the JSON objects of a reply have under a key, in whatever case."""
+    values: list[Any] = []
+    for found in _objects(mend_escapes(text)):
+        names = {str(name).strip().casefold(): name for name in found}
+        if key in names:
+            values.append(found[names[key]])
+    return values
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects of a text; where one is broken, as json-repair reads the whole.
+
+    Code fences, text around them, missing quotes and commas are tolerated. Raises ``ReplyError`` where an object is cut off.
+    """
+    decoder, found, at = json.JSONDecoder(strict=False), [], text.find("{")
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+        while at >= 0:
+            try:
+                value, end = decoder.raw_decode(text, at)
+                found.append(value)
+            except ValueError:
+                if _OBJECT.match(text, at):
+                    return _repaired(text)
+                end = at + 1  # a set, or a brace of LaTeX
+            at = text.find("{", end)
+    except RecursionError:  # hundreds of brackets in a row
+        return []
+    return found
+
+
+def _repaired(text: str) -> list[dict[str, Any]]:
+    import json_repair
+
+    _check_whole(text)
+    try:
+        parsed = json_repair.loads(text) if text.count("{") <= _MOST_BRACES else None
+    except (ValueError, RecursionError):
+        return []
+    return [value for value in (parsed if isinstance(parsed, list) else [parsed]) if isinstance(value, dict)]
+
+
+def _check_whole(text: str) -> None:
+    """Refuse what opens more braces than it closes, but for braces that LaTeX shows."""
+    plain = _LATEX_BRACE.sub("", text)
+    if plain.count("{") > plain.count("}"):
+        raise ReplyError(f"the reply is cut off, it opens more braces than it closes: {_shown(text)}")
+
+
+def mend_escapes(text: str) -> str:
+    r"""JSON in which backslashes that are meant as LaTeX are escaped: ``\frac``, ``\neq``, ``\times``, ``\(``, ``\underline``.
+
+    An escape that JSON knows stays, unless its letters make a command of LaTeX; a new line before a word is none.
+
+    >>> print(mend_escapes(r'{"response": "$\frac{1}{2} \neq \\beta$\nThen?"}'))
+    {"response": "$\\frac{1}{2} \\neq \\beta$\nThen?"}
+    """
+
+    def mend(escape: re.Match[str]) -> str:
+        """The escape as it is, or its backslash doubled."""
+        name = escape[1]
+        return escape[0] if _is_json_escape(name, text, escape.start()) else "\\" + escape[0]
+
+    return _ESCAPE.sub(mend, text)
+
+
+def _is_json_escape(name: str, text: str, start: int) -> bool:
+    """Whether the signs after a backslash are an escape of JSON, not a command of LaTeX."""
+    if name in _LINE_STARTS:
+        before = text[text.rfind('"', 0, start) + 1 : start]
+        inside = before.count("$") % 2 or any(before.rfind(o) > before.rfind(c) for o, c in _DISPLAYS)
+        unequal = name == "ne" and before.endswith(" ") and not text[start + 3 :].lstrip().startswith("=")
+        return not (inside or unequal)
+    if _COMMANDS.fullmatch(name) or not name:
+        return False
+    return name[0] in "\"\\/nrt'" or _CODE_POINT.fullmatch(name) is not None
+
+
+def _number(value: Any, key: str, low: float, high: float) -> float:
+    """The value as a number; a share of another maximum than ``high`` is none."""
+    number = math.nan
+    try:
+        if isinstance(value, str) and len(value) <= _LONGEST_SCORE and (score := _SCORE.fullmatch(value)):
+            number = float(score[1])
+            if score["percent"]:
+                number *= high / 100
+            elif score["most"] and float(score["most"]) != high:
+                number = math.nan
+        elif type(value) in (int, float):
+            number = float(value)
+    except OverflowError:
+        pass
     if not low <= number <= high:  # no comparison holds for NaN
-        raise ReplyError(f"{key!r} is {value!r}, not a number from {low:g} to {high:g}")
+        raise ReplyError(f"{key!r} is {_shown(repr(value))}, not a number from {low:g} to {high:g}")
     return number
+
+
+def _text(text: str) -> str:
+    """The text, which must not be empty."""
+    if not text.strip():
+        raise ReplyError(f"the response is {text!r}, not text")
+    _encodable(text)
+    return text.strip()
+
+
+def _encodable(text: str) -> None:
+    """Refuse half of a surrogate pair, which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ReplyError(f"the reply has signs that are no text: {_shown(ascii(text))}") from None
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text, as messages show it."""
+    return repr(text[:160])

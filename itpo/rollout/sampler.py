@@ -29,13 +29,16 @@ from itpo.tasks.base import Answer, ConcurrentTask, Score, Task
 class Sampling:
     """How a turn is decoded, and how many dialogues are held at a time.
 
-    Temperature 1 without truncation keeps importance ratios exact [C]. Raises ``ValueError`` for a ``max_rows`` below 1.
+    Temperature 1 without truncation keeps importance ratios exact [C]. Without ``thought_credit``, the tokens of a thought
+    before the speech of a turn are context like the user's: outside the response mask, so that they earn nothing and nothing
+    is learned from them. Raises ``ValueError`` for a ``max_rows`` below 1.
     """
 
     max_turn_tokens: int = 24
     greedy: bool = False
     # Where one thread is fastest [O]: fewer rows waste calls, more no longer fit the processor's caches.
     max_rows: int = 512
+    thought_credit: bool = True
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
@@ -53,6 +56,7 @@ class _Open:
     mask: list[bool]
     logp: list[float]
     block: list[int]
+    prompt_length: int
     turn: list[int] = field(default_factory=list)
     failure: str | None = None
 
@@ -63,7 +67,8 @@ class _Open:
     def close(self, outcome: float) -> Dialogue:
         """Freeze the conversation."""
         messages, ids, mask = tuple(self.messages), tuple(self.ids), tuple(self.mask)
-        return Dialogue(self.example, messages, ids, mask, tuple(self.logp), outcome, self.failure)
+        logp = tuple(self.logp)
+        return Dialogue(self.example, messages, ids, mask, logp, outcome, self.failure, self.prompt_length)
 
 
 class _Cache:
@@ -163,11 +168,23 @@ def speak(
     sampling: Sampling,
 ) -> list[str]:
     """What the backbone under its active adapter says next in each conversation, which must end with a user message."""
+    return [text for text, _ in take_turns(backbone, chat, conversations, generator, sampling)]
+
+
+@torch.no_grad()
+def take_turns(
+    backbone: Backbone,
+    chat: ChatFormat,
+    conversations: Sequence[Sequence[Message]],
+    generator: torch.Generator,
+    sampling: Sampling,
+) -> list[tuple[str, bool]]:
+    """:func:`speak`, and whether each turn is whole: neither cut off by the limit of tokens nor within a thought."""
     states = [_start(chat, None, messages, random.Random()) for messages in conversations]
     generator = _on_device(generator, backbone.device)
     for batch in _batches(states, sampling.max_rows):
         _assistant_turn(_Cache(backbone, len(batch)), chat, batch, generator, sampling)
-    return [state.messages[-1].content for state in states]
+    return [(s.messages[-1].content, s.turn[-1] == chat.eos_id and chat.speech(s.turn).whole) for s in states]
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
@@ -205,14 +222,14 @@ def _converse(
     size = -(-len(batch) // count) or 1
     waiting: deque[tuple[_Cache, list[_Open], Callable[[], Sequence[Answer]]]] = deque()
 
-    def take_turns(cache: _Cache, going: list[_Open]) -> None:
+    def let_speak(cache: _Cache, going: list[_Open]) -> None:
         """Let the policy speak in these dialogues, and begin to ask their users."""
         _assistant_turn(cache, chat, going, generator, sampling)
         ask = partial(_replies, task, going)
         waiting.append((cache, going, _meanwhile(ask) if count > 1 else ask))
 
     for lane in (batch[start : start + size] for start in range(0, len(batch), size)):
-        take_turns(_Cache(backbone, len(lane)), lane)
+        let_speak(_Cache(backbone, len(lane)), lane)
     while waiting:
         cache, going, answers = waiting.popleft()
         pairs = zip(going, answers(), strict=True)
@@ -220,7 +237,7 @@ def _converse(
         if stay and len(stay) < len(going):
             cache.keep(stay)
         if stay:
-            take_turns(cache, [going[row] for row in stay])
+            let_speak(cache, [going[row] for row in stay])
 
 
 def _meanwhile(ask: Callable[[], Sequence[Answer]]) -> Callable[[], Sequence[Answer]]:
@@ -277,7 +294,7 @@ def _start(chat: ChatFormat, example: Any, history: Sequence[Message], rng: rand
     if not history or history[-1].role != "user":
         raise ValueError("a conversation must end with a user message for the assistant to answer")
     ids, _ = chat.encode(history)
-    return _Open(example, list(history), rng, list(ids), [False] * len(ids), [0.0] * len(ids), ids)
+    return _Open(example, list(history), rng, list(ids), [False] * len(ids), [0.0] * len(ids), ids, len(ids))
 
 
 def _assistant_turn(
@@ -312,9 +329,10 @@ def _assistant_turn(
     for state, row, row_logp, length in zip(states, turn_ids, turn_logps, lengths.tolist(), strict=True):
         state.turn = row[:length]
         state.ids += state.turn
-        state.mask += [True] * length
-        state.logp += row_logp[:length]
-        state.messages.append(Message("assistant", chat.text(state.turn)))
+        thought = 0 if sampling.thought_credit else chat.speech_begins(state.turn)
+        state.mask += [False] * thought + [True] * (length - thought)
+        state.logp += [0.0] * thought + row_logp[thought:length]
+        state.messages.append(Message("assistant", chat.speech(state.turn).text))
 
 
 def _user_turn(state: _Open, answer: Answer, chat: ChatFormat) -> bool:

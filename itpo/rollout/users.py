@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from itpo.data import Example
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message
 from itpo.models.backbone import Backbone
 from itpo.rollout.endpoint import EndpointError, LanguageModel
 from itpo.rollout.parsing import ReplyError, read_response
 from itpo.rollout.prompts import fill, transcript
-from itpo.rollout.sampler import Sampling, speak
+from itpo.rollout.sampler import Sampling, take_turns
 
 _T = TypeVar("_T")
-ATTEMPTS = 3  # to have a user open a conversation [O]
+ATTEMPTS = 3  # to have a user open a conversation, or to have the base model reply readably [O]
 
 
 class ModelUser:
     """Plays the user of real examples with a language model, many conversations at a time.
 
     Each call shows the model the example's goal and the conversation so far (``prompts/user_<task>.txt``), so the user has no
-    memory beside the messages. One draw from a conversation's generator becomes the seed of its reply.
+    memory beside the messages. One draw from a conversation's generator becomes the seed of its reply. Thoughts between
+    ``tags`` are not said.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, tags: Mapping[str, str] = THOUGHT_TAGS) -> None:
+        self.model, self.tags = model, tags
 
     @property
     def lanes(self) -> int:
@@ -81,7 +83,9 @@ class ModelUser:
 
     def _ask(self, prompts: Sequence[str], rngs: Sequence[random.Random]) -> list[str | None | EndpointError]:
         questions = [[Message("user", prompt)] for prompt in prompts]
-        return self.model.ask(questions, [rng.getrandbits(31) for rng in rngs], read_response)
+        return self.model.ask(
+            questions, [rng.getrandbits(31) for rng in rngs], partial(read_response, tags=self.tags)
+        )
 
 
 class FrozenBaseModel:
@@ -95,15 +99,30 @@ class FrozenBaseModel:
     def ask(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], read: Callable[[str], _T]
     ) -> list[_T | EndpointError]:
-        """One reply for each prompt; what cannot be read is an error at once (ask again with other seeds)."""
-        generator = torch.Generator().manual_seed(random.Random(str(list(seeds))).getrandbits(63))
-        with self.backbone.use(None):
-            texts = speak(self.backbone, self.chat, prompts, generator, self.sampling)
-        return [self._read(text, read) for text in texts]
+        """One reply for each prompt.
+
+        What is cut off by the token limit or cannot be read is asked for again with the next seed, three times in all; a
+        greedy model would only say the same again.
+        """
+        answers: dict[int, _T | EndpointError] = {}
+        for attempt in range(1 if self.sampling.greedy else ATTEMPTS):
+            left = [
+                n for n in range(len(prompts)) if isinstance(answers.get(n, EndpointError()), EndpointError)
+            ]
+            if left:
+                numbers = [seeds[n] + attempt for n in left]
+                generator = torch.Generator().manual_seed(random.Random(str(numbers)).getrandbits(63))
+                with self.backbone.use(None):
+                    questions = [prompts[n] for n in left]
+                    turns = take_turns(self.backbone, self.chat, questions, generator, self.sampling)
+                answers |= {n: self._read(*turn, read) for n, turn in zip(left, turns, strict=True)}
+        return [answers[n] for n in range(len(prompts))]
 
     @staticmethod
-    def _read(text: str, read: Callable[[str], _T]) -> _T | EndpointError:
+    def _read(text: str, whole: bool, read: Callable[[str], _T]) -> _T | EndpointError:
         try:
+            if not whole:
+                raise ReplyError(f"the reply is cut off, raise max_tokens: {text[:160]!r}")
             return read(text)
         except ReplyError as error:
             return EndpointError(f"the base model as user or judge: {error}")

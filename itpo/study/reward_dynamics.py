@@ -111,7 +111,7 @@ def read_back(chat: ChatFormat, ids: Sequence[int], turn_ids: Sequence[int]) -> 
     blocks = [(turn, [token for token, _ in block]) for turn, block in tokens]
     for (turn, block), before in zip(blocks, [(-1, []), *blocks], strict=False):
         if turn >= 0:
-            messages.append(Message("assistant", chat.text(block)))
+            messages.append(Message("assistant", chat.speech(block).text))
         elif (turn, block) != blocks[-1]:  # the last are padding
             closed = before[1][-1:] == [chat.eos_id]
             frame = chat.user_block("§", closed) if messages else chat.opening([Message("user", "§")])

@@ -76,15 +76,15 @@ class _Models:
         if isinstance(spec, Custom):
             return _own(spec, "replies")
         assert isinstance(spec, FrozenBase | Endpoint)
-        return ModelUser(self._model(spec, greedy))
+        return ModelUser(self._model(spec, greedy), self.chat.thought_tags)
 
     def judge(self, spec: RuleJudge | FrozenBase | Endpoint | Custom) -> Any:
         """A judge of outcomes and turns; ``None`` where outcomes are compared by rule and no turn is judged."""
         if isinstance(spec, RuleJudge):
             return None
-        return (
-            _own(spec, "scores") if isinstance(spec, Custom) else ModelJudge(self._model(spec, greedy=True))
-        )
+        if isinstance(spec, Custom):
+            return _own(spec, "scores")
+        return ModelJudge(self._model(spec, greedy=True), self.chat.thought_tags)
 
     def _model(self, spec: FrozenBase | Endpoint, greedy: bool) -> LanguageModel:
         if isinstance(spec, FrozenBase):

@@ -45,7 +45,7 @@ class Learner:
         store: Path,
         environments: Environments | None = None,
     ) -> None:
-        self.config, self.chat = config, ChatFormat(tokenizer)
+        self.config, self.chat = config, ChatFormat(tokenizer, config.thought_tags)
         self.method, self.estimator = config.method.entry, config.estimator.entry
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.method.needs_prm else {}
@@ -82,7 +82,8 @@ class Learner:
         problems = [task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
-        sampling = Sampling(self.config.max_turn_tokens, greedy, self.config.max_rows)
+        config = self.config
+        sampling = Sampling(config.max_turn_tokens, greedy, config.max_rows, config.thought_credit)
         with self.backbone.use(adapter):
             dialogues = rollout(
                 self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling

@@ -180,7 +180,7 @@ def test_a_fault_that_passes_costs_an_attempt(server, fault):
         (BROKEN, "in 2 attempts: status 500.*out of order"),
         (HTML, "in 2 attempts: the answer is not JSON: .*Bad gateway"),
         (slow(0.5), "in 2 attempts: no answer within 0.2 seconds"),
-        (say('{"response": 3}'), "in 2 attempts: the response is 3, not text"),
+        (say('{"response": true}'), "in 2 attempts: the response is True, not text"),
     ],
 )
 def test_a_fault_that_stays_is_an_error_in_its_place(server, fault, says):

@@ -1,14 +1,18 @@
 """Runs on real data whose users and judges are the policy's own base."""
 
 import json
+import random
 
 import pytest
+import torch
 
 from itpo.config import Method, RunConfig
 from itpo.data import DataError, Example
-from itpo.dialogue import Message
+from itpo.dialogue import ChatFormat, Message
+from itpo.models.tiny import load
 from itpo.rollout.endpoint import EndpointError
 from itpo.rollout.llm_judge import ModelJudge
+from itpo.rollout.prompts import fill
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.users import ModelUser
 from itpo.runs.store import Store
@@ -39,14 +43,35 @@ def problems(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data") / "problems.jsonl", rows)
 
 
+@pytest.fixture(scope="session")
+def base(tiny_folder, tmp_path_factory):
+    """The tiny model, which has also learned to answer the prompts of users by a short sentence, and to end it."""
+    model, tokenizer = load(tiny_folder)
+    chat, optimizer, rng = ChatFormat(tokenizer), torch.optim.AdamW(model.parameters(), 3e-3), random.Random(0)
+    for _ in range(60):
+        goal, words = f"sam has {rng.randrange(12)} pens and gets 2 more .", " . ?" * rng.randrange(6)
+        history = f"User: sam has some pens and gets more{words}\nAssistant: how many pens{words}"
+        name = rng.choice(("user_math", "user_math", "open_math"))
+        prompt = fill(name, goal=goal, **({"conversation": history} if name == "user_math" else {}))
+        reply = Message("assistant", rng.choice(("there are 3 .", "i have some pens .")))
+        ids, mask = (torch.tensor([x]) for x in chat.encode([Message("user", prompt), reply]))
+        model(input_ids=ids, labels=ids.masked_fill(~mask, -100)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def config(base, source, **changes):
     values = {
         "method": Method("norm_itpo", policy_lr=1e-3, beta=0.05),
         "seed": 0,
         "steps": 1,
         "task": RealData("collabllm-math", source),
-        "user": FrozenBase(6),
-        "judge": FrozenBase(6),
+        "user": FrozenBase(12),
+        "judge": FrozenBase(12),
         "model": PretrainedModel(str(base)),
         "adapter": Adapter(4, 8),
         "max_turn_tokens": 6,
@@ -61,8 +86,8 @@ def config(base, source, **changes):
     return RunConfig(**values | changes)
 
 
-def test_a_run_on_real_data_with_users_of_its_own_base(tiny_folder, problems, tmp_path, unchecked):
-    wanted = config(tiny_folder, problems)
+def test_a_run_on_real_data_with_users_of_its_own_base(base, problems, tmp_path, unchecked):
+    wanted = config(base, problems)
     run = Store(tmp_path).open(wanted)
     train(wanted, run)
     assert run.done and run.metrics()["lost"].dropna().tolist() == [0.0]
@@ -84,11 +109,11 @@ def test_examples_of_evaluation_are_held_out(tiny_folder, problems, tmp_path, un
     assert isinstance(learner.judge, ModelJudge)
 
 
-def test_plain_problems_are_opened_by_their_users(tiny_folder, tmp_path, unchecked):
+def test_plain_problems_are_opened_by_their_users(base, tmp_path, unchecked):
     """What the tiny model says is no opening anybody would write; it must be its own words, and not the problem."""
     rows = [{"question": f"sam has {n} pens ?", "answer": f"#### {n}"} for n in range(4)]
     data = RealData("gsm8k", write(tmp_path / "plain.jsonl", rows))
-    learner = build_learner(config(tiny_folder, None, task=data, user=FrozenBase(3)), Store(tmp_path))
+    learner = build_learner(config(base, None, task=data), Store(tmp_path))
     for example in (*learner.task.examples, *learner.evaluation.examples):
         assert example.prompt[-1].role == "user" and example.prompt[-1].content not in ("", example.goal)
 
