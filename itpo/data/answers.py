@@ -3,7 +3,7 @@
 math-verify limits its time by ``SIGALRM``, which works in the main thread alone, replaces the caller's own alarm
 and cannot interrupt one long integer operation. Comparisons therefore run in a process of their own
 (:mod:`itpo.data.verifier`), which starts at the first call (about a second), serves all threads in turn and is
-replaced when a comparison had to be ended.
+replaced when a comparison had to be ended. Here the answer is picked out of its text and written in one way.
 """
 
 from __future__ import annotations
@@ -13,41 +13,70 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+from itpo.data.notation import NUMBER, tidy
+
 _CPU_SECONDS = 3.0
+_END_SECONDS = 5.0
+_WALL_SECONDS = (
+    60.0  # what a busy machine needs to start the process and use up its processor time, many times over
+)
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-# A dollar sign before an amount, as "$18 in total" has it, is money and must not open a formula.
-_MONEY = re.compile(r"\\?\$(?=\d+(?:[,.]\d+)*[.,;:!?)*]*(?:\s+[A-Za-z]{2,}|\s*$))", re.MULTILINE)
-_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!; ]|\{,\})(?=\d{3})")
 _COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
-_NUMBER = re.compile(r"\d+(?:[,.]\d+)*")
+_NUMBERS = re.compile(r"\d+(?:[,.]\d+)*")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _SPACES = re.compile(r"\s+|\\[ ,;!]|~")
+_BLANK = re.compile(r"[\s?._…,;\\]*")
+# "Answer: 5", "\text{Answer: } 5", "The answer is 5", "Area = 5", but not "x = 5" or "AB = 5", which math-verify reads
+_LABEL_TEXT = re.compile(r"\s*\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_LABEL = re.compile(r"\s*([^\W\d_][a-z][\w '-]{0,60}?)\s*(?:[:=]|\bis\b)\s*")
+_ANNOUNCED = re.compile(r"\b(?i:answers?)\b(?:[^.!?:\n]{0,50}?(?:\b(?:is|are)\b|:))?[\s*_:]*")
+_SENTENCE = re.compile(r"[^\n]*?(?=[.!?]+(?:[\s*_]|$)|\n|$)")
+# "It is 41 or 42", "the roots are 3, 4 and 5", "between 1 and 2": several numbers, and not the last of them
+_SEVERAL = re.compile(
+    rf"(\b(?:is|are|be|between|either)\s+|[=:]\s*)({NUMBER}(?:,\s+{NUMBER}){{0,20}}),?\s+(?:and|or)\s+({NUMBER})"
+)
+_QUOTED = re.compile(r"(?<![\w)\]])[(\[\"'`*_]+([-+]?\d+(?:\.\d+)?(?:/\d+)?)[)\]\"'`*_]+")
+_FORMULA = re.compile(
+    r"(?<![\w\\])(?:\\(?:pi|sqrt|frac|times|cdot|infty)\b|\d+(?:[.,]\d+)*|[-+*/^(){}]|\s+(?=[-+*/^(){}\\\d]))+"
+)
+_BASE = re.compile(r"(?<![\w.])(\d[0-9A-Za-z]*)_(?:\{\s*\(?(\d+)\)?\s*\}|(\d+))")
 
 
 def _last_box(text: str) -> str | None:
-    """What the last ``\\boxed{...}`` with matching braces holds; ``\\boxed 5`` holds its one token."""
-    stop = len(text)
+    """What the last ``\\boxed{...}`` with matching braces holds; ``\\boxed 5`` holds its one token.
+
+    A box with nothing in it, as in "now fill in \\boxed{}", counts only where all are empty.
+    """
+    stop, last = len(text), None
     for match in reversed(list(_BOX.finditer(text))):
         # A box that holds the unclosed brace of a later one is not closed either.
-        start, until, stop = match.end(), stop, match.start()
-        if text[start : start + 1] != "{":
-            token = re.match(r"\\[A-Za-z]+|\w+", text[start:])
-            if token:
-                return token.group()
-            continue
-        depth = 0
-        for end in range(start, until):
-            escaped = text[end - 1] == "\\"
-            depth += (text[end] == "{" and not escaped) - (text[end] == "}" and not escaped)
-            if depth == 0:
-                return text[start + 1 : end].strip()
+        content, stop = _content(text, match.end(), stop), match.start()
+        if content is not None and _BLANK.fullmatch(_SPACES.sub(" ", _TEXT.sub(r"\1", content))):
+            last = ""
+        elif content is not None:
+            return content
+    return last
+
+
+def _content(text: str, start: int, until: int) -> str | None:
+    """What the braces at ``start`` hold, or the token there; ``None`` for braces that do not close before ``until``."""
+    if text[start : start + 1] != "{":
+        token = re.match(r"\\[A-Za-z]+|\w+", text[start:])
+        return token and token.group()
+    depth = 0
+    for end in range(start, until):
+        escaped = text[end - 1] == "\\"
+        depth += (text[end] == "{" and not escaped) - (text[end] == "}" and not escaped)
+        if depth == 0:
+            return text[start + 1 : end].strip()
     return None
 
 
@@ -58,7 +87,7 @@ def _final(text: str) -> str | None:
     """
     boxed = _last_box(text)
     _, mark, after = text.strip().rpartition("\n")[2].rpartition("####")
-    return after.strip() if boxed is None and mark else boxed
+    return after.strip() if not boxed and mark else boxed
 
 
 def reference_answer(solution: str) -> str:
@@ -83,14 +112,16 @@ def reference_answer(solution: str) -> str:
 def answers_match(answer: str, reference: str) -> bool:
     r"""Whether an answer, alone or at the end of a text, equals a reference answer.
 
-    What counts of ``answer`` is its last ``\boxed{...}``, else what follows ``####`` on its last line, else all of it
-    where it is a bare formula, else what math-verify finds in prose: a number announced by "answer", or the last
-    number. ``reference`` is a bare answer, as :func:`reference_answer` returns it. Answers in words ("east",
-    "(C)") must agree as text, case and ``\text{}`` aside, so in prose they are found only in a box. math-verify
-    compares values: 1/2 = 0.5, 1,450,000 = 1450000, units are ignored, and 50% equals both 0.5 and 50.
+    What counts of ``answer`` is its last ``\boxed{...}`` that holds something, else what follows ``####`` on its last
+    line, else all of it where it is a bare formula, else what math-verify finds in prose: the number or formula that
+    "answer" announces, or the last number. ``reference`` is a bare answer, as :func:`reference_answer` returns it.
+    Answers in words ("east", "(C)") must agree as text, case and ``\text{}`` aside, so in prose they are found only in
+    a box. Values are compared, exactly: 1/2 = 0.5 = 0.4999..., 1,450,000 = 1450000 = 1.45e6, units are ignored, and
+    50% equals both 0.5 and 50. A decimal of six places or more also equals what rounds to it (0.333333 = 1/3).
 
     What cannot be compared within 3 seconds of processor time and 2 GiB counts as no match. May be called from any
-    thread. Raises ``ValueError`` for an empty reference, ``ImportError`` if math-verify is not installed.
+    thread. Raises ``ValueError`` for an empty reference, ``ImportError`` if math-verify is not installed,
+    ``RuntimeError`` where comparing fails or twice takes over a minute by the clock, as on a machine that hangs.
 
     >>> answers_match(r"That makes $\boxed{\frac{7}{2}}$ litres.", "3.5")
     True
@@ -100,12 +131,55 @@ def answers_match(answer: str, reference: str) -> bool:
     if not reference.strip():
         raise ValueError("the reference answer is empty: nothing can be compared with it")
     final = _final(answer)
-    candidate = answer if final is None else final
-    if _as_text(candidate) == _as_text(reference):
+    marked = final is not None
+    gold, candidate = tidy(reference), _in_prose(tidy(answer)) if final is None else tidy(final)
+    labels, (bare, own) = zip(
+        _labelled(gold), _labelled(candidate) if marked else ("", candidate), strict=True
+    )
+    if "" in labels or labels[0] == labels[1]:
+        gold, candidate = bare, own
+    if _as_text(candidate) == _as_text(gold):
         return True
-    if _is_word(reference) or not candidate.strip():
+    if _is_word(gold) or not candidate:
         return False  # math-verify reads a word as a product of letters, in which east = seat
-    return _VERIFIER.compare(_prepare(reference, marked=True), _prepare(candidate, marked=final is not None))
+    if _BASE.search(gold) and _BASE.search(candidate):  # math-verify ignores the base
+        gold, candidate = _BASE.sub(_decimal, gold), _BASE.sub(_decimal, candidate)
+    return _VERIFIER.compare(_prepare(gold, marked=True), _prepare(candidate, marked))
+
+
+def _in_prose(text: str) -> str:
+    """The sentence in which a text announces its answer last; all of it where none has a number or formula."""
+    text = _QUOTED.sub(r" \1", text)
+    for match in reversed(list(_ANNOUNCED.finditer(text))):
+        sentence = _SENTENCE.match(text, match.end())
+        if sentence and re.search(r"\d|\\[a-z]", sentence[0]):
+            announced = sentence[0].strip(" *_")
+            return f"answer is {announced}" if _is_prose(announced) else announced
+    return text
+
+
+def _labelled(answer: str) -> tuple[str, str]:
+    r"""The label in words of an answer, such as ``\text{Area} =``, and what is left; "" where there is none or it is "answer".
+
+    Words with words behind them are no label: "Alice is taller".
+    """
+    plain = _LABEL_TEXT.sub(r"\1 ", answer, count=1) if _LABEL_TEXT.match(answer) else answer
+    label = _LABEL.match(plain)
+    if label is None:
+        return "", answer
+    rest, announced = plain[label.end() :], "answer" in label[1].casefold()
+    if not rest or not (announced or re.search(r"\d|\\[a-z]", rest)):
+        return "", answer
+    return "" if announced else label[1].casefold(), rest
+
+
+def _decimal(match: re.Match[str]) -> str:
+    """A whole number with a base from 2 to 36, such as ``1010_2``, in decimal digits."""
+    base = int(match[2] or match[3])
+    try:
+        return str(int(match[1], base)) if base > 1 else match[0]
+    except ValueError:  # a digit too high for the base
+        return match[0]
 
 
 def _prepare(text: str, marked: bool) -> str:
@@ -113,10 +187,12 @@ def _prepare(text: str, marked: bool) -> str:
 
     A marked answer is prose only if it has words and one number, as in "42 dollars".
     """
-    plain = _MONEY.sub("", text)
-    if _is_prose(plain) and (not marked or len(_NUMBER.findall(plain)) == 1):
-        return plain
-    return f"\\boxed{{{_THOUSANDS.sub('', plain).strip().strip('$')}}}"
+    if not _is_prose(text) or (marked and len(_NUMBERS.findall(text)) != 1):
+        return f"\\boxed{{{text.strip().strip('$')}}}"
+    if "$" in text or r"\(" in text or r"\[" in text:
+        return text
+    text = _FORMULA.sub(lambda match: f" ${match[0].strip()}$ " if "\\" in match[0] else match[0], text)
+    return _SEVERAL.sub(r"\1$\\{\2, \3\\}$", re.sub(r"(?<=[:≈→])(?=[-.]?\d)", " ", text))
 
 
 def _as_text(answer: str) -> str:
@@ -133,10 +209,8 @@ def _is_word(answer: str) -> bool:
 
 def _is_prose(text: str) -> bool:
     """Whether a text has words or formulas of its own around the answer."""
-    without = _COMMAND.sub(" ", text)
-    return _PROSE.search(without.replace("\\", " ")) is not None or "$" in _MONEY.sub("", text).strip().strip(
-        "$"
-    )
+    words = _COMMAND.sub(" ", text).replace("\\", " ")
+    return _PROSE.search(words) is not None or "$" in text.strip().strip("$")
 
 
 class _Verifier:
@@ -147,29 +221,49 @@ class _Verifier:
         self._process: subprocess.Popen[str] | None = None
 
     def compare(self, gold: str, answer: str) -> bool:
-        """Whether two texts hold equal answers; false for a comparison that the kernel had to end."""
+        """Whether two texts hold equal answers; false for a comparison that used up its processor time or crashed."""
+        request = json.dumps({"gold": gold, "answer": answer}) + "\n"
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._end()
-                self._process = _start()
-            process = self._process
-            assert process.stdin is not None and process.stdout is not None
-            try:
-                process.stdin.write(json.dumps({"gold": gold, "answer": answer}) + "\n")
-                process.stdin.flush()
-                reply = process.stdout.readline()
-            except BaseException:  # such as Ctrl-C: a reply that comes later must not answer the next request
-                process.kill()
-                self._end()
-                raise
-            if reply:
-                return bool(json.loads(reply))
-            status = self._end()
+            for _ in range(
+                2
+            ):  # to be killed, by the clock or from outside, is no fault of the answer: ask once more
+                reply, status = self._ask(request)
+                if status != -signal.SIGKILL:
+                    break
+        if status == -signal.SIGKILL:
+            raise RuntimeError(
+                f"two processes that compare answers were killed, or did not answer within {_WALL_SECONDS:g} seconds: "
+                "the machine has too little memory or is far too busy; free it and start again"
+            )
         if status > 0:
             raise RuntimeError(
                 f"the process that compares answers failed (exit status {status}); its error is above"
             )
-        return False
+        return bool(reply) and bool(json.loads(reply))
+
+    def _ask(self, request: str) -> tuple[str, int]:
+        """The reply of the process, or, where it gave none in time, nothing and its exit status."""
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._process = _start()
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        clock = threading.Timer(_WALL_SECONDS, process.kill)
+        clock.daemon = True
+        clock.start()
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            reply = process.stdout.readline()
+        except BrokenPipeError:
+            reply = ""
+        except BaseException:  # such as Ctrl-C: a reply that comes later must not answer the next request
+            process.kill()
+            self._end()
+            raise
+        finally:
+            clock.cancel()
+        return reply, 0 if reply else self._end()
 
     def close(self) -> None:
         """End the process; the next comparison starts another."""
@@ -177,11 +271,15 @@ class _Verifier:
             self._end()
 
     def _end(self) -> int:
-        """Close the pipes, upon which the process ends by itself, and return its exit status."""
+        """Close the pipes, upon which the process ends by itself, and return its exit status; end one that hangs."""
         process, self._process = self._process, None
         if process is None:
             return 0
-        process.communicate()
+        try:
+            process.communicate(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
         return process.returncode
 
     def leave(self) -> None:

@@ -50,7 +50,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Format:
-    """A row layout: the task of its examples, how a row is read, and the hub dataset (with its configuration) that has it, if any."""
+    """A row layout: the task of its examples, how a row is read, and the hub dataset (and configuration) that has it."""
 
     task: str
     read: Callable[[Mapping[str, Any], str], Example]

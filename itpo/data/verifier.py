@@ -13,20 +13,97 @@ import logging
 import resource
 import signal
 import sys
+from decimal import Decimal
+from typing import Any
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, grader, parse, verify
+from sympy import Float, MatrixBase, MatrixExpr, Rational  # type: ignore[import-untyped]
 
 _MEMORY_BYTES = 2 << 30  # an answer such as 9^{9^{9}} asks for more than a machine has
+_DIGITS = 300  # numbers that agree in so many digits are equal
+_PLACES = 6  # a decimal with so many places and significant digits equals what rounds to it
+_POINTS = [Rational(*pair) for pair in ((7, 3), (2, 5), (31, 7), (-5, 3), (-2, 7), (13, 2), (-41, 6))]
+_numeric, _symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
+
+
+def same(a: Any, b: Any, *settings: int) -> bool:
+    """Whether two expressions are equal, in place of math-verify's comparison by 6 or 15 decimal places.
+
+    There all tiny numbers are zero, so that 1/2^98 = 1/2^99. Numbers are compared exactly; a percentage also equals the
+    number before its sign; expressions in the same symbols are equal where they agree wherever both are real.
+    """
+    if isinstance(a, MatrixBase | MatrixExpr) or isinstance(b, MatrixBase | MatrixExpr):
+        return _numeric(a, b, *settings)  # element by element, with this function
+    percents = grader.get_pct_val(a), grader.get_pct_val(b)
+    if None not in percents:
+        return same(*percents)
+    if percents != (None, None):
+        bare, other = (percents[0], b) if percents[1] is None else (percents[1], a)
+        return same(bare, other) or same(bare, 100 * other)
+    try:
+        exact = [grader.safe_sympy_doit(_exact(expression)) for expression in (a, b)]
+        if exact[0].free_symbols != exact[1].free_symbols:
+            return False
+        if exact[0].free_symbols:
+            return _agree(*exact)
+        return _is_zero(exact[0] - exact[1]) or _rounds_to(a, exact[1]) or _rounds_to(b, exact[0])
+    except (ArithmeticError, AttributeError, TypeError, ValueError):  # not numbers
+        return False
+
+
+def symbolic(a: Any, b: Any) -> bool:
+    """math-verify's symbolic equality, where symbols are left: about numbers :func:`same` has the last word."""
+    numbers = not getattr(a, "free_symbols", True) and not getattr(b, "free_symbols", True)
+    return not numbers and _symbolic(a, b)
+
+
+def _exact(expression: Any) -> Any:
+    """An expression with its decimals as fractions."""
+    return expression.xreplace({number: Rational(str(number)) for number in expression.atoms(Float)})
+
+
+def _is_zero(difference: Any) -> bool:
+    if difference.is_zero is not None:
+        return bool(difference.is_zero)
+    parts = difference.evalf(15, maxn=_DIGITS).as_real_imag()
+    # sympy marks a value whose digits all cancelled by the precision 1
+    return all(part == 0 or (part.is_Float and part._prec == 1) for part in parts)
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two expressions in the same symbols are equal at all points at which both are real, three at least."""
+    symbols, real = sorted(a.free_symbols, key=str), 0
+    for start in range(len(_POINTS)):
+        point = {symbol: _POINTS[(start + 2 * i) % len(_POINTS)] for i, symbol in enumerate(symbols)}
+        values = a.subs(point), b.subs(point)
+        if all(value.is_extended_real for value in values):
+            real += 1
+            if not _is_zero(values[0] - values[1]):
+                return False
+    return real >= 3
+
+
+def _rounds_to(decimal: Any, exact: Any) -> bool:
+    """Whether a number rounds to a decimal as it is written; one of few digits equals itself only."""
+    decimal = grader.safe_sympy_doit(decimal)
+    if not isinstance(decimal, Float) or not exact.is_extended_real:
+        return False
+    digits = format(Decimal(str(decimal)), "f").rstrip("0")
+    places = len(digits.partition(".")[2])
+    if places < _PLACES or len(digits.replace(".", "").lstrip("-0")) < _PLACES:
+        return False
+    return bool(abs(_exact(decimal) - exact) <= Rational(1, 2 * 10**places))
 
 
 def main(cpu_seconds: float) -> None:
     """Answer requests until standard input ends; each may take ``cpu_seconds`` of processor time."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
     # Ctrl-C reaches the whole process group; this process ends when its caller closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     if sys.platform == "linux":  # macOS refuses this limit
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = same, symbolic
 
     targets = [LatexExtractionConfig(), ExprExtractionConfig()]
     for line in sys.stdin:
@@ -36,7 +113,7 @@ def main(cpu_seconds: float) -> None:
             parse(request[name], targets, fallback_mode="no_fallback", parsing_timeout=0)
             for name in ("gold", "answer")
         )
-        verdict = verify(gold, answer, timeout_seconds=0)
+        verdict = verify(gold, answer, timeout_seconds=0, allow_set_relation_comp=True)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(bool(verdict)), flush=True)
 
