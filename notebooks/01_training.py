@@ -183,7 +183,9 @@ axes.plot(history, color=color)
 axes.fill_between(
     range(len(history)), [i.low for i in intervals], [i.high for i in intervals], alpha=0.2, color=color
 )
-axes.set(xlabel="step", ylabel="success", ylim=(0, 1), title="Share of 64 dialogues in which both doors open")
+_ = axes.set(
+    xlabel="step", ylabel="success", ylim=(0, 1), title="Share of 64 dialogues in which both doors open"
+)
 
 # %% [markdown]
 # *What to see:* a policy that failed four times of five opens both doors nearly always. The band is a 95 % interval of a

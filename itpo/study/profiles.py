@@ -181,7 +181,7 @@ RELEASED = {
 
 LAPTOP = Profile(
     name="laptop",
-    summary="embedded model and task, 2 CPU cores",
+    summary="tiny model, scripted tasks, 2 CPU cores",
     # 24 steps take trajectory-share from 0.3 to about 0.9, and the whole grid takes two cores less than two hours.
     run=RunConfig(
         method=TUNED["math"][0], seed=0, steps=24, eval_every=6, monitor_every=4, checkpoint_every=6
