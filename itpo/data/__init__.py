@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from itpo.data.answers import answers_match, reference_answer
-from itpo.data.formats import FORMATS, Example, RowError, problem
-from itpo.data.rows import DataError, Row, read_rows
+from itpo.data.formats import FORMATS, Example, RowError, check_example, problem
+from itpo.data.rows import DataError, Row, read_rows, stem
 
 __all__ = [
     "DataError",
@@ -49,18 +49,22 @@ def load_examples(
 ) -> Loaded:
     """Read real data into examples, one for each conversation or problem.
 
-    ``source`` is a local file (``.json``, ``.jsonl``, ``.parquet``, ``.csv``), a folder of them, or the name of a
-    dataset on the hub; ``None`` is the hub dataset of the format. ``format`` is a name in ``FORMATS``. ``part``
-    chooses the split where a folder or a hub dataset has several. As for the released training set [C], each
-    conversation keeps its first user message, and examples are de-duplicated by prompt: the first one stays.
+    ``source`` is a local file (``.json``, ``.jsonl``, ``.ndjson``, ``.csv``, each also with ``.gz``, or ``.parquet``), a
+    folder of them, or the name of a dataset on the hub; ``None`` is the hub dataset of the format. ``format`` is a name in
+    ``FORMATS``. ``part`` chooses the split where a folder or a hub dataset has several. As for the released training set
+    [C], each conversation keeps its first user message, and examples are de-duplicated by prompt: the first one stays.
 
     Raises :class:`DataError` with file, row and remedy for the first bad row, or, with ``skip_bad``, only where the
-    source itself cannot be read or no good row is left. Two rows with one id are bad where they differ in goal or
-    reference. Raises ``ValueError`` for an unknown format.
+    source itself cannot be read or no good row is left. A row is bad, too, where it contradicts an earlier one: its id with
+    another goal or reference, or its question with another reference. Raises ``ValueError`` for an unknown format.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known formats: {', '.join(sorted(FORMATS))}")
     layout = FORMATS[format]
+    if source is not None and not str(source).strip():
+        raise DataError(
+            "the source", None, "is an empty text", "pass a path or a name; None is the hub's dataset"
+        )
     if source is None and layout.hub is None:
         raise DataError(
             format, None, "is not on the hub", "download its files and pass their path as the source"
@@ -68,17 +72,19 @@ def load_examples(
     config = layout.config if source in (None, layout.hub) else None
     examples: dict[str, Example] = {}
     prompts: set[tuple[object, ...]] = set()
+    questions: dict[object, Example] = {}
     skipped: list[DataError] = []
     rows = 0
     for row in read_rows(source or layout.hub or "", part, config):
         rows += 1
         try:
-            example = _example(row, format, examples)
+            example = _example(row, format, examples, questions)
         except DataError as error:
             if not skip_bad:
                 raise
             skipped.append(error)
             continue
+        questions.setdefault(_question(example), example)
         if example.prompt not in prompts and example.id not in examples:
             prompts.add(example.prompt)
             examples[example.id] = example
@@ -88,19 +94,38 @@ def load_examples(
     return Loaded(tuple(examples.values()), tuple(skipped), rows - len(skipped) - len(examples))
 
 
-def _example(row: Row, format: str, seen: dict[str, Example]) -> Example:
+def _example(
+    row: Row, format: str, seen: Mapping[str, Example], questions: Mapping[object, Example]
+) -> Example:
     """The example of a row; raises :class:`DataError` where it has none or contradicts one that was seen."""
     if isinstance(row.value, DataError):
         raise row.value
     try:
-        example = FORMATS[format].read(row.value, f"{Path(row.where).stem}:{row.number}")
+        example = FORMATS[format].read(row.value, f"{stem(row.where)}:{row.number}")
+        check_example(example)
     except RowError as error:
         raise DataError(row.where, row.number, error.wrong, error.remedy) from error
     other = seen.get(example.id)
     if other is not None and (other.goal, other.reference) != (example.goal, example.reference):
         remedy = "give each its own id, or skip bad rows"
         raise DataError(row.where, row.number, f"the id {example.id!r} is that of another example", remedy)
+    other = questions.get(_question(example))
+    if other is not None and not _agree(other, example):
+        wrong = f"contradicts {other.id!r}: the same question with another reference"
+        raise DataError(row.where, row.number, wrong, "keep the right one of the two, or skip bad rows")
     return example
+
+
+def _question(example: Example) -> object:
+    """What has one right reference: a math problem, however it is opened, or else a goal with its prompt."""
+    return example.goal if example.task == "math" else (example.goal, example.prompt)
+
+
+def _agree(one: Example, other: Example) -> bool:
+    """Whether the references of two examples are the same, as written or as the value of an answer."""
+    if one.reference == other.reference or one.task != "math":
+        return one.reference == other.reference
+    return answers_match(other.reference["answer"], one.reference["answer"])
 
 
 def split(

@@ -213,6 +213,22 @@ def _is_prose(text: str) -> bool:
     return _PROSE.search(words) is not None or "$" in text.strip().strip("$")
 
 
+def is_bare(text: str, words: int = 0) -> bool:
+    """Whether a text is an answer alone: one line (or a matrix) that has a number or formula, or at most so many words.
+
+    >>> is_bare("$1,200"), is_bare("so 7"), is_bare("so 7", words=2)
+    (True, False, True)
+    """
+    plain = tidy(text)
+    if "\n" in text.strip() and r"\begin" not in text:
+        return False
+    return (
+        len(_PROSE.findall(_COMMAND.sub(" ", plain))) <= words
+        if words
+        else bool(plain) and not _is_prose(plain)
+    )
+
+
 class _Verifier:
     """The process that compares answers: at most one for each Python process, asked by one thread at a time."""
 

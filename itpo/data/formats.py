@@ -6,14 +6,18 @@ MTMedDialog (medical), and the plain problem sets MATH and GSM8K.
 
 from __future__ import annotations
 
+import math
+import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from itpo.data.answers import reference_answer
+from itpo.data.answers import is_bare, reference_answer
 from itpo.dialogue import Message
 
 _ROLES = ("system", "user", "assistant")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _REPAIR = "repair the row, or skip bad rows"
 _COMPLAINT, _INSTRUCTION = "Patient's description: ", "\nDecide next action:"
 
@@ -71,9 +75,14 @@ def _column(row: Mapping[str, Any], name: str) -> Any:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = _column(row, name)
-    if not isinstance(value, str) or not value.strip():
-        raise RowError(f"column {name!r} is {value!r}, not text", _REPAIR)
+    if not _says_something(value):
+        raise RowError(f"column {name!r} is {reprlib.repr(value)}, not text", _REPAIR)
     return value
+
+
+def _says_something(value: Any) -> bool:
+    """Whether a value is a text with a sign that can be seen."""
+    return isinstance(value, str) and any(sign.isprintable() and not sign.isspace() for sign in value)
 
 
 def _identity(row: Mapping[str, Any], name: str, default: str) -> str:
@@ -88,31 +97,85 @@ def _rest(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _opening(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The messages up to the first of the user; later ones belong to a conversation that has been had."""
+    """A system message, if there is one, and the first of the user; later ones are of a conversation that has been had."""
     messages = _column(row, "prompt")
     if not isinstance(messages, list) or not messages:
-        raise RowError(f"the conversation in 'prompt' is {messages!r}, not a list of messages", _REPAIR)
-    checked: list[Message] = []
+        remedy = "keep it as a list, in JSON lines or parquet" if isinstance(messages, str) else _REPAIR
+        raise RowError(
+            f"the conversation in 'prompt' is {reprlib.repr(messages)}, not a list of messages", remedy
+        )
+    opening: list[Message] = []
     for position, message in enumerate(messages, 1):
         fields = message if isinstance(message, Mapping) else {}
-        role, content = fields.get("role"), fields.get("content")
+        role, content = fields.get("role"), _joined(fields.get("content"))
         if role not in _ROLES:
             raise RowError(
-                f"message {position} of 'prompt' has the role {role!r}", f"use one of {', '.join(_ROLES)}"
+                f"message {position} of 'prompt' has the role {reprlib.repr(role)}",
+                f"use one of {', '.join(_ROLES)}",
             )
-        if not isinstance(content, str) or not content.strip():
-            raise RowError(f"the content of message {position} of 'prompt' is {content!r}, not text", _REPAIR)
-        checked.append(Message(role, content))
-    first = next((i for i, message in enumerate(checked) if message.role == "user"), None)
-    if first is None:
-        raise RowError("the conversation in 'prompt' has no message of the user", _REPAIR)
-    return tuple(checked[: first + 1])
+        if role == "assistant" or (role == "system" and opening):
+            wrong = f"message {position} of 'prompt' is of the {role}, before the user has said anything"
+            remedy = (
+                "begin with the user's message, or with one system message and the user's, or skip bad rows"
+            )
+            raise RowError(wrong, remedy)
+        if not _says_something(content):
+            raise RowError(
+                f"the content of message {position} of 'prompt' is {reprlib.repr(content)}, not text", _REPAIR
+            )
+        opening.append(Message(role, content))
+        if role == "user":
+            return tuple(opening)
+    raise RowError("the conversation in 'prompt' has no message of the user", _REPAIR)
 
 
-def _answer(solution: str, column: str) -> str:
+def _joined(content: Any) -> Any:
+    """Content as one text where it comes as parts that are all text, as ``[{"type": "text", "text": "Hello"}]``."""
+    if not isinstance(content, list):
+        return content
+    parts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    kinds = {part.get("type", "text") for part in content if isinstance(part, Mapping)}
+    return "\n".join(parts) if kinds <= {"text"} and all(isinstance(part, str) for part in parts) else content
+
+
+def check_example(example: Example) -> None:
+    """Refuse what later steps cannot use: texts that cannot be encoded, and a conversation with nothing left to ask.
+
+    Raises :class:`RowError`.
+    """
+    if example.task != "math" and example.prompt[-1].content.strip() == example.goal.strip():
+        wrong = "the first message of the user tells the whole goal, so that nothing is left to ask"
+        raise RowError(wrong, "let the first message hold a part of the goal only, or skip bad rows")
+    values: list[Any] = [
+        example.id,
+        example.goal,
+        dict(example.reference),
+        dict(example.metadata),
+        *(message.content for message in example.prompt),
+    ]
+    while values:  # not by recursion: metadata may be nested to any depth
+        value = values.pop()
+        if isinstance(value, str) and (surrogate := _SURROGATE.search(value)):
+            around = value[max(surrogate.start() - 20, 0) : surrogate.end() + 20]
+            wrong = f"{ascii(around)} has half of a character (a lone surrogate), which cannot be encoded"
+            raise RowError(wrong, _REPAIR)
+        if isinstance(value, Mapping):
+            values += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            values += value
+
+
+def _answer(row: Mapping[str, Any], column: str) -> str:
+    """The answer that a column marks as final, or is: a number, or a text of one line without words."""
+    value = _column(row, column)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    text = _text(row, column).strip()
     try:
-        return reference_answer(solution)
+        return reference_answer(text)
     except ValueError as error:
+        if is_bare(text):
+            return text
         raise RowError(f"column {column!r}: {error}", _REPAIR) from error
 
 
@@ -123,7 +186,7 @@ def _collabllm_math(row: Mapping[str, Any], default: str) -> Example:
         task="math",
         prompt=_opening(row),
         goal=_text(row, "single_turn_prompt"),
-        reference={"answer": _answer(solution, "single_turn_completion")},
+        reference={"answer": _answer(row, "single_turn_completion")},
         metadata={"solution": solution, **_rest(row, "single_turn_metadata")},
     )
 
@@ -145,17 +208,26 @@ def problem(identity: str, text: str, answer: str, metadata: Mapping[str, Any]) 
 
 
 def _math(row: Mapping[str, Any], default: str) -> Example:
-    solution = _text(row, "solution")
-    known = row.get("expected_answer")
-    answer = _answer(solution, "solution") if known is None else _text(row, "expected_answer")
-    metadata = {"solution": solution, **_rest(row, "level", "type")}
+    """The layout of MATH, also with the answer in a column of its own and then perhaps without a solution."""
+    given = next((name for name in ("expected_answer", "answer") if row.get(name) is not None), None)
+    solution = _text(row, "solution") if given is None or row.get("solution") is not None else None
+    answer = _answer(row, "solution") if given is None else _given(row, given)
+    metadata = {**({} if solution is None else {"solution": solution}), **_rest(row, "level", "type")}
     return problem(_identity(row, "id", default), _text(row, "problem"), answer, metadata)
 
 
+def _given(row: Mapping[str, Any], column: str) -> str:
+    """The answer in a column of answers, which may be a few words; a worked solution there is read as one."""
+    value = row[column]
+    bare = isinstance(value, str) and not re.search(r"\\boxed|####", value) and is_bare(value, words=5)
+    return _text(row, column) if bare else _answer(row, column)
+
+
 def _gsm8k(row: Mapping[str, Any], default: str) -> Example:
-    solution = _text(row, "answer")
-    answer = _answer(solution, "answer")
-    return problem(_identity(row, "id", default), _text(row, "question"), answer, {"solution": solution})
+    """The layout of GSM8K, whose answers are worked solutions; bare answers are read, too."""
+    answer, given = _answer(row, "answer"), row["answer"]
+    metadata = {"solution": given} if isinstance(given, str) and given.strip() != answer else {}
+    return problem(_identity(row, "id", default), _text(row, "question"), answer, metadata)
 
 
 def _mtmeddialog(row: Mapping[str, Any], default: str) -> Example:
@@ -193,7 +265,7 @@ def _told(turns: Any) -> tuple[tuple[str, str], ...]:
     A turn without an answer is left out: there the doctor closes the conversation, often with the advice itself.
     """
     if not isinstance(turns, list | None) or not all(isinstance(turn, Mapping) for turn in turns or []):
-        raise RowError(f"the patient information is {turns!r}, not a list of turns", _REPAIR)
+        raise RowError(f"the patient information is {reprlib.repr(turns)}, not a list of turns", _REPAIR)
     pairs = []
     for position, turn in enumerate(turns or [], 1):
         asked, answered = (
@@ -209,7 +281,8 @@ def _said(value: Any, name: str, position: int) -> str:
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise RowError(
-            f"{name} of turn {position} of the patient information is {value!r}, not text", _REPAIR
+            f"{name} of turn {position} of the patient information is {reprlib.repr(value)}, not text",
+            _REPAIR,
         )
     return " ".join(texts).strip()
 

@@ -7,8 +7,11 @@ numbers lines. Rows of the other formats are counted from 1.
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +60,28 @@ def read_rows(source: str | Path, split: str, config: str | None) -> Iterator[Ro
         files = _data_files(path, split)
     elif path.exists():
         files = [path]
-    elif isinstance(source, str) and _HUB_NAME.fullmatch(source) and path.suffix not in _READERS:
+    elif isinstance(source, str) and _HUB_NAME.fullmatch(source) and _ending(path) is None:
         yield from _hub(source, split, config)
         return
     else:
         raise DataError(str(source), None, "there is no such file or folder", "check the path")
     for file in files:
-        if file.suffix not in _READERS:
-            known = ", ".join(_READERS)
-            raise DataError(str(file), None, f"has the ending {file.suffix!r}", f"use one of {known}")
-        for number, value in _READERS[file.suffix](file):
+        ending = _ending(file)
+        if ending is None:
+            raise DataError(str(file), None, f"has the ending {file.suffix!r}", f"use one of {_KNOWN}")
+        for number, value in _READERS[ending](file):
             yield Row(str(file), number, _columns(str(file), number, value))
+
+
+def stem(where: str) -> str:
+    """The name of a file or dataset without its folder and ending, as rows without an id are called."""
+    name = Path(where).name
+    return name.removesuffix(name[-len(ending) :]) if (ending := _ending(Path(name))) else Path(name).stem
+
+
+def _ending(path: Path) -> str | None:
+    """Which of the endings that we read a file has, upper case or lower; ``None`` for another."""
+    return next((ending for ending in _READERS if path.name.lower().endswith(ending)), None)
 
 
 def _columns(where: str, number: int, value: Any) -> dict[str, Any] | DataError:
@@ -78,7 +92,7 @@ def _columns(where: str, number: int, value: Any) -> dict[str, Any] | DataError:
 
 
 def _data_files(folder: Path, split: str) -> list[Path]:
-    below = (path for path in sorted(folder.rglob("*")) if path.suffix in _READERS and path.is_file())
+    below = (path for path in sorted(folder.rglob("*")) if _ending(path) and path.is_file())
     # A clone of a hub dataset has caches in hidden folders, and descriptions in JSON beside the data.
     files = [
         path
@@ -90,25 +104,35 @@ def _data_files(folder: Path, split: str) -> list[Path]:
     if named:
         files = [path for path in named if path.name.startswith(split)]
     if not files:
-        wrong = f"holds no {split} files" if named else f"holds no data files ({', '.join(_READERS)})"
+        wrong = f"holds no {split} files" if named else f"holds no data files ({_KNOWN})"
         raise DataError(
             str(folder), None, wrong, "name the folder that the data was downloaded to, or another split"
         )
     return files
 
 
+def _content(path: Path) -> bytes:
+    """What a file holds, unpacked where its name ends in ``.gz``, without a byte-order mark."""
+    try:
+        packed = path.read_bytes()
+        content = gzip.decompress(packed) if path.name.lower().endswith(".gz") else packed
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            str(path), None, f"cannot be read ({error})", "download or write the file again"
+        ) from error
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON list, or one row a line where the file does not begin with ``[``."""
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = _content(path)
     if not content.lstrip().startswith(b"["):
         yield from _lines(path, content)
         return
     try:
         rows = json.loads(content)
-    except ValueError as error:
-        raise DataError(
-            str(path), None, f"is not JSON ({error})", "download or write the file again"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(str(path), None, _not_json(error), "download or write the file again") from error
     yield from enumerate(rows, 1)
 
 
@@ -118,19 +142,25 @@ def _lines(path: Path, content: bytes) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             remedy = "repair or delete the line, or skip bad rows"
-            yield number, DataError(str(path), number, f"is not JSON ({error})", remedy)
+            yield number, DataError(str(path), number, _not_json(error), remedy)
+
+
+def _not_json(error: ValueError | RecursionError) -> str:
+    return (
+        "is nested too deeply to be read" if isinstance(error, RecursionError) else f"is not JSON ({error})"
+    )
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    return _lines(path, path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    return _lines(path, _content(path))
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from enumerate(csv.DictReader(file, restkey="(more)"), 1)
+        text = io.StringIO(_content(path).decode(), newline="")
+        yield from enumerate(csv.DictReader(text, restkey="(more)"), 1)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(str(path), None, f"is not CSV in UTF-8 ({error})", "write the file again") from error
 
@@ -153,7 +183,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         ) from error
 
 
-_READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+_PLAIN = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
+_READERS = {**_PLAIN, ".parquet": _parquet, **{f"{ending}.gz": reader for ending, reader in _PLAIN.items()}}
+_KNOWN = f"{', '.join(_PLAIN)} (also with .gz) or .parquet"
 
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """The loaders against small files of every format (and real ones, where ITPO_REAL_DATA names their folder)."""
 
+import gzip
 import json
 import os
 import re
@@ -162,8 +163,69 @@ def test_a_folder_is_read_by_split_and_without_what_is_not_data(tmp_path):
     with pytest.raises(DataError, match="holds no validation files: name the folder"):
         load_examples(tmp_path, "gsm8k", part="validation")
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(DataError, match=r"holds no data files \(.json, .jsonl, .parquet, .csv\)"):
+    with pytest.raises(DataError, match=r"holds no data files \(.json, .jsonl, .ndjson, .csv \(also"):
         load_examples(tmp_path, "gsm8k")
+
+
+@pytest.mark.parametrize(
+    "name", ["r.ndjson", "r.JSONL", "r.jsonl.gz", "r.json.gz", "r.csv.gz", "r.NDJSON.gz"]
+)
+def test_more_endings(name, tmp_path):
+    json_rows = "\n".join(json.dumps(question(number)) for number in (1, 2))
+    text = "question,answer\nWhat is 1 + 0?,#### 1\nWhat is 2 + 0?,#### 2\n" if ".csv" in name else json_rows
+    content = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    for source in (tmp_path / name, tmp_path):  # the file, and the folder that holds it
+        examples = load_examples(source, "gsm8k").examples
+        assert [(e.id, e.reference["answer"]) for e in examples] == [("r:1", "1"), ("r:2", "2")]
+    (tmp_path / name).write_bytes(content[:20] if name.endswith(".gz") else b"{")
+    with pytest.raises(DataError, match="cannot be read|is not JSON"):
+        load_examples(tmp_path / name, "gsm8k")
+
+
+PROBLEM = "How many pens?"
+
+
+@pytest.mark.parametrize(
+    "format, row, answer, solution",
+    [
+        ("math", {"problem": PROBLEM, "answer": "7"}, "7", None),
+        ("math", {"problem": PROBLEM, "answer": 70}, "70", None),
+        ("math", {"problem": PROBLEM, "answer": r"\text{Navin}"}, r"\text{Navin}", None),
+        ("math", {"problem": PROBLEM, "answer": "no solution"}, "no solution", None),
+        ("math", {"problem": PROBLEM, "answer": r"It is $\boxed{7}$."}, "7", None),
+        ("math", {"problem": PROBLEM, "answer": "7", "solution": "So 7."}, "7", "So 7."),
+        ("math", {"problem": PROBLEM, "answer": None, "solution": r"\boxed{7}"}, "7", r"\boxed{7}"),
+        ("gsm8k", {"question": PROBLEM, "answer": "7"}, "7", None),
+        ("gsm8k", {"question": PROBLEM, "answer": " 1,450,000 "}, "1,450,000", None),
+        ("gsm8k", {"question": PROBLEM, "answer": 7}, "7", None),
+        ("gsm8k", {"question": PROBLEM, "answer": "-1/2"}, "-1/2", None),
+        ("gsm8k", {"question": PROBLEM, "answer": "So\n#### 7"}, "7", "So\n#### 7"),
+    ],
+)
+def test_bare_answers_and_answers_in_their_own_column(format, row, answer, solution, tmp_path):
+    (example,) = load_examples(write(tmp_path / "rows.jsonl", [row]), format).examples
+    assert example.reference == {"answer": answer} and example.metadata.get("solution") == solution
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_content_in_parts(ending, tmp_path):
+    row = rows_of("collabllm_math.jsonl")[0]
+    parts = [{"type": "text", "text": "Can you help me"}, {"type": "text", "text": "with pens?"}]
+    row["prompt"] = [{"role": "user", "content": parts}]
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    else:
+        write(path, [row])
+    (example,) = load_examples(path, "collabllm-math").examples
+    assert example.prompt == (Message("user", "Can you help me\nwith pens?"),)
+
+
+def test_what_follows_the_first_message_of_the_user_is_not_looked_at(tmp_path):
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}, {"role": "tool"}]
+    (example,) = load_examples(write(tmp_path / "rows.jsonl", [talk(prompt)]), "collabllm-math").examples
+    assert example.prompt == (Message("system", "Be brief."), Message("user", "Hi"))
 
 
 # Real data
@@ -263,6 +325,61 @@ BAD = [
         {**CONVERSATION, "single_turn_prompt": "Other."},
         "the id '7' is that of another example: give",
     ),
+    *(
+        ("collabllm-math", talk(prompt), wrong)
+        for prompt, wrong in [
+            (
+                [{"role": "assistant", "content": "Welcome!"}, {"role": "user", "content": "Hi"}],
+                "message 1 of 'prompt' is of the assistant, before the user has said anything: begin with",
+            ),
+            (
+                [{"role": "system", "content": "A"}, {"role": "system", "content": "B"}],
+                "message 2 of 'prompt' is of the system, before the user",
+            ),
+            ([{"role": "user", "content": " \u200b\n"}], "the content of message 1 of 'prompt' is "),
+            ([{"role": "user", "content": None}], "the content of message 1 of 'prompt' is None, not text"),
+            ([{"role": "user", "content": []}], "the content of message 1 of 'prompt' is "),
+            (
+                [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+                "the content of message 1 of 'prompt' is [{'image_url': {'url': 'x'}, 'type': 'image_url'}], not text",
+            ),
+            ([{"role": "tool", "content": "Hi"}], "message 1 of 'prompt' has the role 'tool': use one of"),
+            (
+                [{"role": ["user"], "content": "Hi"}],
+                "message 1 of 'prompt' has the role ['user']: use one of",
+            ),
+            ([None], "message 1 of 'prompt' has the role None"),
+            ('[{"role": "user"}]', "the conversation in 'prompt' is '[{\"role\": \"user\"}]', not a list"),
+            ([{"role": "user", "content": "Hi \ud83d"}], "'Hi \\ud83d' has half of a character (a lone surr"),
+        ]
+    ),
+    (
+        "collabllm-math",
+        {**CONVERSATION, "conv_id": 99, "single_turn_completion": r"\boxed{43}"},
+        "contradicts '7': the same question with another reference: keep the right one of the two",
+    ),
+    ("gsm8k", {"question": "What is 1 + 0?", "answer": "2"}, "contradicts 'rows:1': the same question with"),
+    ("gsm8k", {"question": "What?", "answer": True}, "column 'answer' is True, not text"),
+    ("gsm8k", '{"question": "What?", "answer": NaN}', "column 'answer' is nan, not text"),
+    ("gsm8k", '{"question": "What? \\ud83d", "answer": "#### 2"}', "'What? \\ud83d' has half of a character"),
+    (
+        "gsm8k",
+        '{"question": "What?", "answer": "\\udc00 #### 2"}',
+        "'\\udc00 #### 2' has half of a character",
+    ),
+    ("gsm8k", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "is nested too deeply to be read: repair or"),
+    (
+        "math",
+        {"problem": "What?", "answer": "First there are some pens, so 7"},
+        "column 'answer': the solution",
+    ),
+    ("math", {"problem": "What?", "answer": "7\n8"}, "column 'answer': the solution marks no final answer"),
+    ("math", {"problem": "What?", "level": "Level 5"}, "column 'solution' is missing"),
+    (
+        "mtmeddialog",
+        patient(enhanced_description=PATIENT["prompt"][-1]["content"]),
+        "the first message of the user tells the whole goal, so that nothing is left to ask: let the first",
+    ),
     (
         "mtmeddialog",
         {**PATIENT, "reward_model": "none"},
@@ -288,7 +405,12 @@ BAD = [
 
 @pytest.mark.parametrize("format, bad, wrong", BAD, ids=range(len(BAD)))
 def test_a_bad_row_is_named_or_skipped_and_listed(format, bad, wrong, tmp_path):
-    good = {"gsm8k": GOOD, "collabllm-math": CONVERSATION, "mtmeddialog": PATIENT}[format]
+    good = {
+        "gsm8k": GOOD,
+        "math": {"problem": "1?", "answer": "1"},
+        "collabllm-math": CONVERSATION,
+        "mtmeddialog": PATIENT,
+    }[format]
     path = write(tmp_path / "rows.jsonl", [good, "", bad])
     with pytest.raises(DataError) as error:
         load_examples(path, format)
@@ -297,6 +419,51 @@ def test_a_bad_row_is_named_or_skipped_and_listed(format, bad, wrong, tmp_path):
     loaded = load_examples(path, format, skip_bad=True)
     assert len(loaded.examples) == 1 and loaded.repeated == 0
     assert [str(bad) for bad in loaded.skipped] == [str(error.value)]
+
+
+def test_one_question_with_one_answer_in_two_ways_is_repeated(tmp_path):
+    rows = [{"question": "How much?", "answer": answer} for answer in ("1/2", "0.5", "#### 0.50")]
+    loaded = load_examples(write(tmp_path / "rows.jsonl", rows), "gsm8k")
+    assert len(loaded.examples) == 1 and loaded.repeated == 2
+
+
+def test_a_document_whose_first_message_is_the_whole_request_is_refused_by_row(tmp_path):
+    row = {**CONVERSATION, "single_turn_prompt": "Can you help me add two numbers?"}
+    path = write(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(
+        DataError, match="rows.jsonl, row 1: the first message of the user tells the whole goal"
+    ):
+        load_examples(path, "collabllm-documents")
+    (problem,) = load_examples(path, "collabllm-math").examples  # the user of a problem opens it anew
+    assert problem.prompt[-1].content == problem.goal
+
+
+def test_two_documents_for_one_request_contradict_each_other(tmp_path):
+    rows = [
+        {**CONVERSATION, "conv_id": number, "single_turn_completion": text}
+        for number, text in enumerate(("Tea.", "Rain."))
+    ]
+    with pytest.raises(DataError, match="row 2: contradicts '0': the same question with another reference"):
+        load_examples(write(tmp_path / "rows.jsonl", rows), "collabllm-documents")
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+@pytest.mark.parametrize("template", ['{"question": %s, "answer": "#### 1"}', '[{"question": %s, "answer": 1}]'])
+def test_deeply_nested_json_is_refused_with_and_without_skipping(depth, template, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(template % ("[" * depth + "]" * depth))
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match="nested too deeply|not text") as error:
+            load_examples(path, "gsm8k", skip_bad=skip_bad)
+        assert len(str(error.value)) < 600
+
+
+def test_an_empty_source_is_not_the_default_of_the_hub():
+    for source in ("", "  "):
+        with pytest.raises(
+            DataError, match="the source: is an empty text: pass a path or a name; None is the hub's"
+        ):
+            load_examples(source, "gsm8k")
 
 
 def test_bytes_that_are_not_text_spoil_one_row(tmp_path):
@@ -321,7 +488,7 @@ def test_a_missing_column_of_parquet_and_csv(tmp_path):
     "name, content, wrong",
     [
         ("absent.jsonl", None, "there is no such file or folder: check the path"),
-        ("rows.txt", b"hello", r"has the ending '.txt': use one of .json, .jsonl, .parquet, .csv"),
+        ("rows.txt", b"hello", r"has the ending '.txt': use one of .json, .jsonl, .ndjson, .csv"),
         (
             "rows.json",
             b'[{"question": "Half',
