@@ -151,11 +151,11 @@ class EndpointModel:
                 wrong, pause = str(error), error.pause or pause
                 if error.final:
                     text = f"{place.url} ({place.model}) refuses the question: {wrong}; correct url, model or key"
-                    return EndpointError(self._without_key(text))
+                    return self._error(text)
             if attempt + 1 < place.attempts:
                 await asyncio.sleep(min(pause, _LONGEST_PAUSE))
         text = f"no reply from {place.url} ({place.model}) in {place.attempts} attempts: {wrong}"
-        return EndpointError(self._without_key(text))
+        return self._error(text)
 
     async def _attempt(self, prompt: Sequence[Message], seed: int, read: Callable[[str], _T]) -> _T:
         place = self.endpoint
@@ -170,14 +170,14 @@ class EndpointModel:
         kept = None if path is None or not path.exists() else _stored(path)
         if kept is not None:
             return read(kept)
-        text = _text(self._without_key(await self._fetch(question)), place.max_tokens)
+        text = self._without_key(_text(await self._fetch(question), place.max_tokens))
         reply = read(text)  # before it is kept: what cannot be read is asked for again in a rerun too
         if path is not None:
             _keep(path, json_bytes(format="itpo-reply", version=_KEPT, question=question, reply=text))
         return reply
 
-    async def _fetch(self, question: dict[str, Any]) -> str:
-        """The body of the server's answer. Raises ``_Refused`` for whatever comes in its place."""
+    async def _fetch(self, question: dict[str, Any]) -> Any:
+        """The server's answer, from JSON. Raises ``_Refused`` for whatever comes in its place."""
         import openai
 
         place = self.endpoint
@@ -192,9 +192,6 @@ class EndpointModel:
                         if len(body) > _MOST_BYTES:
                             raise _Refused(f"the answer is longer than {_MOST_BYTES} bytes")
             text = body.decode()
-            if "json" not in kind:
-                raise _Refused(f"the answer is not JSON: {self._short(text)}")
-            return text
         except _Refused:
             raise
         except openai.APIStatusError as error:
@@ -212,12 +209,25 @@ class EndpointModel:
             raise _Refused("the answer is not text in UTF-8") from None
         except Exception as error:  # of the connection, in the middle of an answer: its library has many
             raise _Refused(f"the answer broke off ({type(error).__name__}: {error})") from None
+        try:
+            return json.loads(text if "json" in kind else "")
+        except (ValueError, RecursionError):
+            raise _Refused(f"the answer is not JSON: {self._short(text)}") from None
 
     def _without_key(self, text: str) -> str:
         """A server may send back what it was sent."""
-        for form in {self._key, json.dumps(self._key)[1:-1], quote(self._key, safe="")} - {""}:
+        forms = {
+            self._key,
+            quote(self._key, safe=""),
+            json.dumps(self._key)[1:-1],
+            self._key.replace("/", r"\/"),
+        }
+        for form in forms - {""}:
             text = text.replace(form, "[key]")
-        return _BEARER.sub(r"\1 [key]", text)
+        return text
+
+    def _error(self, text: str) -> EndpointError:
+        return EndpointError(_BEARER.sub(r"\1 [key]", self._without_key(text)))
 
     def _short(self, text: str) -> str:
         """The beginning of what a server sent, on one line."""
@@ -254,12 +264,8 @@ def _stored(path: Path) -> str | None:
     return document["reply"] if document.get("version") == _KEPT else None
 
 
-def _text(body: str, max_tokens: int) -> str:
+def _text(answer: Any, max_tokens: int) -> str:
     """The whole text of a chat completion; raises ``ReplyError`` for anything else."""
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ReplyError(f"the answer is not JSON: {body[:_SHOWN]!r}") from None
     try:
         choice = answer["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
@@ -268,7 +274,7 @@ def _text(body: str, max_tokens: int) -> str:
     if reason != "stop":
         wanted = "; raise max_tokens" if reason == "length" else ""
         raise ReplyError(
-            f"the reply is not complete: finish_reason is {str(reason)[:_SHOWN]!r}, not 'stop'{wanted}"
+            f"the reply is not complete: finish_reason is {repr(reason)[:_SHOWN]}, not 'stop'{wanted}"
         )
     if not isinstance(text, str) or not text.strip():
         raise ReplyError("the answer has no text in choices[0].message.content")

@@ -195,7 +195,7 @@ def _repaired(text: str) -> list[dict[str, Any]]:
     _check_whole(text)
     try:
         parsed = json_repair.loads(text) if text.count("{") <= _MOST_BRACES else None
-    except (ValueError, RecursionError):
+    except Exception:  # of a lenient reader of whatever models write
         return []
     return [value for value in (parsed if isinstance(parsed, list) else [parsed]) if isinstance(value, dict)]
 

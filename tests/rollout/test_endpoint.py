@@ -6,9 +6,10 @@ import random
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 
 import pytest
+from misbehaving import FINAL, PASSING, REPLY, Server, page, say
 
 from itpo.config import Method, RunConfig
 from itpo.data import Example
@@ -17,7 +18,7 @@ from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
 from itpo.rollout.endpoint import EndpointError, EndpointModel
 from itpo.rollout.llm_judge import ModelJudge
-from itpo.rollout.parsing import ReplyError, read_number, read_response
+from itpo.rollout.parsing import read_document, read_number, read_response
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
@@ -41,63 +42,6 @@ MEDICAL = Example(
     {"diagnosis": "a", "recommendation": "b"},
 )
 DOCUMENT = Example("d", "documents", (Message("user", "write ."),), "a story", {"document": "a story of sam"})
-REPLY = '{"thought": "t", "response": "there are 3 ."}'
-
-
-def completion(text):
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m"} | {
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
-    }
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by the next of ``script``, then by ``default``: (status, headers, body) or a function of the question.
-
-    A body that is a list of bytes is sent in drops, each a tenth of a second after the one before.
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.default, self.questions, self.keys = [], say(REPLY), [], []
-        self.lock, self.going, self.most = threading.Lock(), 0, 0
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address):
-        """A client that hung up is no news."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        server = self.server
-        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.questions.append(question)
-            server.keys.append(self.headers["Authorization"])
-            answer = server.script.pop(0) if server.script else server.default
-            server.going += 1
-            server.most = max(server.most, server.going)
-        status, headers, body = answer(question) if callable(answer) else answer
-        with server.lock:
-            server.going -= 1
-        drops = body if isinstance(body, list) else []
-        content = body if isinstance(body, bytes) else b"".join(drops) or json.dumps(body).encode()
-        self.send_response(status)
-        for key, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        for part in drops or [content]:
-            self.wfile.write(part)
-            time.sleep(0.1 * bool(drops))
-
-    def log_message(self, *arguments):
-        """Nothing on the screen."""
-
-
-def say(text):
-    return 200, {}, completion(text)
 
 
 def slow(seconds, text=REPLY):
@@ -108,8 +52,8 @@ def slow(seconds, text=REPLY):
     return answer
 
 
-HTML = 200, {"Content-Type": "text/html"}, b"<html><body>Bad gateway</body></html>"
-DROPS = 200, {}, [b" "] * 20
+HTML = page(200)
+GOOD = '{"response": "yes", "score": 7}\nFinal document: yes'
 BROKEN = 500, {}, {"error": {"message": "out of order"}}
 
 
@@ -131,47 +75,69 @@ def ask(model, count=1, read=read_response):
     return model.ask([[Message("user", f"question {i}")] for i in range(count)], list(range(count)), read)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        BROKEN,
-        (503, {"Content-Type": "text/html"}, b"<html>starting</html>"),
-        (429, {"Retry-After": "0.2"}, {"error": {"message": "slow down"}}),
-        (429, {"Retry-After": "nan"}, {"error": {"message": "slow down"}}),
-        HTML,
-        (200, {}, b'{"choices": ['),
-        (200, {}, {"choices": []}),
-        (200, {}, {"nothing": "here"}),
-        say(""),
-        say('{"thought": "no response"}'),
-        say('{"thought":' * 3000),
-        slow(1.0),
-        DROPS,
-    ],
-    ids=[
-        "500",
-        "503 page",
-        "429",
-        "429 with nonsense",
-        "html",
-        "cut json",
-        "no choices",
-        "other json",
-        "empty",
-        "no response",
-        "nested",
-        "slow",
-        "drops",
-    ],
-)
-def test_a_fault_that_passes_costs_an_attempt(server, fault):
-    server.script = [fault]
-    started = time.monotonic()
-    (reply,) = ask(model(server, timeout=0.5 if fault is DROPS or callable(fault) else 10.0))
+@pytest.fixture
+def secret(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret/key")
+    return "sk-very-secret"
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_costs_an_attempt(server, tmp_path, name):
+    server.script = [PASSING[name]]
+    (reply,) = ask(model(server, tmp_path, timeout=0.5 if name in ("drops", "silence") else 10.0))
     assert reply == "there are 3 ."
     assert [q["seed"] for q in server.questions] == [0, 1]
-    if not callable(fault) and fault[1].get("Retry-After") == "0.2":
-        assert time.monotonic() - started >= 0.2  # as the server asked
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 1  # of the reply that could be read
+
+
+@pytest.mark.parametrize("name", {**PASSING, **FINAL})
+def test_one_odd_reply_is_one_error_whatever_is_read_and_shows_no_key(server, tmp_path, secret, name):
+    odd = (PASSING | FINAL)[name]
+    server.default = lambda q: odd if q["messages"][0]["content"] == "question 1" else say(GOOD)
+    asked = model(server, tmp_path, attempts=1, timeout=0.5 if name in ("drops", "silence") else 10.0)
+    for read in (read_response, read_document, partial(read_number, key="score", low=0.0, high=10.0)):
+        good, error, other = ask(asked, 3, read)
+        assert good == other == read(GOOD) and isinstance(error, EndpointError)
+        assert secret not in str(error) and len(str(error)) < 600
+    assert set(server.keys) == {"Bearer sk-very-secret/key"}
+
+
+def test_a_server_may_say_when_to_ask_again(server):
+    server.script = [(429, {"Retry-After": "0.2"}, b"{}")]
+    started = time.monotonic()
+    assert ask(model(server)) == ["there are 3 ."] and time.monotonic() - started >= 0.2
+
+
+def test_prompts_and_key_are_not_sent_on_to_another_host(server, secret):
+    other = Server()
+    threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+    server.default = 308, {"Location": other.url.replace("127.0.0.1", "localhost")}, b""
+    (error,) = ask(model(server))
+    other.shutdown()
+    other.server_close()
+    assert not other.questions and len(server.questions) == 1
+    assert "status 308, a redirection to 'http://localhost:" in str(error) and "do not follow" in str(error)
+
+
+def test_a_key_is_struck_out_of_replies_too(server, tmp_path, secret):
+    server.default = say('{"response": "my key is ECHO"}')
+    assert ask(model(server, tmp_path)) == ["my key is Bearer [key]"]
+    assert not any(secret.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_key_that_no_header_can_hold_is_an_error_without_the_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+    (error,) = ask(model(server))
+    assert isinstance(error, EndpointError) and "schlüssel" not in str(error)
+
+
+def test_replies_kept_by_an_older_version_are_asked_for_again(server, tmp_path):
+    """They may have been cut off."""
+    ask(model(server, tmp_path))
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1').replace("are 3", "are"))
+    assert ask(model(server, tmp_path)) == ["there are 3 ."] and len(server.questions) == 2
+    assert ask(model(server, tmp_path)) == ["there are 3 ."] and len(server.questions) == 2
 
 
 @pytest.mark.parametrize(
@@ -249,14 +215,6 @@ def test_settings_are_checked():
         EndpointModel(Endpoint("http://x/v1", "m")).ask([[], []], [0], str)
     with pytest.raises(ValueError, match="judge is Endpoint.*must be an Endpoint of temperature 0"):
         real_config("http://x/v1", judge=Endpoint("http://x/v1", "m"))
-
-
-@pytest.mark.parametrize(
-    "text", ['{"score": "many"}', '{"score": 11}', '{"score": NaN}', '{"score": true}', "8", '["score"]']
-)
-def test_a_score_is_a_number_in_its_range(text):
-    with pytest.raises(ReplyError):
-        read_number(text, "score", 0.0, 10.0)
 
 
 def test_users_and_judges_reply_as_the_tasks_need(server):
