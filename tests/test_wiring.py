@@ -192,13 +192,21 @@ def test_every_update_draws_its_own_minibatches(runs):
     assert len(drawn) == 2 * (2 * 2 + 5 * 3) == len(set(drawn))
 
 
-def test_every_dialogue_has_a_user_of_its_own(runs):
+def test_every_dialogue_of_every_batch_has_a_user_of_its_own(runs):
     """Also those of one prompt: their users say different things."""
-    for call in runs("all", 0)[1].of("rollout"):
-        assert len({rng.getstate() for rng in call.given["rngs"]}) == len(call.given["examples"])
-    (first, *_) = [c for c in runs("all", 0)[1].of("rollout") if len(c.given["examples"]) == 12]
-    groups = [first.given["examples"][i : i + 4] for i in range(0, 12, 4)]
-    assert all(group == group[:1] * 4 for group in groups) and groups[0] != groups[1]
+    held = [
+        c.given
+        for seed in (0, 1)
+        for c in runs("all", seed)[1].of("rollout")
+        if len(c.given["examples"]) == 12
+    ]
+    assert len(held) == 2 * 7
+    assert len({rng.getstate() for given in held for rng in given["rngs"]}) == 2 * 7 * 12
+    assert len({given["generator"].initial_seed() for given in held}) == 2 * 7  # of the policy's own draws
+    assert len({tuple(given["examples"]) for given in held}) == 2 * 7
+    for given in held:
+        groups = [given["examples"][i : i + 4] for i in range(0, 12, 4)]
+        assert all(group == group[:1] * 4 for group in groups)
 
 
 def test_measurements_are_on_the_same_problems_for_all_runs_and_steps(runs, four):
@@ -233,6 +241,7 @@ def test_what_is_measured_of_whom(runs):
         ("final", "policy", 10, 1, False): 1,
         ("final", "policy", 10, 1, True): 1,
     }
+    assert [call.given["sampling"].greedy for call in calls.of("rollout")].count(True) == 1
     greedy = next(c for c in calls.of("collect") if c.given["greedy"]).result[1]
     sampled = next(c for c in calls.of("collect") if c.given["stream"] == "final").result[1]
     expected = evaluation.describe(sampled) | {"greedy_success": evaluation.describe(greedy)["success"]}

@@ -42,7 +42,7 @@ def base_model(config: RunConfig, store: Store) -> Path | str:
 def build_learner(config: RunConfig, store: Store) -> Learner:
     """Load base model, tokenizer and task of a run, with fresh adapters.
 
-    Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where a GPU has too little memory for the settings.
+    Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where the GPU has too little memory.
     """
     base = base_model(config, store)
     if isinstance(config.model, TinyLM):

@@ -45,22 +45,29 @@ def build_environments(config: RunConfig, backbone: Backbone, chat: ChatFormat, 
         if isinstance(config.judge, RuleJudge):
             return Environments(task, task, ScriptedJudge(task, config.judge.error_rate))
         assert isinstance(config.judge, Custom)  # as the config saw to
-        return Environments(task, task, _own(config.judge, "scores"))
-    models = _Models(backbone, chat, config.max_rows, store)
-    judge = models.judge(config.judge)
-    training, held_out = split(
-        load_examples(config.task.source, config.task.format).examples[: config.task.count]
+        return Environments(task, task, _own(config.judge, ["scores"]))
+    data, models = config.task, _Models(backbone, chat, config.max_rows, store)
+    outcomes = [] if data.name == "math" and not data.judged else [_OUTCOMES[data.name]]
+    judge = models.judge(config.judge, outcomes + ["scores"] * config.method.entry.needs_judge)
+    training, held_out = split(load_examples(data.source, data.format).examples[: data.count])
+    return Environments(
+        _real_task(data, training, models.user(config.user, greedy=False), judge),
+        _real_task(data, held_out, models.user(config.user, greedy=True), judge),
+        judge,
     )
-    pair = [
-        _real_task(config.task, examples, models.user(config.user, greedy), judge)
-        for examples, greedy in ((training, False), (held_out, True))
-    ]
-    return Environments(*pair, judge)
+
+
+_OUTCOMES = {
+    "math": "accuracy",
+    "documents": "documents",
+    "medical": "diagnosis",
+}  # what a task asks its judge
 
 
 def _real_task(data: RealData, examples: Sequence[Example], user: Any, judge: Any) -> RealTask:
     """The examples' task; those whose prompt is the whole goal are opened by the user first."""
     plain = [example for example in examples if example.prompt[-1].content == example.goal]
+    _require(user, ["replies"] + ["open"] * bool(plain))
     opened = {example.id: example for example in user.open(plain, seed=0)} if plain else {}
     return make_real_task(data, [opened.get(example.id, example) for example in examples], user, judge)
 
@@ -74,16 +81,16 @@ class _Models:
     def user(self, spec: ScriptedUser | FrozenBase | Endpoint | Custom, greedy: bool) -> Any:
         """Users of training, or, ``greedy``, of evaluation."""
         if isinstance(spec, Custom):
-            return _own(spec, "replies")
+            return _own(spec, [])
         assert isinstance(spec, FrozenBase | Endpoint)
         return ModelUser(self._model(spec, greedy), self.chat.thought_tags)
 
-    def judge(self, spec: RuleJudge | FrozenBase | Endpoint | Custom) -> Any:
-        """A judge of outcomes and turns; ``None`` where outcomes are compared by rule and no turn is judged."""
+    def judge(self, spec: RuleJudge | FrozenBase | Endpoint | Custom, methods: Sequence[str]) -> Any:
+        """A judge with these methods; ``None`` where outcomes are compared by rule and no turn is judged."""
         if isinstance(spec, RuleJudge):
             return None
         if isinstance(spec, Custom):
-            return _own(spec, "scores")
+            return _own(spec, methods)
         return ModelJudge(self._model(spec, greedy=True), self.chat.thought_tags)
 
     def _model(self, spec: FrozenBase | Endpoint, greedy: bool) -> LanguageModel:
@@ -93,9 +100,15 @@ class _Models:
         return EndpointModel(place, None if spec.cache is None else self.store / spec.cache)
 
 
-def _own(spec: Custom, method: str) -> Any:
-    """A user or judge of the reader's own."""
-    made = load_named(spec.name, spec.version)(**spec.options)
-    if not callable(getattr(made, method, None)):
-        raise ValueError(f"{spec.name} has no method {method}: see itpo.specs.Custom")
-    return made
+def _own(spec: Custom, methods: Sequence[str]) -> Any:
+    """A user or judge of the reader's own, with at least these methods."""
+    return _require(load_named(spec.name, spec.version)(**spec.options), methods)
+
+
+def _require(part: Any, methods: Sequence[str]) -> Any:
+    """The part itself; raises ``ValueError`` where it lacks one of the methods."""
+    missing = [method for method in methods if not callable(getattr(part, method, None))]
+    if missing:
+        name = f"{type(part).__module__}:{type(part).__qualname__}"
+        raise ValueError(f"{name} has no method {', '.join(missing)}: see itpo.specs.Custom")
+    return part

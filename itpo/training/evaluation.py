@@ -1,6 +1,6 @@
 """What a run measures without learning: evaluations on fresh problems, and the monitor set.
 
-The monitor set are fixed dialogues of the reference; what PRM and critic say of them is kept over training.
+The monitor set is a few fixed dialogues of the reference; what PRM and critic say of them is kept over training.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def collect_monitor_set(learner: Learner) -> MonitorSet:
     """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model."""
     dialogues, batch = learner.collect("probe", learner.config.monitor_dialogues, 1, None, evaluate=True)
     lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
-    if lost:  # a resumed run, for which nothing fails, would have another probe
+    if lost:  # a resumed run, for which nothing fails, would have another monitor set
         raise DialoguesLost(
-            f"{len(lost)} of {len(dialogues)} probe dialogues failed ({lost[-1]}): start again"
+            f"{len(lost)} of {len(dialogues)} dialogues of the monitor set failed ({lost[-1]}): start again"
         )
     return MonitorSet(batch, learner.log_probs(batch, None))
 
 
 def observe(learner: Learner, run: Run, step: int, monitor_set: MonitorSet) -> None:
-    """Measure without learning: success on fresh problems, and what PRM and critic say of the probe."""
+    """Measure without learning: success on fresh problems, and what PRM and critic say of the monitor set."""
     config = learner.config
     if step % config.eval_every == 0 or step == config.steps:
         dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy", evaluate=True)

@@ -147,7 +147,7 @@ class Learner:
     ) -> tuple[TokenBatch, dict[str, Tensor], dict[str, float]]:
         """What the method and the estimator read beside outcomes: token rewards (1)-(2), a judge's scores, the critic's values.
 
-        Returns the batch without the dialogues that could not be judged, the signals by name, and counts of the judge's failures.
+        Returns the batch without the dialogues that could not be judged, the signals by name, and counts of failures.
         """
         signals: dict[str, Tensor] = {}
         counts: dict[str, float] = {}

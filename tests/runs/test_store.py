@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import itpo
 from itpo import NUMERICS
 from itpo.runs import store
 from itpo.runs.platform import numeric_platform
-from itpo.runs.store import Run, RunBusyError, RunFolderError, Store, fingerprint
+from itpo.runs.store import PlatformError, Run, RunBusyError, RunFolderError, Store, fingerprint
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))  # child processes import the toy by its name
@@ -377,3 +377,130 @@ def test_a_broken_build_leaves_no_artifact_and_the_next_starts_afresh(tmp_path: 
         Store(tmp_path).artifact("warm", {}, broken)
     with pytest.raises(ValueError, match="names a folder"):
         Store(tmp_path).artifact("../warm", {}, broken)
+
+
+# The numeric platform
+
+
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let this process be on another platform."""
+    there = numeric_platform() | changes
+    monkeypatch.setattr(store, "numeric_platform", lambda: there)
+
+
+def test_a_resume_on_another_platform_is_refused_by_name_unless_asked_for(
+    started: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, before = started.folder.parent, _content(started.folder)
+    libraries = numeric_platform()["libraries"] | {"torch": "1.0"}
+    _elsewhere(monkeypatch, libraries=libraries, cpu_capability="NONE", threads=77)
+    with pytest.raises(PlatformError) as caught:
+        started.restore()
+    message = str(caught.value)
+    assert f"torch: {torch.__version__.split('+')[0]} there, 1.0 here" in message
+    assert "cpu_capability" in message and "threads: 1 there, 77 here" in message and "device" not in message
+    assert "trained to step 2" in message and "mix_platforms=True" in message
+    assert _content(started.folder) == before
+    started.release()
+    mixed = Store(root, mix_platforms=True).open(toy.Toy())
+    restored = mixed.restore()
+    assert restored is not None and restored[0] == 2
+    first, second = mixed.platforms()
+    assert (first["from_step"], second["from_step"]) == (0, 2)
+    assert first["platform"]["threads"] == 1 and second["platform"]["threads"] == 77
+    assert second["platform"] == store.numeric_platform()
+    mixed.release()
+
+
+def test_a_platform_whose_steps_are_gone_is_forgotten(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went on from step 2 and was killed before its first checkpoint: nothing of it is left."""
+    alone, root = started.platforms(), started.folder.parent
+    with monkeypatch.context() as patch:
+        _elsewhere(patch, threads=77)
+        mixed = Store(root, mix_platforms=True).open(toy.Toy())
+        mixed.restore()
+        mixed.log(3, {"loss": 1.0})
+        mixed.release()
+        assert len(mixed.platforms()) == 2
+    again = Store(root).open(toy.Toy())
+    again.restore()
+    assert again.platforms() == alone
+    again.release()
+
+
+def test_a_platform_that_trained_to_a_checkpoint_stays(started: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = started.folder.parent
+    with monkeypatch.context() as patch:
+        _elsewhere(patch, threads=77)
+        mixed = Store(root, mix_platforms=True).open(toy.Toy())
+        mixed.restore()
+        mixed.checkpoint(4, {"weight": torch.zeros(1)})
+        mixed.release()
+        mixed.restore()
+        assert [p["from_step"] for p in mixed.platforms()] == [0, 2]  # on the same one: nothing to note
+        mixed.release()
+    with pytest.raises(PlatformError, match="trained to step 4 .*threads: 77 there, 1 here"):
+        Store(root).open(toy.Toy()).restore()
+    started.release()
+
+
+def test_threads_of_this_process_are_part_of_the_platform(started: Run) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        with pytest.raises(PlatformError, match=f"threads: {before} there, {before + 1} here"):
+            started.restore()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_start_is_free_to_be_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a run without a checkpoint, which has nothing of where it began."""
+    here = Store(tmp_path / "here").open(toy.Toy())
+    here.log(1, {"loss": 1.0})
+    here.release()
+    _elsewhere(monkeypatch, processor="abacus")
+    for root in (tmp_path / "here", tmp_path / "there"):
+        run = Store(root).open(toy.Toy())
+        assert run.restore() is None and run.folder.name == here.folder.name
+        assert [p["platform"]["processor"] for p in run.platforms()] == ["abacus"]
+        run.release()
+
+
+# The folder's name
+
+
+def test_asking_for_the_folder_makes_nothing(tmp_path: Path) -> None:
+    folder = Store(tmp_path / "runs").folder(toy.Toy())
+    assert not list(tmp_path.iterdir()) and folder == Store(tmp_path / "runs").open(toy.Toy()).folder
+
+
+def test_raising_the_version_of_the_numerics_renames_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Store(tmp_path).folder(toy.Toy())
+    monkeypatch.setattr(store, "NUMERICS", NUMERICS + 1)
+    assert Store(tmp_path).folder(toy.Toy()) != before
+
+
+def test_only_what_decides_a_number_is_in_the_name(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Server:
+        model: str = "a"
+        url: str = field(default="http://one", metadata={"names_run": False})
+
+    @dataclass(frozen=True)
+    class Nested:
+        user: Server = Server()
+        options: Any = ()
+
+    folder = Store(tmp_path).folder
+    assert folder(Nested()) == folder(Nested(Server(url="http://two"))) != folder(Nested(Server("b")))
+    written = json.loads((Store(tmp_path).open(Nested()).folder / "config.json").read_text())
+    assert written["config"]["user"] == {
+        "class": written["config"]["user"]["class"],
+        "model": "a",
+        "unnamed": {"url": "http://one"},
+    }
+    # A key of that name in somebody's own options counts like any other.
+    assert folder(Nested(options={"unnamed": 1})) != folder(Nested(options={"unnamed": 2}))

@@ -47,7 +47,11 @@ def problems(tmp_path_factory):
 def base(tiny_folder, tmp_path_factory):
     """The tiny model, which has also learned to answer the prompts of users by a short sentence, and to end it."""
     model, tokenizer = load(tiny_folder)
-    chat, optimizer, rng = ChatFormat(tokenizer), torch.optim.AdamW(model.parameters(), 3e-3), random.Random(0)
+    chat, optimizer, rng = (
+        ChatFormat(tokenizer),
+        torch.optim.AdamW(model.parameters(), 3e-3),
+        random.Random(0),
+    )
     for _ in range(60):
         goal, words = f"sam has {rng.randrange(12)} pens and gets 2 more .", " . ?" * rng.randrange(6)
         history = f"User: sam has some pens and gets more{words}\nAssistant: how many pens{words}"
