@@ -38,12 +38,12 @@ _BLANK = re.compile(r"[\s?._…,;\\]*")
 _LABEL_TEXT = re.compile(r"\s*\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _LABEL = re.compile(r"\s*([^\W\d_][a-z][\w '-]{0,60}?)\s*(?:[:=]|\bis\b)\s*")
 _ANNOUNCED = re.compile(r"\b(?i:answers?)\b(?:[^.!?:\n]{0,50}?(?:\b(?:is|are)\b|:))?[\s*_:]*")
-_SENTENCE = re.compile(r"[^\n]*?(?=[.!?]+(?:[\s*_]|$)|\n|$)")
+_SENTENCE = re.compile(r"[^\n]{0,300}?(?=[.!?]+(?:[\s*_]|$)|\n|$)")
 # "It is 41 or 42", "the roots are 3, 4 and 5", "between 1 and 2": several numbers, and not the last of them
 _SEVERAL = re.compile(
     rf"(\b(?:is|are|be|between|either)\s+|[=:]\s*)({NUMBER}(?:,\s+{NUMBER}){{0,20}}),?\s+(?:and|or)\s+({NUMBER})"
 )
-_QUOTED = re.compile(r"(?<![\w)\]])[(\[\"'`*_]+([-+]?\d+(?:\.\d+)?(?:/\d+)?)[)\]\"'`*_]+")
+_QUOTED = re.compile(r"(?<![\w)\]])[(\[\"'`*_]{1,4}([-+]?\d+(?:\.\d+)?(?:/\d+)?)[)\]\"'`*_]{1,4}")
 _FORMULA = re.compile(
     r"(?<![\w\\])(?:\\(?:pi|sqrt|frac|times|cdot|infty)\b|\d+(?:[.,]\d+)*|[-+*/^(){}]|\s+(?=[-+*/^(){}\\\d]))+"
 )
@@ -192,7 +192,7 @@ def _prepare(text: str, marked: bool) -> str:
     if "$" in text or r"\(" in text or r"\[" in text:
         return text
     text = _FORMULA.sub(lambda match: f" ${match[0].strip()}$ " if "\\" in match[0] else match[0], text)
-    return _SEVERAL.sub(r"\1$\\{\2, \3\\}$", re.sub(r"(?<=[:≈→])(?=[-.]?\d)", " ", text))
+    return _SEVERAL.sub(r"\1$\\{\2, \3\\}$", re.sub(r"(?:(?<=[^\W\d_]:)|(?<=[≈→]))(?=[-.]?\d)", " ", text))
 
 
 def _as_text(answer: str) -> str:

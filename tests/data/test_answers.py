@@ -301,6 +301,7 @@ KINDS = {
             ("Answer:42", "42"),
             ("answer → 42", "42"),
             ("Answer: 3:5", "3:5"),
+            ("She starts at 5-3 = 2:00 pm.", "2"),
             ("The answer is 42!", "42"),
             ("The answer is 42, the sum of 12 and 30.", "42"),
             ("The answer is 42. Does that help, or shall I show sqrt(4) too?", "42"),
@@ -569,7 +570,9 @@ def test_a_forked_process_has_its_own():
     assert answers_match("2/4", "0.5") and answers._VERIFIER._process is mine
 
 
-@pytest.mark.parametrize("piece", [r"\boxed{", "$1.", r"\text{", "####", r"\boxed{1", "$", " (", "7 "])
+@pytest.mark.parametrize(
+    "piece", [r"\boxed{", "$1.", r"\text{", "####", r"\boxed{1", "$", " (", "7 ", "((", "answer "]
+)
 def test_a_reply_that_repeats_itself_costs_little(piece):
     start = time.process_time()
     answers_match(piece * (20_000 // len(piece)), "42")

@@ -448,7 +448,9 @@ def test_two_documents_for_one_request_contradict_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])
-@pytest.mark.parametrize("template", ['{"question": %s, "answer": "#### 1"}', '[{"question": %s, "answer": 1}]'])
+@pytest.mark.parametrize(
+    "template", ['{"question": %s, "answer": "#### 1"}', '[{"question": %s, "answer": 1}]']
+)
 def test_deeply_nested_json_is_refused_with_and_without_skipping(depth, template, tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(template % ("[" * depth + "]" * depth))
