@@ -52,7 +52,7 @@ def allowed(part: str) -> set[str]:
     if part == "runs":
         return set()
     if part == "figures":
-        return {"attribution", "estimators", "runs.paths"}
+        return {"attribution", "estimators", "runs.paths", "runs.files"}
     if part == "__main__":
         return {"apps"}
     level = next(i for i, parts in enumerate(LEVELS) if part in parts)

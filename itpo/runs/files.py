@@ -1,7 +1,8 @@
 """Under the run store: hashes of configs, files that survive a crash, and locks.
 
 A whole file is written beside its place, synced and moved there, so that a crash at any moment leaves the
-old one or the new one. The system drops a lock when its process ends, however it ends.
+old one or the new one. What decides a number is hashed in a JSON file that holds its own hash too. The system drops a lock
+when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -26,6 +27,19 @@ IN_WORK = ".partial"
 UNNAMED = "unnamed"
 
 _START_OVER = "move the folder away (or delete it) and start again"
+_SEALED = 2  # version of the documents that hold their own hash
+_DOCUMENTS = {
+    "itpo-run-done": "the end of a run",
+    "itpo-run-progress": "the progress of a run",
+    "itpo-run-platform": "the platforms of a run",
+    "itpo-run-inputs": "the inputs of a run",
+    "itpo-checkpoint": "a checkpoint",
+    "itpo-artifact": "a made model or result",
+}
+_RECORDS = ("config.json", "platform.json", "inputs.json", "timing.jsonl")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE = "free some space and start again: the run then resumes from its last checkpoint"
+_hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
 
 class RunFolderError(RuntimeError):
@@ -122,12 +136,16 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (
+        Exception
+    ) as error:  # libraries written in Rust raise errors of their own that end in "(os error 28)"
+        code = getattr(error, "errno", None) or next(
+            (c for c in _FULL if f"(os error {c})" in str(error)), None
+        )
+        if code not in _FULL or _FREE_SPACE in str(error):
             raise
-        reason = f"no space to write in {folder} ({error.strerror})"
-        remedy = "free some space and start again: the run then resumes from its last checkpoint"
-        raise OSError(error.errno, f"{reason}; {remedy}") from error
+        reason = f"no space to write in {folder} ({getattr(error, 'strerror', None) or os.strerror(code)})"
+        raise OSError(code, f"{reason}; {_FREE_SPACE}") from error
 
 
 def sync(path: Path) -> None:
@@ -188,17 +206,55 @@ def read_json(path: Path, remedy: str = _START_OVER) -> dict[str, Any]:
     >>> read_json(Path("nowhere") / "config.json")
     Traceback (most recent call last):
         ...
-    itpo.runs.files.RunFolderError: nowhere/config.json: the file is missing; nothing was changed there: move the folder away ...
+    itpo.runs.files.RunFolderError: nowhere/config.json: the file is missing; nothing was changed there: move the folder ...
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise RunFolderError(path, "the file is missing", remedy) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunFolderError(path, f"cannot be read ({error})", remedy) from error
     if not isinstance(content, dict):
         raise RunFolderError(path, "is not a JSON object", remedy)
     return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def sealed_bytes(format: str, **content: Any) -> bytes:
+    """A JSON document that holds the hash of all its other content; :func:`read_sealed` reads it.
+
+    >>> json.loads(sealed_bytes("itpo-checkpoint", step=2))["sha256"][:8]
+    '04842e8e'
+    """
+    document = json.loads(json.dumps({"format": format, "version": _SEALED, **content}, allow_nan=False))
+    return json_bytes(**document, sha256=hash_json(document))
+
+
+def read_sealed(path: Path, format: str, remedy: str = _START_OVER) -> dict[str, Any]:
+    """The document of :func:`sealed_bytes` in a file. Raises :class:`RunFolderError` for another one, or if it was changed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(path := Path(place) / "done.json", sealed_bytes("itpo-run-done", summary={"success": 0.0}))
+    ...     write_file(path, path.read_bytes().replace(b"0.0", b"0.99"))
+    ...     read_sealed(path, "itpo-run-done")
+    Traceback (most recent call last):
+        ...
+    itpo.runs.files.RunFolderError: ...done.json: was changed: its content does not give the hash that stands in it; nothing ...
+    """
+    document = read_json(path, remedy)
+    if (document.get("format"), document.get("version")) != (format, _SEALED):
+        raise RunFolderError(
+            path, f"is not {_DOCUMENTS[format]} of this library's format, version {_SEALED}", remedy
+        )
+    if document.pop("sha256", None) != hash_json(document):
+        raise RunFolderError(
+            path, "was changed: its content does not give the hash that stands in it", remedy
+        )
+    return document
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -231,6 +287,48 @@ def digests(folder: Path) -> dict[str, str]:
     return {n: sha256(p.read_bytes()) for n, p in sorted(names.items()) if not n.startswith("checkpoint/")}
 
 
+def records(folder: Path) -> dict[str, str]:
+    """Hash of every file of a run that decides a number or says how it came about: :func:`digests` and the records beside.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(Path(place) / "policy" / "adapter_config.json", b"{}")
+    ...     list(records(Path(place)))
+    ['policy/adapter_config.json']
+    """
+    paths = [folder / name for name in _RECORDS if (folder / name).exists()]
+    paths += folder.glob("*/adapter_config.json")
+    return digests(folder) | {p.relative_to(folder).as_posix(): sha256(p.read_bytes()) for p in paths}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a large file, once a process as long as its time, size and place stay.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_file(Path(place) / "weights", b"abc")
+    ...     file_hash(Path(place) / "weights")[:8]
+    'ba7816bf'
+    """
+    path = path.resolve()
+    stat = path.stat()
+    seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    if _hashes.get(path, (None, ""))[0] != seen:
+        with open(path, "rb") as file:
+            _hashes[path] = seen, hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[path][1]
+
+
+def changed(actual: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    """The first name, in the order of the alphabet, whose hash is another, or that only one of the two has.
+
+    >>> changed({"a": "1", "b": "2"}, {"a": "1"})
+    'b'
+    """
+    names = sorted(actual.keys() | expected.keys())
+    return next((name for name in names if actual.get(name) != expected.get(name)), None)
+
+
 def folder_name(content: Mapping[str, Any]) -> str:
     """16 hex digits for what determines the numbers of a run or artifact.
 
@@ -251,7 +349,7 @@ def check_run(folder: Path) -> dict[str, Any]:
     ...     check_run(Path(place))
     Traceback (most recent call last):
         ...
-    itpo.runs.files.RunFolderError: ...config.json: is not the config of a run of this library's format, version 1; nothing was ...
+    itpo.runs.files.RunFolderError: ...config.json: is not the config of a run of this library's format, version 1; nothing ...
     """
     path = folder / "config.json"
     document = read_json(path)
@@ -261,15 +359,19 @@ def check_run(folder: Path) -> dict[str, Any]:
         raise RunFolderError(path, "was edited: its content no longer gives the folder its name")
     if not (folder / "done.json").exists():
         return document
-    done = read_json(folder / "done.json")
-    is_ours = done.get("format") == "itpo-run-done" and done.get("version") == 1
-    if not is_ours or not isinstance(done.get("files"), dict) or "summary" not in done:
-        raise RunFolderError(folder / "done.json", "is not the end of a run of this library")
-    actual, expected = digests(folder), done["files"]
-    for name in sorted(actual.keys() | expected.keys()):
-        if actual.get(name) != expected.get(name):
-            raise RunFolderError(folder / name, "was changed, added or removed after the run finished")
+    done = read_sealed(folder / "done.json", "itpo-run-done")
+    if name := changed(records(folder), done["files"]):
+        raise RunFolderError(folder / name, "was changed, added or removed after the run finished")
     return document
+
+
+def is_absent(folder: Path) -> bool:
+    """Whether nothing stands in the place of a folder, or an empty one.
+
+    >>> is_absent(Path("nowhere")), is_absent(Path("."))
+    (True, False)
+    """
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -278,8 +380,8 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def take_lock(path: Path, patience: float) -> AcquireReturnProxy:
-    """Take an exclusive lock within ``patience`` seconds, held to the end of a ``with``, until ``.lock.release()``, or until the
-    process ends, however it ends.
+    """Take an exclusive lock within ``patience`` seconds, held to the end of a ``with``, until ``.lock.release()``, or until
+    the process ends, however it ends.
 
     Raises :class:`RunBusyError`, which names the process that holds it, afterwards.
 

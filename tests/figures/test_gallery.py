@@ -202,7 +202,7 @@ def test_the_committed_data_give_figures_and_the_committed_tables(tmp_path: Path
         if isinstance(record, PublishedFigure):
             assert record.figure(FIGURES).axes, record.name
         if isinstance(record, PublishedTable):
-            record.write(tmp_path)
+            record.write(FIGURES, tmp_path)
             for end in record.drawn:
                 name = f"{record.name}{end}"
                 assert (tmp_path / name).read_bytes() == (FIGURES / name).read_bytes(), name

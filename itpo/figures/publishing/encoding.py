@@ -23,6 +23,15 @@ READ: dict[str, Callable[[str], Any]] = {
 }
 
 
+def utf8(text: str) -> bytes:
+    """Text as bytes; half a character (a lone surrogate, as JSON may hold) becomes the replacement character.
+
+    >>> utf8("ok \\ud800").decode()
+    'ok \ufffd'
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
 def write_table(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     """Write a data frame as CSV, without its index; returns the type of each column, for :func:`read_table`.
 
@@ -37,7 +46,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> dict[str, str]:
     columns = {label: _type(frame[label], path) for label in frame.columns}
     texts = [label for label, kind in columns.items() if kind == "str"]
     frame = frame.assign(**{label: frame[label].str.replace("\r\n?", "\n", regex=True) for label in texts})
-    frame.to_csv(path, index=False, float_format=FLOAT, lineterminator="\n")
+    path.write_bytes(utf8(frame.to_csv(index=False, float_format=FLOAT, lineterminator="\n")))
     return columns
 
 

@@ -54,14 +54,23 @@ def cells(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A data frame of texts and numbers as a Markdown table; a missing value is written as a dash.
+    """A data frame of texts and numbers as a Markdown table, each row on one line; a missing value is written as a dash.
 
     >>> print(markdown(pd.DataFrame({"row": ["ITPO"], "tau": [0.25], "step": [None]})))
     | row | tau | step |
     |---|---|---|
     | ITPO | 0.25 | – |
+    >>> print(markdown(pd.DataFrame({"p(a | b)": ["`a`\\nb"]})))
+    | p(a \\| b) |
+    |---|
+    | \\`a\\` b |
     """
-    head, *rows = (f"| {' | '.join(line)} |" for line in [list(map(str, frame.columns)), *cells(frame)])
+
+    def plain(cell: str) -> str:
+        return re.sub(r"(\\*)([|`])", r"\1\1\\\2", _one_line(cell))
+
+    lines = [list(map(str, frame.columns)), *cells(frame)]
+    head, *rows = (f"| {' | '.join(map(plain, line))} |" for line in lines)
     return "\n".join([head, "|" + "---|" * len(frame.columns), *rows])
 
 
@@ -85,24 +94,44 @@ def latex(columns: Sequence[str], rows: Sequence[Sequence[str]], name: str, capt
     \\end{adjustbox}
     \\end{table}
     """
-    frame = pd.DataFrame(rows).set_axis([tex(column) for column in columns], axis=1)
-    tabular = frame.style.hide().format(tex).to_latex(hrules=True, column_format="l" * len(columns))
-    # A bracket after the end of a line would be read as its option.
-    tabular = re.sub(r"^(\[[^&\n]*?) (&|\\\\)", r"{\1} \2", tabular, flags=re.MULTILINE)
-    return (
-        "% needs \\usepackage{adjustbox,booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{_tex_marks(caption)}}}\n\\label{{tab:{name}}}\n"
-        f"\\begin{{adjustbox}}{{max width=\\textwidth}}\n{tabular}\\end{{adjustbox}}\n\\end{{table}}"
+    # A bracket or a star after the end of a line would be read as its option.
+    first, *lines = [
+        re.sub(r"^([\[*].*?)(?= & |$)", r"{\1}", " & ".join(tex(cell) for cell in line)) + r" \\"
+        for line in (columns, *rows)
+    ]
+    return "\n".join(
+        [
+            r"% needs \usepackage{adjustbox,booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex_marks(caption)}}}",
+            rf"\label{{tab:{name}}}",
+            r"\begin{adjustbox}{max width=\textwidth}",
+            rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+            r"\toprule",
+            first,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{adjustbox}",
+            r"\end{table}",
+        ]
     )
 
 
 def tex(text: str) -> str:
-    """Text for LaTeX, every letter of it printed as it stands.
+    """Text for LaTeX, every letter of it printed as it stands, on one line.
 
     >>> print(tex("50 % of $x_k$ – a < b"))
     50 \\% of \\$x\\_k\\$ -- a $<$ b
     """
-    return text.translate(TEX)
+    return _one_line(text).translate(TEX)
+
+
+def _one_line(text: str) -> str:
+    """Text without the ends of lines and the control characters, which end a table's row or a compilation."""
+    return re.sub(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]\s*", " ", text)
 
 
 def _tex_marks(text: str) -> str:

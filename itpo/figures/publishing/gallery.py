@@ -10,8 +10,10 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from itpo.figures.publishing.encoding import utf8
 from itpo.figures.publishing.formats import html_marks
 from itpo.figures.publishing.registry import Published, PublishedFigure, read_folder
+from itpo.runs.files import explain_full_disk, write_file
 
 # What begins the names of figures and tables, and what they show: the report, then the paper's in its order, then the map.
 SECTIONS: Mapping[str, str] = {
@@ -76,7 +78,8 @@ def section_of(name: str) -> str:
 def build(folder: Path) -> Path:
     """Write the page of all that is published in a folder beside it; returns its path. Errors: those of :func:`page`."""
     target = folder / "index.html"
-    target.write_text(page(folder), encoding="utf-8")
+    with explain_full_disk(folder):
+        write_file(target, utf8(page(folder)))
     return target
 
 
@@ -106,16 +109,15 @@ def page(folder: Path) -> str:
 
 
 def _entry(record: Published, folder: Path) -> Entry:
-    files = [*record.data, *(f"{record.name}{end}" for end in record.drawn), f"{record.name}.json"]
-    if missing := [file for file in files if not (folder / file).is_file()]:
+    if missing := [file for file in record.files if not (folder / file).is_file()]:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}: draw images and text tables with python -m itpo figures; numbers (CSV) "
             "are in the repository, or are written by the notebook"
         )
     image = folder / f"{record.name}.png"
-    links = {_link_text(file, record.name): file for file in files if file != image.name}
+    links = {_link_text(file, record.name): file for file in record.files if file != image.name}
     size = None
-    if image.name in files:
+    if image.name in record.files:
         with Image.open(image) as opened:
             size = opened.size
     return Entry(record, links, _notebook(record, folder), size)

@@ -33,17 +33,19 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 import itpo.figures
 from itpo.figures import style
-from itpo.figures.publishing.encoding import FLOAT, read_table, write_table
+from itpo.figures.publishing.encoding import FLOAT, read_table, utf8, write_table
 from itpo.figures.publishing.formats import cells, latex, markdown
+from itpo.figures.publishing.staging import finish, replacing
 
 Draw = Callable[..., Figure]
 TOOLS = {"publishing", "_parts", "style"}  # modules beside the drawings that hold none
@@ -52,7 +54,7 @@ UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
 
 
 class PublishedError(Exception):
@@ -61,12 +63,29 @@ class PublishedError(Exception):
 
 @dataclass(frozen=True)
 class _Record:
-    """What figures and tables have in common."""
+    """What figures and tables have in common. Errors: ValueError for a name that cannot be that of files."""
 
+    drawn: ClassVar[tuple[str, ...]]
     name: str
     profile: str
     notebook: str
     caption: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"{self.name!r} cannot name a figure: use letters, digits, _ and -")
+        if not all(isinstance(text, str) for text in (self.profile, self.notebook, self.caption)):
+            raise TypeError("profile, notebook and caption have to be texts")
+
+    @property
+    def data(self) -> list[str]:
+        """The CSV files beside it."""
+        raise NotImplementedError
+
+    @property
+    def files(self) -> list[str]:
+        """All its files: data, what is drawn from them, and the record itself."""
+        return [*self.data, *(f"{self.name}{end}" for end in self.drawn), f"{self.name}.json"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +101,16 @@ class PublishedFigure(_Record):
     frames: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for argument, frame in self.frames.items():
+            own = (f"{self.name}.csv", f"{self.name}.{argument}.csv")
+            if not argument.isidentifier() or frame["file"] not in own:
+                raise ValueError(f"{frame['file']!r} is not the name of a file of {self.name}")
+
     @property
     def data(self) -> list[str]:
-        """The CSV files beside it."""
+        """A file for each data frame."""
         return [frame["file"] for frame in self.frames.values()]
 
     def figure(self, folder: Path) -> Figure:
@@ -92,8 +118,6 @@ class PublishedFigure(_Record):
 
         Errors: ValueError, TypeError, KeyError or OSError if the data are not those of such a figure.
         """
-        if outside := [file for file in self.data if Path(file).name != file]:
-            raise ValueError(f"{outside[0]} is not the name of a file beside the record")
         frames = {
             argument: read_table(folder / frame["file"], frame["columns"])
             for argument, frame in self.frames.items()
@@ -101,9 +125,9 @@ class PublishedFigure(_Record):
         figure = find_drawing(self.draw)(**frames, **self.values)
         return style.add_caption(figure, f"[{self.profile}] {self.caption}")
 
-    def write(self, folder: Path) -> Figure:
-        """Draw it into ``folder`` from the data there, as PNG and PDF. Errors: those of :meth:`figure`."""
-        figure = self.figure(folder)
+    def write(self, data: Path, folder: Path) -> Figure:
+        """Draw it into ``folder`` from the files in ``data``, as PNG and PDF. Errors: those of :meth:`figure`."""
+        figure = self.figure(data)
         for end in self.drawn:
             target = folder / f"{self.name}{end}"
             figure.savefig(target, bbox_inches="tight", metadata=UNDATED[end[1:]])
@@ -120,24 +144,31 @@ class PublishedTable(_Record):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lines = [[self.scale], self.columns, *self.rows]
+        if not all(isinstance(cell, str) for line in lines for cell in line):
+            raise TypeError("a table's cells, columns and scale have to be texts")
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"a row has not one cell for each of the columns {self.columns}")
+
     @property
     def data(self) -> list[str]:
         """The CSV file of its numbers."""
         return [f"{self.name}.csv"]
 
-    def write(self, folder: Path) -> str:
-        """Write it into ``folder`` as Markdown and LaTeX; returns the Markdown of table and note."""
+    def write(self, data: Path, folder: Path) -> str:
+        """Write it into ``folder`` as Markdown and LaTeX; returns the Markdown of table and note. Needs no ``data``."""
         table = markdown(pd.DataFrame(self.rows, columns=list(self.columns), dtype=str))
         text = f"{table}\n\n{self.caption}"
-        (folder / f"{self.name}.md").write_text(
-            f"# {self.name}\n\n{self.scale}\n\n{text}\n", encoding="utf-8"
-        )
+        (folder / f"{self.name}.md").write_bytes(utf8(f"# {self.name}\n\n{self.scale}\n\n{text}\n"))
         source = latex(self.columns, self.rows, self.name, f"{self.caption} {self.scale}")
-        (folder / f"{self.name}.tex").write_text(f"{source}\n", encoding="utf-8")
+        (folder / f"{self.name}.tex").write_bytes(utf8(f"{source}\n"))
         return text
 
 
 Published = PublishedFigure | PublishedTable
+Kind = TypeVar("Kind", PublishedFigure, PublishedTable)
 KINDS: dict[str, type[PublishedFigure] | type[PublishedTable]] = {
     cls.kind: cls for cls in (PublishedFigure, PublishedTable)
 }
@@ -148,9 +179,10 @@ def publish(draw: Draw, name: str, profile: str, caption: str, /, **arguments: A
 
     ``draw`` is a public function of a module of itpo.figures, ``arguments`` are its own, by name: data frames, which become CSV
     files (the first ``<name>.csv``, others ``<name>.<argument>.csv``), and values that JSON has, which become part of
-    ``<name>.json``. The caption gets the profile's name in front.
+    ``<name>.json``. The caption gets the profile's name in front. Half a character (a lone surrogate) becomes U+FFFD.
 
-    Errors: TypeError or ValueError for arguments that ``draw`` does not take or that cannot be written.
+    Errors: TypeError or ValueError for arguments that ``draw`` does not take or that cannot be written, OSError if the disk is
+    full; what was published before is then as it was.
     """
     inspect.signature(draw).bind(**arguments)
     where = _name_of(draw)
@@ -162,13 +194,15 @@ def publish(draw: Draw, name: str, profile: str, caption: str, /, **arguments: A
         raise type(error)(f"{name}: {error}; pass data frames, numbers, texts, and lists of them") from None
     if not tables:
         raise ValueError(f"{name}: there is no data frame among the arguments, and so no numbers to publish")
-    folder, frames = _cleared(name, profile), {}
-    for number, (argument, frame) in enumerate(tables.items()):
-        file = f"{name}.{argument}.csv" if number else f"{name}.csv"
-        frames[argument] = {"file": file, "columns": write_table(frame, folder / file)}
-    record = PublishedFigure(name, profile, style.notebook(), caption, where, frames, values)
-    _save(record, folder)
-    return record.write(folder)
+    files = {argument: f"{name}.{argument}.csv" if n else f"{name}.csv" for n, argument in enumerate(tables)}
+    empty = {argument: {"file": file, "columns": {}} for argument, file in files.items()}
+    record = PublishedFigure(name, profile, style.notebook(), caption, where, empty, values)
+    with _replacing(record) as folder:
+        frames = {
+            argument: {"file": file, "columns": write_table(tables[argument], folder / file)}
+            for argument, file in files.items()
+        }
+        return _save(replace(record, frames=frames), folder).write(folder, folder)
 
 
 def publish_table(
@@ -178,29 +212,35 @@ def publish_table(
 
     ``text`` is the table as people read it, ``scale`` what they must know before any of its numbers.
     """
-    folder = _cleared(name, profile)
-    numbers.to_csv(folder / f"{name}.csv", index=False, float_format=FLOAT, lineterminator="\n")
     columns, rows = [str(column) for column in text.columns], cells(text)
     record = PublishedTable(name, profile, style.notebook(), note, scale, columns, rows)
-    _save(record, folder)
-    return record.write(folder)
+    with _replacing(record) as folder:
+        csv = numbers.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
+        (folder / f"{name}.csv").write_bytes(utf8(csv))
+        return _save(record, folder).write(folder, folder)
 
 
-def _cleared(name: str, profile: str) -> Path:
-    """The profile's folder without the files of an earlier figure or table of that name."""
-    if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"{name!r} cannot name a figure: use letters, digits, _ and -")
-    folder = style.output_folder(profile)
-    for old in folder.glob(f"{name}.*"):
-        old.unlink()
-    return folder
+@contextmanager
+def _replacing(record: Published) -> Iterator[Path]:
+    """A folder for the files of a record, which then replace those of before in the profile's folder."""
+    folder = style.output_folder(record.profile)
+    finish(folder)
+    try:
+        old = read(folder / f"{record.name}.json").files
+    except PublishedError:
+        old = []
+    with replacing(folder, record.name, old) as new:
+        yield new
 
 
-def _save(record: Published, folder: Path) -> None:
+def _save(record: Kind, folder: Path) -> Kind:
+    """Write a record; returns what readers will find."""
     lines = [f'"kind": "{record.kind}"']
     for field, value in asdict(record).items():
         lines.append(f"{json.dumps(field)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}")
-    (folder / f"{record.name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    path = folder / f"{record.name}.json"
+    path.write_bytes(utf8("{\n" + ",\n".join(lines) + "\n}\n"))
+    return cast(Kind, read(path))
 
 
 def read(path: Path) -> Published:
@@ -217,6 +257,7 @@ def read(path: Path) -> Published:
 
 def read_folder(folder: Path) -> list[Published]:
     """All figures and tables of a folder, by name. Errors: PublishedError if there are none, or one cannot be read."""
+    finish(folder)
     records = [read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
         raise PublishedError(
@@ -233,8 +274,11 @@ def redraw(folder: Path) -> Iterator[Published]:
     style.use_style()
     for record in read_folder(folder):
         try:
-            record.write(folder)
+            with replacing(folder, record.name) as new:
+                record.write(folder, new)
         except UNREADABLE as error:
+            if type(error) is OSError:  # of the disk, such as a full one, not of the record
+                raise
             raise PublishedError(_damaged(folder / f"{record.name}.json", error, record.notebook)) from error
         yield record
 
