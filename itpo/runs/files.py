@@ -1,8 +1,7 @@
-"""Under the run store: hashes of configs, files that survive a crash, and locks.
+"""Under the run store: hashes of configs, and files that survive a crash.
 
 A whole file is written beside its place, synced and moved there, so that a crash at any moment leaves the
-old one or the new one. What decides a number is hashed in a JSON file that holds its own hash too. The system drops a lock
-when its process ends, however it ends.
+old one or the new one. What decides a number is hashed in a JSON file that holds its own hash too.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ import hashlib
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
@@ -47,10 +44,6 @@ class RunFolderError(RuntimeError):
 
     def __init__(self, path: Path, wrong: str, remedy: str = _START_OVER) -> None:
         super().__init__(f"{path}: {wrong}; nothing was changed there: {remedy}")
-
-
-class RunBusyError(RuntimeError):
-    """Another process is training this run."""
 
 
 def sha256(content: bytes | str) -> str:
@@ -377,29 +370,3 @@ def is_absent(folder: Path) -> bool:
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Named tensors in the safetensors format; the same tensors always give the same bytes."""
     return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
-
-
-def take_lock(path: Path, patience: float) -> AcquireReturnProxy:
-    """Take an exclusive lock within ``patience`` seconds, held to the end of a ``with``, until ``.lock.release()``, or until
-    the process ends, however it ends.
-
-    Raises :class:`RunBusyError`, which names the process that holds it, afterwards.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place, take_lock(path := Path(place) / "0123.lock", patience=0.0):
-    ...     take_lock(path, patience=0.0)
-    Traceback (most recent call last):
-        ...
-    itpo.runs.files.RunBusyError: 0123 in ... is in use by process ...: wait for it, or stop it
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(path, is_singleton=False, thread_local=False), path.with_suffix(".holder")
-    try:
-        held = lock.acquire(timeout=patience if math.isfinite(patience) else -1, poll_interval=0.05)
-    except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise RunBusyError(
-            f"{path.stem} in {path.parent.parent} is in use by {who}: wait for it, or stop it"
-        ) from None
-    holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-    return held

@@ -7,15 +7,18 @@ and ends with the same bytes as one that was never interrupted, provided that it
     <root>/<hash>/
         config.json       format, config and version of the numerics
         platform.json     libraries, device, processor and threads that train it, by the step from which on they did
+        inputs.json       hashes of what it reads beside its config: the base model's files, real examples
         metrics.jsonl     one JSON object a line, with "step"; a number that is not finite is null
         dialogues.jsonl   sampled dialogues, each with "step"
         timing.jsonl      seconds a step: the only file that differs between two equal runs
         monitor/          step_000040.safetensors: small named tensors over training
         policy/, prm/ ... adapters, written by the trainer at the end
-        checkpoint/       the last training state, until the run is finished
+        checkpoint/       the last training state and hashes of the logs at that step, until the run is finished
+        progress.json     whether there was a checkpoint or an end, so that a lost one is missed
         done.json         summary, and hashes of the files above; there only when the run is finished
 
-Files are safetensors and JSON, never pickles. ``<root>/models/`` holds what several runs start from,
+Documents that hold hashes hold their own too: what was changed is refused by name, and nothing is deleted that the store did
+not write. Files are safetensors and JSON, never pickles. ``<root>/models/`` holds what several runs start from,
 ``<root>/.locks/`` the locks that keep two processes from training one run.
 """
 
@@ -23,49 +26,49 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import Any, SupportsFloat
 
 from filelock import AcquireReturnProxy
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from itpo import NUMERICS
+from itpo.runs.artifacts import make_or_check
 from itpo.runs.files import (
     IN_WORK,
-    RunBusyError,
     RunFolderError,
+    changed,
     check_run,
-    digests,
     explain_full_disk,
     finite,
     folder_name,
-    hash_json,
+    is_absent,
     json_bytes,
     json_lines,
     plain,
-    read_json,
-    read_json_lines,
+    read_sealed,
+    records,
+    sealed_bytes,
     sha256,
     sync,
-    take_lock,
     tensor_bytes,
     write_file,
 )
+from itpo.runs.locks import RunBusyError, take_lock
 from itpo.runs.platform import differences, numeric_platform
-
-if TYPE_CHECKING:
-    import pandas as pd
+from itpo.runs.reading import Readings, fingerprint
 
 __all__ = ["PlatformError", "Run", "RunBusyError", "RunFolderError", "Store", "fingerprint"]
 
-_UNTRAINED = ("config.json", "platform.json")
+_UNTRAINED = ("config.json", "platform.json", "inputs.json")
 _LOGS = ("metrics.jsonl", "dialogues.jsonl", "timing.jsonl")
-_FROM_START = "delete {} to train the run from its start"
+_ADAPTERS = ("policy", "prm", "critic")
+_ADAPTER_FILES = ("adapter_config.json", "*.safetensors")
+_CHECKPOINT_FILES = ("state.json", "step_*.safetensors", IN_WORK)
+_BRING_BACK = "bring it back, or move the folder away to train the run from its start"
 _PATIENCE = 10.0  # seconds: a killed sweep's children end a moment after it, and their locks with them
 _held: dict[Path, AcquireReturnProxy] = {}
 
@@ -74,18 +77,7 @@ class PlatformError(RuntimeError):
     """A run would go on on another numeric platform than it began on, and would end with other bytes than on either."""
 
 
-def fingerprint(run: Run) -> str:
-    """SHA-256 over metrics, dialogues, readings and adapters: equal for two runs exactly if these files are.
-
-    >>> import tempfile
-    >>> root = tempfile.TemporaryDirectory()
-    >>> fingerprint(Run(Path(root.name), config=None))[:12]
-    '44136fa355b3'
-    """
-    return hash_json(digests(run.folder))
-
-
-class Run:
+class Run(Readings):
     """One run's folder; made by :meth:`Store.open`.
 
     Whatever writes takes the run's lock first and keeps it until :meth:`finish`, :meth:`release` or the end
@@ -95,14 +87,9 @@ class Run:
     """
 
     def __init__(self, folder: Path, config: Any, mix_platforms: bool = False) -> None:
-        self.folder = folder
-        self.config = config
+        super().__init__(folder, config)
         self.mix_platforms = mix_platforms
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is finished."""
-        return (self.folder / "done.json").exists()
+        self.inputs: Mapping[str, Mapping[str, str]] | None = None
 
     @contextmanager
     def _writing(self, restoring: bool = False) -> Iterator[None]:
@@ -113,7 +100,7 @@ class Run:
                     self.release()
                     raise RuntimeError(f"{self.folder} holds a started or finished run: call restore() first")
                 if not restoring:
-                    self._note_platform(None)
+                    self._note_start(None)
             if self.done:
                 raise RuntimeError(f"{self.folder} holds a finished run: read it, or train another config")
             yield
@@ -157,138 +144,162 @@ class Run:
         digest = sha256(content)
         name = f"step_{step:06d}-{digest[:8]}.safetensors"
         with self._writing():
-            logs = {log: self.folder / log for log in _LOGS if (self.folder / log).exists()}
-            for path in (*logs.values(), self.folder):
+            logs = [log for log in _LOGS if (self.folder / log).exists()]
+            for path in (*(self.folder / log for log in logs), self.folder):
                 sync(path)
-            state = {"step": step, "tensors": name, "sha256": digest}
-            sizes = {log: path.stat().st_size for log, path in logs.items()}
-            state |= {"sizes": sizes, "monitor": self._monitor_names()}
-            document = json_bytes(**state)
+            whole = {log: (self.folder / log).read_bytes() for log in logs}
+            state = {"step": step, "tensors": name, "tensors_sha256": digest}
+            state |= {"logs": {log: {"size": len(c), "sha256": sha256(c)} for log, c in whole.items()}}
+            state |= {"monitor": self._monitor_hashes()}
+            document = sealed_bytes("itpo-checkpoint", **state)
             write_file(folder / name, content)
             write_file(folder / "state.json", document)
-            for path in folder.iterdir():
-                if path.name not in (name, "state.json"):
+            self._note_progress("checkpoint")
+            for path in folder.glob("step_*.safetensors"):
+                if path.name != name:
                     path.unlink()
 
     def restore(self) -> tuple[int, dict[str, Tensor]] | None:
         """Go back to the last checkpoint: its step and tensors; ``None`` if there is none.
 
         Whatever was logged or saved after it (without one: everything) is removed, so that the files end as
-        if the run had never stopped. A run that was already started must be restored before anything is
-        written. Raises :class:`RunFolderError`, before it changes anything, if the checkpoint or a file
-        is damaged, and :class:`PlatformError` if it was written on another numeric platform (processor, libraries, threads),
-        unless the store mixes platforms.
+        if the run had never stopped; files that no run writes stay. A run that was already started must be restored before
+        anything is written. Raises :class:`RunFolderError`, before it changes anything, if the checkpoint or a file
+        is damaged or lost, or the run began with other inputs, and :class:`PlatformError` if it was written on another numeric
+        platform (processor, libraries, threads), unless the store mixes platforms.
         """
         with self._writing(restoring=True):
             state = self._state()
-            sizes, readings = state.get("sizes", {}), state.get("monitor", [])
-            for log, size in sizes.items():
-                path = self.folder / log
-                if not path.exists() or path.stat().st_size < size:
-                    raise RunFolderError(path, "is shorter than at the last checkpoint")
-            if missing := set(readings) - set(self._monitor_names()):
-                raise RunFolderError(self.folder / "monitor" / min(missing), "is missing")
-            tensors = self._state_tensors(state) if state else {}
-            self._note_platform(state.get("step"))
+            tensors = self._checked(state) if state else {}
+            self._note_start(state.get("step"))
+            logs, readings = state.get("logs", {}), state.get("monitor", {})
             for log in _LOGS:
-                if log in sizes:
-                    os.truncate(self.folder / log, sizes[log])
+                if log in logs:
+                    os.truncate(self.folder / log, logs[log]["size"])
                 else:
                     (self.folder / log).unlink(missing_ok=True)
             for name in set(self._monitor_names()) - set(readings):
                 (self.folder / "monitor" / name).unlink()
-            keep = ("monitor", "checkpoint") if state else ("monitor",)
-            for path in [path for path in self.folder.iterdir() if path.is_dir() and path.name not in keep]:
-                shutil.rmtree(path)
+            for name in _ADAPTERS:
+                _remove_files(self.folder / name, _ADAPTER_FILES)
+            if not state:
+                _remove_files(self.folder / "checkpoint", _CHECKPOINT_FILES)
             return (state["step"], tensors) if state else None
+
+    def _checked(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, whose logs and readings are those that it was made with."""
+        for log, expected in state["logs"].items():
+            path = self.folder / log
+            content = path.read_bytes()[: expected["size"]] if path.exists() else b""
+            if len(content) < expected["size"]:
+                raise RunFolderError(path, "is shorter than at the last checkpoint")
+            if sha256(content) != expected["sha256"]:
+                raise RunFolderError(path, "was changed in what it held at the last checkpoint")
+        actual, expected = self._monitor_hashes(), state["monitor"]
+        if name := changed({name: actual.get(name, "") for name in expected}, expected):
+            wrong = "was changed" if name in actual else "is missing"
+            raise RunFolderError(self.folder / "monitor" / name, f"{wrong} since the last checkpoint")
+        path = self.folder / "checkpoint" / state["tensors"]
+        content = path.read_bytes() if path.exists() else b""
+        if sha256(content) != state["tensors_sha256"]:
+            raise RunFolderError(path, "is missing or damaged", _BRING_BACK)
+        return load(content)
+
+    def _note_start(self, step: int | None) -> None:
+        """Record where and from what the run begins, or see that it goes on so from ``step``."""
+        if step is not None:
+            self.check_inputs()
+        self._note_platform(step)
+        if step is None and self.inputs is not None:
+            write_file(self.folder / "inputs.json", sealed_bytes("itpo-run-inputs", inputs=self.inputs))
+
+    def declare(self, inputs: Mapping[str, Mapping[str, str]]) -> None:
+        """Say, before the run is restored or written, what it reads beside its config: by kind, hashes by name.
+
+        They are kept from the run's start on; :meth:`restore` and :meth:`check_inputs` compare them.
+        """
+        self.inputs = inputs
+
+    def check_inputs(self) -> None:
+        """Raise :class:`RunFolderError` where the run began with other inputs than were declared."""
+        if self.inputs is None:
+            return
+        path = self.folder / "inputs.json"
+        noted = read_sealed(path, "itpo-run-inputs", _BRING_BACK)["inputs"]
+        for kind in sorted(noted.keys() | self.inputs.keys()):
+            if name := changed(self.inputs.get(kind, {}), noted.get(kind, {})):
+                wrong = f"the run began with another {kind}: {name} was changed, added or removed since"
+                raise RunFolderError(path, wrong, _BRING_BACK)
 
     def _note_platform(self, step: int | None) -> None:
         """Record where the run begins, or goes on from ``step``: on the last platform, unless asked to mix them."""
         path, here = self.folder / "platform.json", numeric_platform()
-        noted = [] if step is None else read_json(path)["platforms"]
+        noted = [] if step is None else read_sealed(path, "itpo-run-platform", _BRING_BACK)["platforms"]
         # Steps after the checkpoint are gone, and platforms that trained nothing else with them.
         entries = [entry for entry in noted if entry["from_step"] < (step or 0)] or noted[:1]
-        changed = differences(here, entries[-1]["platform"]) if entries else []
-        if changed and not self.mix_platforms:
+        changes = differences(here, entries[-1]["platform"]) if entries else []
+        if changes and not self.mix_platforms:
             raise PlatformError(
-                f"{self.folder} was trained to step {step} on another numeric platform ({'; '.join(changed)}): go on there, "
-                "or ask for mixed platforms (mix_platforms=True, --mix-platforms): the run is then like none of either, and says so"
+                f"{self.folder} was trained to step {step} on another numeric platform ({'; '.join(changes)}): go on there, "
+                "or ask for mixed platforms (mix_platforms=True, --mix-platforms): the run is then like none of either, and "
+                "says so"
             )
-        if changed or not entries:
+        if changes or not entries:
             entries.append({"from_step": step or 0, "platform": here})
         if entries != noted:
-            write_file(path, json_bytes(platforms=entries))
-
-    def platforms(self) -> list[dict[str, Any]]:
-        """The numeric platforms that trained the run, each with the step ``from_step`` on; more than one where they were mixed."""
-        path = self.folder / "platform.json"
-        return list(read_json(path)["platforms"]) if path.exists() else []
+            write_file(path, sealed_bytes("itpo-run-platform", platforms=entries))
 
     def _state(self) -> dict[str, Any]:
-        path = self.folder / "checkpoint" / "state.json"
-        remedy = _FROM_START.format(path.parent)
-        state = read_json(path, remedy) if path.exists() else {}
-        if state and not {"step", "tensors", "sha256", "sizes", "monitor"} <= set(state):
-            raise RunFolderError(path, "is not a checkpoint of this library", remedy)
-        return state
+        """What the last checkpoint says, empty if there was none."""
+        path, reached = self.folder / "checkpoint" / "state.json", self._progress()
+        if reached == "end" and not self.done:
+            raise RunFolderError(
+                self.folder / "done.json", "is lost: the run had come to its end", _BRING_BACK
+            )
+        if path.exists():
+            return read_sealed(path, "itpo-checkpoint", _BRING_BACK)
+        if reached == "checkpoint" and not self.done:
+            raise RunFolderError(path, "is lost: the run had a checkpoint", _BRING_BACK)
+        return {}
 
-    def _state_tensors(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        path = self.folder / "checkpoint" / state["tensors"]
-        content = path.read_bytes() if path.exists() else b""
-        if sha256(content) != state["sha256"]:
-            raise RunFolderError(path, "is missing or damaged", _FROM_START.format(path.parent))
-        return load(content)
+    def _progress(self) -> str | None:
+        """Whether the run came to a "checkpoint" or to its "end"."""
+        path = self.folder / "progress.json"
+        return str(read_sealed(path, "itpo-run-progress")["reached"]) if path.exists() else None
 
-    def _monitor_names(self) -> list[str]:
-        return sorted(path.name for path in (self.folder / "monitor").glob("step_*.safetensors"))
+    def _note_progress(self, reached: str) -> None:
+        if self._progress() != reached:
+            write_file(self.folder / "progress.json", sealed_bytes("itpo-run-progress", reached=reached))
+
+    def _monitor_hashes(self) -> dict[str, str]:
+        return {name: sha256((self.folder / "monitor" / name).read_bytes()) for name in self._monitor_names()}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``done.json`` with the summary (JSON) and the hash of each file; remove the checkpoint."""
         with self._writing():
             for path in [self.folder, *self.folder.rglob("*")]:
                 path.unlink() if path.name == IN_WORK else sync(path)
-            content = {"format": "itpo-run-done", "version": 1, "summary": finite(summary)}
-            write_file(self.folder / "done.json", json_bytes(**content, files=digests(self.folder)))
-            self._remove_checkpoint()
+            content = {"summary": finite(summary), "files": records(self.folder)}
+            write_file(self.folder / "done.json", sealed_bytes("itpo-run-done", **content))
+            self._conclude()
         self.release()
 
-    def _remove_checkpoint(self) -> None:
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # another process may be doing the same
+    def _conclude(self) -> None:
+        self._note_progress("end")
+        _remove_files(self.folder / "checkpoint", _CHECKPOINT_FILES)
+
+    def _conclude_if_killed(self) -> None:
+        """Do what :meth:`finish` does last where a process was killed before that."""
+        if self._progress() != "end" or (self.folder / "checkpoint").exists():
+            with (
+                suppress(RunBusyError, OSError),  # another process does it, or nobody may write here
+                take_lock(_lock_path(self.folder), patience=0.0),
+            ):
+                self._conclude()
 
     def checkpoint_step(self) -> int:
         """The step of the last checkpoint, 0 if there is none."""
         return int(self._state().get("step", 0))
-
-    def steps_done(self) -> int:
-        """The last step in ``metrics.jsonl``, 0 before the first."""
-        lines = read_json_lines(self.folder / "metrics.jsonl")
-        return int(lines[-1]["step"]) if lines else 0
-
-    def metrics(self) -> pd.DataFrame:
-        """All logged metrics, a row for each :meth:`log`."""
-        return _frame(read_json_lines(self.folder / "metrics.jsonl"))
-
-    def timing(self) -> pd.DataFrame:
-        """Seconds by part, a row for each :meth:`log_time`."""
-        return _frame(read_json_lines(self.folder / "timing.jsonl"))
-
-    def monitor(self) -> list[tuple[int, dict[str, Tensor]]]:
-        """What was read of the monitor set, as (step, tensors), by step. Raises :class:`RunFolderError` if one is damaged."""
-        result = []
-        for path in (self.folder / "monitor" / name for name in self._monitor_names()):
-            try:
-                result.append((int(path.stem[5:]), load(path.read_bytes())))
-            except (SafetensorError, ValueError) as error:
-                raise RunFolderError(path, f"is not a reading of the monitor set ({error})") from error
-        return sorted(result, key=lambda reading: reading[0])
-
-    def dialogues(self) -> list[dict[str, Any]]:
-        """Every saved dialogue record, with its step."""
-        return read_json_lines(self.folder / "dialogues.jsonl")
-
-    def summary(self) -> dict[str, Any]:
-        """What :meth:`finish` was given. Raises :class:`RunFolderError` if the run is not finished."""
-        return read_json(self.folder / "done.json", "train the run to its end")["summary"]
 
 
 def _numbers(step: int, values: Mapping[str, SupportsFloat]) -> dict[str, Any]:
@@ -298,10 +309,12 @@ def _numbers(step: int, values: Mapping[str, SupportsFloat]) -> dict[str, Any]:
     return {"step": step, **{k: v if isinstance(v, int) else float(v) for k, v in numbers.items()}}
 
 
-def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd  # here: training itself reads no frame
-
-    return pd.DataFrame([{k: float("nan") if v is None else v for k, v in line.items()} for line in lines])
+def _remove_files(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove the files of these names, and the folder where nothing else is in it."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _lock_path(folder: Path) -> Path:
@@ -335,12 +348,12 @@ class Store:
         is not ours, its config does not give its name, or a file of a finished run is not as it was when it finished.
         """
         run, content = Run(self.folder(config), config, self.mix_platforms), _content(config)
-        if _is_absent(run.folder):
+        if is_absent(run.folder):
             with explain_full_disk(self.root):
                 self._create(run.folder, content)
         check_run(run.folder)
         if run.done:
-            run._remove_checkpoint()
+            run._conclude_if_killed()
         return run
 
     def folder(self, config: Any) -> Path:
@@ -349,7 +362,7 @@ class Store:
 
     def _create(self, folder: Path, content: Mapping[str, Any]) -> None:
         with take_lock(self.root / ".locks" / "create.lock", patience=60.0):
-            if _is_absent(folder):
+            if is_absent(folder):
                 partial = folder.with_name(f"{IN_WORK}-run")
                 partial.mkdir(exist_ok=True)
                 document = {"format": "itpo-run", "version": 1, **content}
@@ -365,8 +378,9 @@ class Store:
     ) -> Path:
         """The folder ``models/<kind>-<hash>`` that ``build(folder)`` filled, once for these determinants.
 
-        A folder is there completely or not at all; a process that asks while another builds waits for it.
-        Raises ``ValueError`` for a kind that cannot be part of a file name, and whatever ``build`` raises.
+        A folder is there completely or not at all; a process that asks while another builds waits for it. Raises ``ValueError``
+        for a kind that cannot be part of a file name, :class:`RunFolderError` if one of its files is no longer as it was made,
+        and whatever ``build`` raises.
 
         >>> import tempfile
         >>> root = tempfile.TemporaryDirectory()
@@ -379,29 +393,8 @@ class Store:
             raise ValueError(f"kind {kind!r} names a folder: use letters, digits and underscores")
         content = {"numerics": NUMERICS, "kind": kind, "determinants": plain(determinants, "determinants")}
         folder = self.root / "models" / f"{kind}-{folder_name(content)}"
-        if _is_absent(folder):
-            with explain_full_disk(self.root), take_lock(_lock_path(folder), patience=float("inf")):
-                if _is_absent(folder):
-                    _build(folder, content, build)
-        document = read_json(folder / "artifact.json")
-        document.pop("platform", None)
-        if document != {"format": "itpo-artifact", "version": 1, **content}:
-            raise RunFolderError(folder / "artifact.json", "is not what this folder's name stands for")
+        make_or_check(folder, _lock_path(folder), content, build)
         return folder
-
-
-def _build(folder: Path, content: Mapping[str, Any], build: Callable[[Path], Any]) -> None:
-    partial = folder.with_name(f"{IN_WORK}-{folder.name}")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    build(partial)
-    for path in partial.rglob("*"):
-        sync(path)
-    document = {"format": "itpo-artifact", "version": 1, **content, "platform": numeric_platform()}
-    write_file(partial / "artifact.json", json_bytes(**document))
-    os.rename(partial, folder)
-    sync(folder.parent)
 
 
 def _content(config: Any) -> dict[str, Any]:
@@ -410,7 +403,3 @@ def _content(config: Any) -> dict[str, Any]:
     if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False):
         raise TypeError(f"{name} is not a frozen dataclass: decorate it @dataclass(frozen=True)")
     return {"numerics": NUMERICS, "config": plain(config, name)}
-
-
-def _is_absent(folder: Path) -> bool:
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

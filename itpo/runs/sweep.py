@@ -123,11 +123,11 @@ def sweep_groups(
     """
     turns = zip_longest(*([(name, config) for config in configs] for name, configs in groups.items()))
     pairs = [pair for turn in turns for pair in turn if pair is not None]
-    found: dict[Name, list[Run]] = {name: [] for name in groups}
+    trained: dict[Name, list[Run]] = {name: [] for name in groups}
     runs = sweep(store_root, [config for _, config in pairs], train, **options)
     for (name, _), run in zip(pairs, runs, strict=True):
-        found[name].append(run)
-    return found
+        trained[name].append(run)
+    return trained
 
 
 def _function(thing: Any) -> Any:
@@ -259,7 +259,7 @@ def _train_one(train: Train, config: Any, folder: Path, store: Store) -> str:
     torch.manual_seed(0)
     run = store.open(config)
     if run.folder != folder:
-        return "the code changed since the sweep began: restart the process that called it"
+        return "the library changed since the sweep began: restart the process that called it"
     try:
         train(config, run)
     except Exception:
