@@ -14,7 +14,7 @@ import jaxtyping
 import pytest
 import torch
 
-from itpo import estimators, losses, trainer
+from itpo import estimators, losses, prm, trainer
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.models.tiny import load
 from itpo.rollout.seeding import seeded
@@ -105,9 +105,10 @@ PARTS = {
         "_minibatches",
         "_step",
     ),
-    learner: ("rollout", "micro_batches"),
+    learner: ("rollout", "micro_batches", "judge_dialogues"),
     trainer: ("reward_sources", "estimate", "training_step", "observe"),
     losses: ("clipped_surrogate", "kl_k3", "value_loss", "clip_fraction"),
+    prm: ("outcome_loss", "token_rewards", "implicit_return", "rescale"),
     torch.nn.utils: ("clip_grad_norm_",),
     Run: ("log", "checkpoint"),
 }
@@ -207,6 +208,20 @@ def test_every_dialogue_of_every_batch_has_a_user_of_its_own(runs):
     for given in held:
         groups = [given["examples"][i : i + 4] for i in range(0, 12, 4)]
         assert all(group == group[:1] * 4 for group in groups)
+
+
+def test_every_dialogue_has_a_judge_of_its_own(store):
+    """With one stream for all, a judge would err at the same turns in every step."""
+    some = build.build_learner(
+        dataclasses.replace(CONFIG, method=Method("judge"), estimator=Estimator("rloo")), store
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        calls = watched(patch)
+        for stream in ("0/0", "0/1"):
+            trainer.training_step(some, stream, Timer())
+    judged = [call.given for call in calls.of("judge_dialogues")]
+    assert len({rng.getstate() for given in judged for rng in given["rngs"]}) == 2 * 12
+    assert [given["retries"] for given in judged] == [2, 2]
 
 
 def test_measurements_are_on_the_same_problems_for_all_runs_and_steps(runs, four):
@@ -373,6 +388,8 @@ def test_losses_are_given_the_configs_settings(runs):
     assert {c.given["clip"] for c in calls.of("clipped_surrogate")} == {0.17}
     assert {c.given["clip"] for c in calls.of("clip_fraction")} == {0.17}
     assert {c.given["clip"] for c in calls.of("value_loss")} == {0.27}
+    for name in ("outcome_loss", "token_rewards", "implicit_return"):
+        assert {c.given["beta"] for c in calls.of(name)} == {0.3}, name
     assert {(c.given["name"], c.given["signals"]["group_size"]) for c in calls.of("estimate")} == {("ppo", 4)}
 
 
