@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # with the usual 5, connections are refused that come at the same time
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

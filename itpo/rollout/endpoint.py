@@ -204,7 +204,9 @@ class EndpointModel:
         except (openai.APITimeoutError, TimeoutError):
             raise _Refused(f"no answer within {place.timeout:g} seconds") from None
         except openai.APIConnectionError as error:
-            raise _Refused(f"no connection ({error.__cause__ or error}); is the server running?") from None
+            cause = error.__cause__ or error
+            wrong = str(cause) or type(cause).__name__
+            raise _Refused(f"no connection ({wrong}); is the server running?") from None
         except UnicodeDecodeError:
             raise _Refused("the answer is not text in UTF-8") from None
         except Exception as error:  # of the connection, in the middle of an answer: its library has many
