@@ -43,7 +43,7 @@ from itpo.dialogue import TokenBatch
 from itpo.estimators import Source, estimate
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
-from itpo.training.build import build_learner
+from itpo.training.build import build_learner, inputs
 from itpo.training.evaluation import collect_monitor_set, describe, final_evaluation, observe
 from itpo.training.learner import Learner
 from itpo.training.profiling import Timer
@@ -60,12 +60,14 @@ def train(config: RunConfig, run: Run) -> None:
     :class:`itpo.tasks.judging.JudgeError` when users or judges fail too often, and ``FloatingPointError``, with the state
     saved as a checkpoint, when too many optimizer steps had to be left out.
     """
-    learner = build_learner(config, Store(run.folder.parent))
+    store = Store(run.folder.parent)
+    run.declare(inputs(config, store))
+    learner = build_learner(config, store)
     start = learner.resume(run)
     if start == 0:
         warm_up(learner, run)
     stop_if_diverged(learner, run, start)
-    monitor_set = collect_monitor_set(learner)
+    monitor_set = collect_monitor_set(learner, run)
     for step in range(start, config.steps):
         observe(learner, run, step, monitor_set)
         timer = Timer()

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear as linear_function
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from itpo.dialogue import TokenBatch
 from itpo.models import token_stats
+from itpo.runs.files import explain_full_disk, write_file
 from itpo.specs import Adapter
 
 _NARROW = 8  # a narrow layer's shorter side, in ranks of its adapter
@@ -244,13 +245,17 @@ class Backbone:
         config.base_model_name_or_path = _base_name(config.base_model_name_or_path or "")
         # peft keeps them as a set, whose order differs from process to process.
         config.target_modules = sorted(config.target_modules)
+        with explain_full_disk(Path(folder)):
+            self._write_adapter(name, config, Path(folder))
+
+    def _write_adapter(self, name: str, config: Any, folder: Path) -> None:
         config.save_pretrained(folder)
         tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(tensors, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
+        write_file(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
         if name in self._heads:
             tensors = {key: tensor.cpu() for key, tensor in self._heads[name].state_dict().items()}
-            save_file(tensors, Path(folder) / _HEAD, metadata={"format": "pt"})
+            write_file(folder / _HEAD, save(tensors, metadata={"format": "pt"}))
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from itpo.runs.files import file_hash
 from itpo.specs import PRECISIONS
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")  # weights, tokenizer and chat template
 
 
 def load_base(
@@ -98,12 +101,25 @@ def locate(name: Path | str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
     try:
-        return snapshot_download(str(name), allow_patterns=wanted)
+        return snapshot_download(str(name), allow_patterns=list(_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         folder = f"models/{Path(name).name}"
         raise FileNotFoundError(
             f"{name} is neither a folder nor a model that can be reached ({type(error).__name__}); where there is a network, "
             f"fetch it by `hf download {name} --local-dir {folder}` and name that folder"
         ) from error
+
+
+def model_hashes(name: Path | str) -> dict[str, str]:
+    """Hash of every file of a model that may decide a number, by the file's name. Raises as :func:`locate`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "config.json").write_text("{}")
+    ...     {file: digest[:8] for file, digest in model_hashes(folder).items()}
+    {'config.json': '44136fa3'}
+    """
+    folder = Path(locate(name))
+    paths = [path for pattern in (*_FILES, "*.bin") for path in folder.glob(pattern)]
+    return {path.name: file_hash(path) for path in sorted(paths) if path.name != "artifact.json"}

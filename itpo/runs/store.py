@@ -222,9 +222,9 @@ class Run(Readings):
 
     def check_inputs(self) -> None:
         """Raise :class:`RunFolderError` where the run began with other inputs than were declared."""
-        if self.inputs is None:
-            return
         path = self.folder / "inputs.json"
+        if self.inputs is None or (self.done and not path.exists()):  # a finished run that noted none
+            return
         noted = read_sealed(path, "itpo-run-inputs", _BRING_BACK)["inputs"]
         for kind in sorted(noted.keys() | self.inputs.keys()):
             if name := changed(self.inputs.get(kind, {}), noted.get(kind, {})):

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 
 from itpo.config import RunConfig, TaskSpec
+from itpo.data import load_examples
 from itpo.models import memory
 from itpo.models.imitation import PACKAGED, imitate
-from itpo.models.loading import load_base, locate
+from itpo.models.loading import load_base, locate, model_hashes
 from itpo.models.tiny import load, pretrain_by_imitation
+from itpo.runs.files import sha256
 from itpo.runs.store import Run, Store
-from itpo.specs import PretrainedModel, TinyLM
+from itpo.specs import PretrainedModel, RealData, TinyLM
 from itpo.training.learner import Learner
 
 
@@ -39,6 +41,18 @@ def base_model(config: RunConfig, store: Store) -> Path | str:
     return store.artifact("base", {"task": config.task, "model": spec}, make)
 
 
+def inputs(config: RunConfig, store: Store) -> dict[str, dict[str, str]]:
+    """Hashes of what a run reads beside its config: every file of the base model, and the real examples as they are read.
+
+    :meth:`itpo.runs.store.Run.declare` keeps them, so that a run goes on, and its policy is loaded, with the same alone.
+    """
+    read = {"base model": model_hashes(base_model(config, store))}
+    if isinstance(data := config.task, RealData):
+        examples = load_examples(data.source, data.format).examples[: data.count]
+        read["data"] = {data.source or data.format: sha256(repr(examples))}
+    return read
+
+
 def build_learner(config: RunConfig, store: Store) -> Learner:
     """Load base model, tokenizer and task of a run, with fresh adapters.
 
@@ -58,11 +72,15 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
 def trained(run: Run) -> Learner:
     """The learner of a finished run, with the adapters that it ended with.
 
-    Raises ``ValueError`` if the run is not finished.
+    Raises ``ValueError`` if the run is not finished, and :class:`itpo.runs.store.RunFolderError` if its base model or its
+    examples are no longer those that it began with.
     """
     if not run.done:
         raise ValueError(f"the run {run.folder} is not finished: train it first")
-    learner = build_learner(run.config, Store(run.folder.parent))
+    store = Store(run.folder.parent)
+    run.declare(inputs(run.config, store))
+    run.check_inputs()
+    learner = build_learner(run.config, store)
     for name in learner.backbone.names:
         learner.backbone.load_adapter(name, run.folder / name)
     return learner

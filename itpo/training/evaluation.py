@@ -5,17 +5,21 @@ The monitor set is a few fixed dialogues of the reference; what PRM and critic s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from itpo import prm
-from itpo.dialogue import Dialogue, TokenBatch
+from itpo.dialogue import Dialogue, TokenBatch, collate
 from itpo.runs.store import Run
 from itpo.training.learner import DialoguesLost, Learner
 
 FINAL = 2  # times the problems of an evaluation are those of the last one, on which results are compared [O]
+ATTEMPTS = 4  # at a whole monitor set, the further ones for the dialogues that were lost alone [O]
 
 
 class MonitorSet(NamedTuple):
@@ -24,15 +28,44 @@ class MonitorSet(NamedTuple):
     batch: TokenBatch
     reference: Float[Tensor, "P T"]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What the run keeps of it at step 0; :meth:`from_tensors` reads it."""
+        names = ("input_ids", "attention_mask", "turn_ids", "outcome")
+        return {name: getattr(self.batch, name) for name in names} | {"reference": self.reference}
 
-def collect_monitor_set(learner: Learner) -> MonitorSet:
-    """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model."""
-    dialogues, batch = learner.collect("probe", learner.config.monitor_dialogues, 1, None, evaluate=True)
-    lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
-    if lost:  # a resumed run, for which nothing fails, would have another monitor set
-        raise DialoguesLost(
-            f"{len(lost)} of {len(dialogues)} dialogues of the monitor set failed ({lost[-1]}): start again"
+    @classmethod
+    def from_tensors(cls, kept: Mapping[str, Tensor]) -> MonitorSet:
+        """The set that was kept, without what nobody reads of it: the probabilities it was sampled with, and its prompts."""
+        mask = kept["turn_ids"] >= 0
+        unsampled = torch.zeros_like(kept["reference"])
+        ids, outcome = kept["input_ids"], kept["outcome"]
+        batch = TokenBatch(
+            ids, kept["attention_mask"], mask, kept["turn_ids"], outcome, unsampled, group_size=1
         )
+        return cls(batch, kept["reference"])
+
+
+def collect_monitor_set(learner: Learner, run: Run | None = None) -> MonitorSet:
+    """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model.
+
+    A resumed run has the set that it kept at step 0, whatever would be sampled now. Dialogues that are lost are held again
+    with other problems and seeds, at most ``ATTEMPTS`` times in all, and then left out. Raises
+    :class:`itpo.training.learner.DialoguesLost` as :meth:`itpo.training.learner.Learner.collect`.
+    """
+    kept = dict(run.monitor()).get(0) if run is not None else None
+    if kept is not None:
+        return MonitorSet.from_tensors(kept)
+    dialogues, batch = learner.collect("probe", learner.config.monitor_dialogues, 1, None, evaluate=True)
+    for attempt in range(1, ATTEMPTS):
+        lost = [row for row, dialogue in enumerate(dialogues) if dialogue.failure is not None]
+        if not lost:
+            break
+        with suppress(DialoguesLost):
+            again, _ = learner.collect(f"probe/{attempt}", len(lost), 1, None, evaluate=True)
+            for row, dialogue in zip(lost, again, strict=True):
+                dialogues[row] = dialogue
+        held = [dialogue for dialogue in dialogues if dialogue.failure is None]
+        batch = collate(held, 1, learner.chat.pad_id)
     return MonitorSet(batch, learner.log_probs(batch, None))
 
 
@@ -52,9 +85,8 @@ def observe(learner: Learner, run: Run, step: int, monitor_set: MonitorSet) -> N
             )
         if learner.estimator.has_critic:
             readings["values"] = learner.values(batch)
-        static = {"input_ids": batch.input_ids, "turn_ids": batch.turn_ids, "outcome": batch.outcome}
         if readings:
-            run.save_monitor(step, readings | (static if step == 0 else {}))
+            run.save_monitor(step, readings | (monitor_set.tensors() if step == 0 else {}))
 
 
 def describe(batch: TokenBatch) -> dict[str, float]:
