@@ -155,6 +155,82 @@ def test_check_finds_a_missing_pair_and_a_lost_tag_and_sync_repairs_both(root: P
     call(root, "--sync", "--check")
 
 
+@pytest.mark.parametrize("size", [0, 1, 200, -1, -2, -100])
+def test_a_half_written_pair_is_named_by_check_and_mended_by_sync(root: Path, size: int, capsys) -> None:
+    call(root, "--sync")
+    pair = root / "notebooks" / "00_first.ipynb"
+    whole = pair.read_bytes()
+    damaged = [whole[:size]]
+    if size == 0:
+        damaged += [b"[]", b"{}", b"null", b"\xff", b'{"cells": 1}', b'{"cells": [{}]}', b"[" * 99_999]
+    for content in damaged:
+        if content.strip() == whole.strip():  # all but the last end of a line
+            continue
+        pair.write_bytes(content)
+        with pytest.raises(
+            SystemExit, match=r"\A00_first.py: 00_first.ipynb is damaged.*\n.*make notebooks\Z"
+        ):
+            call(root, "--check")
+        call(root, "--sync", "--check")
+        assert pair.read_bytes() == whole
+
+
+KILL = """
+import os, random, signal, sys, threading, time
+import run_notebooks
+root, delay = sys.argv[1], float(sys.argv[2])
+threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGKILL)), daemon=True).start()
+while True:
+    for text in ("1 + 1", "2 + 2"):
+        with open(f"{root}/notebooks/00_first.py", "w") as file:
+            file.write("# %%\\n" * 300 + text)
+        run_notebooks.main(["--root", root, "--sync"])
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_pair(root: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(run_notebooks.__file__).parent)}
+    call(root, "--sync")
+    for number in range(4):
+        command = [sys.executable, "-c", KILL, str(root), str(0.1 + 0.037 * number)]
+        assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == -9
+        nbformat.validate(nbformat.read(root / "notebooks" / "00_first.ipynb", 4))
+    (root / "notebooks" / "00_first.py").write_text(SOURCE)
+    call(root, "--sync", "--check")
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_pair(root: Path) -> None:
+    call(root, "--sync")
+    pair = root / "notebooks" / "00_first.ipynb"
+    before = pair.read_bytes()
+    (root / "notebooks" / "00_first.py").write_text(f"{SOURCE}\n'{'x' * 5000}'\n")
+    limit = "import resource, sys, run_notebooks; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, -1)); "
+    command = [
+        sys.executable,
+        "-c",
+        f"{limit}run_notebooks.main(sys.argv[1:])",
+        "--root",
+        str(root),
+        "--sync",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(run_notebooks.__file__).parent)}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"no space to write in {root}" in done.stderr and "free some space" in done.stderr
+    assert pair.read_bytes() == before and {p.name for p in pair.parent.iterdir()} == {
+        pair.name,
+        "00_first.py",
+    }
+
+
+def test_half_a_character_is_written_as_its_escape(root: Path) -> None:
+    pair = root / "notebooks" / "00_first.ipynb"
+    executed = run_notebooks.read_source(pair.with_suffix(".py"))
+    executed.cells[-1].outputs = [nbformat.v4.new_output("stream", text="\ud800|\N{GRINNING FACE}")]
+    run_notebooks.write_pair(pair.with_suffix(".py"), executed, root)
+    assert r"\ud800|" in pair.read_text() and printed(pair) == "\ud800|\N{GRINNING FACE}"
+
+
 def test_papermill_alone_runs_a_pair_with_another_profile(root: Path) -> None:
     call(root, "--sync")
     command = "papermill notebooks/00_first.ipynb out.ipynb -p profile smoke"

@@ -36,6 +36,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from itpo.figures.publishing import gallery
 from itpo.figures.publishing.registry import PublishedError
+from itpo.runs.files import IN_WORK, explain_full_disk, write_file
 from itpo.runs.sweep import PROGRESS
 
 DEFAULT = "laptop"
@@ -66,6 +67,31 @@ def read_source(source: Path) -> NotebookNode:
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index:02d}"
     return notebook
+
+
+def read_pair(pair: Path) -> NotebookNode | None:
+    """An .ipynb; None if there is none, or it is damaged, such as half written."""
+    try:
+        notebook = nbformat.read(pair, as_version=4)
+        nbformat.validate(notebook)
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        nbformat.ValidationError,
+    ):
+        return None
+    return notebook
+
+
+def write_whole(notebook: NotebookNode, target: Path) -> None:
+    """Write an .ipynb so that a crash at any moment leaves the old one or the new one."""
+    text = nbformat.writes(notebook).rstrip("\n")
+    # What UTF-8 cannot encode (half a character) is written as JSON's escape of it.
+    write_file(target, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def cell_key(cell: NotebookNode) -> tuple[str, str, tuple[str, ...]]:
@@ -108,15 +134,18 @@ def write_pair(source: Path, executed: NotebookNode, root: Path) -> None:
             cell.outputs = [
                 nbformat.from_dict(reproducible(output, root, tables)) for output in match.outputs
             ]
-    nbformat.write(notebook, source.with_suffix(".ipynb"))
+    write_whole(notebook, source.with_suffix(".ipynb"))
 
 
 def difference(source: Path) -> str | None:
     """How the .ipynb differs from its .py, outputs and injected parameters aside; None if in step."""
-    if not source.with_suffix(".ipynb").exists():
+    pair = source.with_suffix(".ipynb")
+    if not pair.exists():
         return "has no .ipynb"
+    if (notebook := read_pair(pair)) is None:
+        return f"{pair.name} is damaged, and cannot be read"
     ours = [cell_key(cell) for cell in read_source(source).cells]
-    theirs = [cell_key(cell) for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells]
+    theirs = [cell_key(cell) for cell in notebook.cells]
     theirs = [key for key in theirs if "injected-parameters" not in key[2]]
     first = next((i for i, (a, b) in enumerate(zip_longest(ours, theirs)) if a != b), None)
     return None if first is None else f"cell {first} differs from the .ipynb"
@@ -173,16 +202,19 @@ def run(source: Path, profile: str, root: Path) -> None:
     """Execute one notebook in build/<profile>/; if it succeeds at its own profile, write its .ipynb."""
     target = root / "build" / profile / f"{source.stem}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(read_source(source), target)
+    partial = target.with_name(f"{IN_WORK}-{target.name}")  # papermill writes after each cell, in place
+    write_whole(read_source(source), partial)
     own = own_profile(source)
     parameters = {} if own in (None, profile) else {"profile": profile}
     start = time.monotonic()
     settings = {"progress_bar": False, "extra_arguments": QUIET, "cwd": source.parent}
     try:
         with announced(source.stem):
-            executed = papermill.execute_notebook(target, target, parameters, **settings)
+            executed = papermill.execute_notebook(partial, partial, parameters, **settings)
+        partial.replace(target)
     except (PapermillExecutionError, DeadKernelError) as error:
         print(f"FAILED after {time.monotonic() - start:.0f} s", flush=True)
+        partial.replace(target)
         message = f"{error}\n{source.name} failed; partial result: {target.relative_to(root)}"
         raise SystemExit(message) from None
     if profile == (own or DEFAULT):
@@ -221,12 +253,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(f"{names}: cannot be run at the profile {options.profile}")
         sources = [source for source in sources if source not in others]
     os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
-    for source in sources:
-        pair = source.with_suffix(".ipynb")
-        if options.sync and difference(source):
-            write_pair(source, nbformat.read(pair, 4) if pair.exists() else read_source(source), root)
-        elif running:
-            run(source, options.profile, root)
+    try:
+        with explain_full_disk(root):
+            for source in sources:
+                if running:
+                    run(source, options.profile, root)
+                elif options.sync and difference(source):
+                    write_pair(source, read_pair(source.with_suffix(".ipynb")) or read_source(source), root)
+    except OSError as error:
+        raise SystemExit(str(error)) from None
     if running:
         build_gallery(root, options.profile)
     if options.check and (wrong := [f"{s.name}: {how}" for s in sources if (how := difference(s))]):
