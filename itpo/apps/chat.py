@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 
 from itpo.apps.configs import check_name
+from itpo.apps.terminal import visible
 from itpo.config import RunConfig
 from itpo.data import FORMATS, Example, load_examples
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message
 from itpo.models.backbone import Backbone
 from itpo.models.loading import load_base
 from itpo.rollout.endpoint import EndpointError, EndpointModel
@@ -43,7 +44,8 @@ class Talker:
         spec = None if run is None else run.config.model
         precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
         model, tokenizer = load_base(base, precision)
-        self.chat, self.sampling = ChatFormat(tokenizer), Sampling(max_turn_tokens)
+        tags = THOUGHT_TAGS if run is None else run.config.thought_tags
+        self.chat, self.sampling = ChatFormat(tokenizer, tags), Sampling(max_turn_tokens)
         self.generator = torch.Generator().manual_seed(seed)
         self.backbone = Backbone(model, [_POLICY], run.config.adapter if run else Adapter())
         self.adapter = None if run is None else _POLICY
@@ -178,7 +180,8 @@ def converse(
 ) -> list[Message]:
     """Hold one conversation between a person in this role and the ``other`` party; returns its messages.
 
-    Without a scene the person opens the conversation, about anything and for as long as wanted.
+    Without a scene the person opens the conversation, about anything and for as long as wanted. What is said is shown as
+    :func:`itpo.apps.terminal.visible` makes it.
 
     >>> lines = iter(["hello", ""])
     >>> messages = converse(lambda messages: "hi", None, hear=lambda prompt: next(lines))
@@ -186,12 +189,16 @@ def converse(
     >>> [message.content for message in messages]
     ['hello', 'hi']
     """
-    me = person(role, scene, hear, say)
+
+    def show(text: str) -> None:
+        say(visible(text))
+
+    me = person(role, scene, hear, show)
     messages = list(scene.opening) if scene else []
     if scene:
         say(_instructions(scene, role))
     for message in messages:
-        say(f"{message.role}> {message.content}")
+        show(f"{message.role}> {message.content}")
     turns = 0
     while True:
         speaker: Role = "assistant" if messages and messages[-1].role == "user" else "user"
@@ -203,9 +210,9 @@ def converse(
         messages.append(Message(speaker, text))
         turns += speaker == "assistant"
         if speaker != role:
-            say(f"{speaker}> {text}")
+            show(f"{speaker}> {text}")
     if scene:
-        _conclude(scene, role, messages, say)
+        _conclude(scene, role, messages, show)
     return messages
 
 
@@ -219,7 +226,7 @@ def plain_words(text: str) -> str:
 
 
 def _instructions(scene: Scene, role: str) -> str:
-    task = f"What you know: {scene.knows}" if role == "user" else "Find out what the user wants."
+    task = visible(f"What you know: {scene.knows}") if role == "user" else "Find out what the user wants."
     ways = "An empty line ends the conversation" + (", ? gives a hint." if role in scene.parties else ".")
     return f"You play the {role}. There are {scene.max_turns} assistant turns. {ways}\n{task}"
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from itpo.apps.terminal import visible
+
 if TYPE_CHECKING:
     from itpo.data import Loaded
     from itpo.runs.store import Run
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return app(arguments, standalone_mode=False) or 0
     except typer.TyperException as error:
-        print(error.format_message(), file=sys.stderr)
+        print(visible(error.format_message()), file=sys.stderr)
         return 2
     except (typer.Abort, KeyboardInterrupt):
         return 130
@@ -119,7 +121,7 @@ def _print_failure(folder: Path, report: str) -> int:
     """One line for an error of the library's own, which says what to do; the traceback of any other."""
     name, _, message = report.rstrip().splitlines()[-1].partition(": ")
     expected = name.startswith("itpo.") or name in ("FileNotFoundError", "ImportError", "OSError")
-    print(f"{folder}: {message}" if expected else report.rstrip(), file=sys.stderr)
+    print(visible(f"{folder}: {message}") if expected else report.rstrip(), file=sys.stderr)
     return 2 if expected else 1
 
 
@@ -137,7 +139,7 @@ def runs(store: StoreOption = None) -> int:
         try:
             lines.append(_row(Run(path.parent, from_json(read_json(path).get("config")))))
         except (RunFolderError, ValueError) as error:
-            print(f"{path.parent}: {error}", file=sys.stderr)
+            print(visible(f"{path.parent}: {error}"), file=sys.stderr)
     if len(lines) == 1:
         print(f"no runs in {root}: make one with `itpo train`")
         return 0

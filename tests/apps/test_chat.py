@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from itpo.__main__ import main
 from itpo.apps.chat import Scene, Talker, converse, real_scene, scripted_scene
+from itpo.apps.terminal import visible
 from itpo.data import Example
 from itpo.dialogue import Message
+from itpo.rollout.endpoint import EndpointError
 from itpo.specs import Endpoint
 from itpo.tasks.registry import TASKS, get_task
 
@@ -62,6 +65,39 @@ def test_a_judge_who_is_gone_is_no_score() -> None:
     scene, shown = real_scene([example], 0, NOBODY), []
     converse(lambda messages: None, scene, "assistant", shown.append, typed("It is a cold."))
     assert scene.opening == prompt and shown[-1].startswith("no score: no reply from http://127.0.0.1:9/v1")
+
+
+EVIL = "a\x1b[2J\x1b]0;title\x07b\rc\x9b1mc\x08\u202ed\u2066e\ud800\x00\nscore: 1.00\u2028user> f"
+
+
+def test_nothing_that_others_say_steers_the_terminal_or_reads_as_someone_else(capsys) -> None:
+    """Neither a server's words, nor hints, nor what the user knows, nor a server's errors."""
+
+    def score(messages: list[Message]) -> float:
+        raise EndpointError(EVIL)
+
+    scene = Scene(EVIL, (Message("user", EVIL),), 2, {"assistant": lambda messages: EVIL}, score)
+    messages = converse(lambda messages: EVIL, scene, "assistant", hear=typed("?", "well", ""))
+    assert messages[2].content == EVIL  # what is scored is what was said
+    printed = capsys.readouterr().out
+    assert printed.isascii() and all(letter.isprintable() or letter == "\n" for letter in printed)
+    assert "user> a\\x1b[2J" in printed and "\\u202ed" in printed and "\\ud800" in printed
+    begins = [
+        line.split(">")[0].split(":")[0].split(".")[0] for line in printed.splitlines() if line[0] != " "
+    ]
+    said = ["user", "(you might say", "user", "The user knew", "no score"]
+    assert begins == ["You play the assistant", "Find out what the user wants", *said]
+
+
+def test_an_error_of_a_command_is_shown_so_too(tmp_path, capsys) -> None:
+    assert main(["chat", "--data", str(tmp_path / "\x1b[2J\u202e"), "--format", "gsm8k", "--model", "m"]) == 2
+    printed = capsys.readouterr().err
+    assert r"\x1b[2J\u202e" in printed and printed.count("\n") == 1 and printed.strip().isprintable()
+
+
+def test_ordinary_writing_is_shown_as_it_is() -> None:
+    for text in ("naïve café", "日本語", "שלום", "👩\u200d👧", "tab\there", "x² ≤ √2 – “q”"):
+        assert visible(text) == text
 
 
 def test_a_policy_answers_in_its_own_words(tiny_folder) -> None:

@@ -1,0 +1,20 @@
+"""What others wrote, such as a server or a model, as a terminal can show it safely."""
+
+import unicodedata
+
+
+def visible(text: str) -> str:
+    """Text of others for a terminal, which can neither steer it nor turn the order of letters nor begin a line of its own.
+
+    Control and format characters are written as their escapes; further lines are set in.
+
+    >>> print(visible("\\x1b[2J\\u202egnirts"), visible("naïve 😀"))
+    \\x1b[2J\\u202egnirts naïve 😀
+    """
+
+    def one(letter: str) -> str:
+        hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        # Joiners are parts of words and of pictures.
+        return ascii(letter)[1:-1] if hidden and letter not in "\n\t\u200c\u200d" else letter
+
+    return "".join(map(one, text.replace("\r\n", "\n"))).replace("\n", "\n  ")
