@@ -1,7 +1,7 @@
 """Two-step runs of every method under every estimator, and losses far from their usual range: what guards ``itpo.NUMERICS``.
 
-``python tests/golden_runs.py`` records them in ``tests/golden/numerics.json``, for each capability of this processor. Do that after
-a change of the numerics, together with raising ``itpo.NUMERICS``; ``tests/test_numerics.py`` compares.
+``python tests/golden_runs.py`` records them in ``tests/golden/numerics.json``, for each capability of this processor. Do that
+after a change of the numerics, together with raising ``itpo.NUMERICS``; ``tests/test_numerics.py`` compares.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class Public(NamedTuple):
-    """A public function, class or method: its module's file, its name there ("MethodEntry.options" for a method), and its definition."""
+    """A public function, class or method: its module's file, its name ("MethodEntry.options" for a method), its definition."""
 
     module: str
     name: str
@@ -37,7 +37,8 @@ def public(module: str, body: list[ast.stmt], prefix: str = "") -> Iterator[Publ
                 yield from public(module, node.body, f"{node.name}.")
 
 
-MODULES = {path.relative_to(PACKAGE).as_posix(): tree(path) for path in sorted(PACKAGE.rglob("*.py")) if not re.match("_[^_]", path.name)}
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if not re.match("_[^_]", path.name)]
+MODULES = {path.relative_to(PACKAGE).as_posix(): tree(path) for path in FILES}
 PUBLIC = [item for module, code in MODULES.items() for item in public(module, code.body)]
 
 
@@ -69,7 +70,9 @@ def test_every_public_function_is_at_work_in_a_notebook_or_in_an_example(shown):
     functions = [  # methods are shown with their classes
         item
         for item in PUBLIC
-        if not isinstance(item.node, ast.ClassDef) and "." not in item.name and not item.module.startswith(PROGRAMS)
+        if not isinstance(item.node, ast.ClassDef)
+        and "." not in item.name
+        and not item.module.startswith(PROGRAMS)
     ]
     missing = [item[:2] for item in functions if item.name not in shown]
     assert not missing
