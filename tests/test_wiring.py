@@ -36,6 +36,8 @@ CONFIG = RunConfig(
     adapter=Adapter(2, 4),
     estimator=Estimator("ppo", {"gamma": 0.9, "lam": 0.7}),
     max_turn_tokens=11,
+    thought_tags={"<hush>": "</hush>"},
+    thought_credit=False,
     prompts=3,
     rollouts=4,
     length_penalty=1e-3,
@@ -396,9 +398,10 @@ def test_losses_are_given_the_configs_settings(runs):
 def test_sampling_and_forward_passes_have_the_configs_sizes(runs, store):
     for _, calls in (runs("all", 0), runs("nothing", 0)):
         samplings = [c.given["sampling"] for c in calls.of("rollout")]
-        assert {(s.max_turn_tokens, s.max_rows) for s in samplings} == {(11, 7)}
+        assert {(s.max_turn_tokens, s.max_rows, s.thought_credit) for s in samplings} == {(11, 7, False)}
         assert {c.given["token_budget"] for c in calls.of("micro_batches")} == {300}
     some = build.build_learner(CONFIG, store)
+    assert some.chat.thought_tags == {"<hush>": "</hush>"}
     assert some.backbone.head_chunk == 70 and some.judge.error_rate == 0.35
     assert {layer.r["policy"] for layer in some.backbone._layers} == {2}
     other = build.build_learner(dataclasses.replace(CONFIG, seed=1), store)
