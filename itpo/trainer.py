@@ -13,9 +13,10 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> config = RunConfig(Method("norm_itpo"), seed=0, steps=1, warmup=1, **small)
 >>> folder = tempfile.TemporaryDirectory()
 >>> run = Store(folder.name).open(config)
+>>> run.declare(inputs(config, Store(folder.name)))
 >>> learner = build_learner(config, Store(folder.name))
 >>> warm_up(learner, run)
->>> monitor_set = collect_monitor_set(learner)
+>>> monitor_set = collect_monitor_set(learner, run)
 >>> observe(learner, run, 0, monitor_set)
 >>> batch, metrics = training_step(learner, "0/0", Timer())
 >>> round(metrics["ratio_error"], 3), len(batch.outcome) == config.prompts * config.rollouts

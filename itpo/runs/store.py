@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from filelock import AcquireReturnProxy
-from safetensors.torch import load
 from torch import Tensor
 
 from itpo import NUMERICS
 from itpo.runs.artifacts import make_or_check
+from itpo.runs.checkpoints import BRING_BACK, LOGS, checked_tensors, log_hashes
 from itpo.runs.files import (
     IN_WORK,
     RunFolderError,
@@ -61,14 +61,20 @@ from itpo.runs.locks import RunBusyError, take_lock
 from itpo.runs.platform import differences, numeric_platform
 from itpo.runs.reading import Readings, fingerprint
 
-__all__ = ["PlatformError", "Run", "RunBusyError", "RunFolderError", "Store", "fingerprint"]
+__all__ = [
+    "PlatformError",
+    "Run",
+    "RunBusyError",
+    "RunFinishedError",
+    "RunFolderError",
+    "Store",
+    "fingerprint",
+]
 
 _UNTRAINED = ("config.json", "platform.json", "inputs.json")
-_LOGS = ("metrics.jsonl", "dialogues.jsonl", "timing.jsonl")
 _ADAPTERS = ("policy", "prm", "critic")
 _ADAPTER_FILES = ("adapter_config.json", "*.safetensors")
 _CHECKPOINT_FILES = ("state.json", "step_*.safetensors", IN_WORK)
-_BRING_BACK = "bring it back, or move the folder away to train the run from its start"
 _PATIENCE = 10.0  # seconds: a killed sweep's children end a moment after it, and their locks with them
 _held: dict[Path, AcquireReturnProxy] = {}
 
@@ -77,13 +83,16 @@ class PlatformError(RuntimeError):
     """A run would go on on another numeric platform than it began on, and would end with other bytes than on either."""
 
 
+class RunFinishedError(RuntimeError):
+    """A finished run would be written."""
+
+
 class Run(Readings):
     """One run's folder; made by :meth:`Store.open`.
 
-    Whatever writes takes the run's lock first and keeps it until :meth:`finish`, :meth:`release` or the end
-    of the process. It raises :class:`RunBusyError` while another process holds the lock, ``RuntimeError``
-    if the run is finished or was started before and not restored, and ``OSError`` that says what to do
-    when the disk is full.
+    Whatever writes takes the run's lock first and keeps it until :meth:`finish`, :meth:`release` or the end of the process. It
+    raises :class:`RunBusyError` while another process holds the lock, :class:`RunFinishedError` if the run is finished,
+    ``RuntimeError`` if it was started before and not restored, and ``OSError`` that says what to do when the disk is full.
     """
 
     def __init__(self, folder: Path, config: Any, mix_platforms: bool = False) -> None:
@@ -102,8 +111,20 @@ class Run(Readings):
                 if not restoring:
                     self._note_start(None)
             if self.done:
-                raise RuntimeError(f"{self.folder} holds a finished run: read it, or train another config")
+                raise RunFinishedError(
+                    f"{self.folder} holds a finished run: read it, or train another config"
+                )
             yield
+
+    def busy(self) -> bool:
+        """Whether another process holds the run's lock."""
+        if self.folder in _held:
+            return False
+        try:
+            with take_lock(_lock_path(self.folder), patience=0.0):
+                return False
+        except RunBusyError:
+            return True
 
     def release(self) -> None:
         """Give up the lock without finishing, so that another process can go on with the run."""
@@ -144,13 +165,9 @@ class Run(Readings):
         digest = sha256(content)
         name = f"step_{step:06d}-{digest[:8]}.safetensors"
         with self._writing():
-            logs = [log for log in _LOGS if (self.folder / log).exists()]
-            for path in (*(self.folder / log for log in logs), self.folder):
+            for path in (*(self.folder / log for log in LOGS if (self.folder / log).exists()), self.folder):
                 sync(path)
-            whole = {log: (self.folder / log).read_bytes() for log in logs}
-            state = {"step": step, "tensors": name, "tensors_sha256": digest}
-            state |= {"logs": {log: {"size": len(c), "sha256": sha256(c)} for log, c in whole.items()}}
-            state |= {"monitor": self._monitor_hashes()}
+            state = {"step": step, "tensors": {name: digest}, **log_hashes(self.folder)}
             document = sealed_bytes("itpo-checkpoint", **state)
             write_file(folder / name, content)
             write_file(folder / "state.json", document)
@@ -170,10 +187,10 @@ class Run(Readings):
         """
         with self._writing(restoring=True):
             state = self._state()
-            tensors = self._checked(state) if state else {}
+            tensors = checked_tensors(self.folder, state) if state else {}
             self._note_start(state.get("step"))
             logs, readings = state.get("logs", {}), state.get("monitor", {})
-            for log in _LOGS:
+            for log in LOGS:
                 if log in logs:
                     os.truncate(self.folder / log, logs[log]["size"])
                 else:
@@ -185,25 +202,6 @@ class Run(Readings):
             if not state:
                 _remove_files(self.folder / "checkpoint", _CHECKPOINT_FILES)
             return (state["step"], tensors) if state else None
-
-    def _checked(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, whose logs and readings are those that it was made with."""
-        for log, expected in state["logs"].items():
-            path = self.folder / log
-            content = path.read_bytes()[: expected["size"]] if path.exists() else b""
-            if len(content) < expected["size"]:
-                raise RunFolderError(path, "is shorter than at the last checkpoint")
-            if sha256(content) != expected["sha256"]:
-                raise RunFolderError(path, "was changed in what it held at the last checkpoint")
-        actual, expected = self._monitor_hashes(), state["monitor"]
-        if name := changed({name: actual.get(name, "") for name in expected}, expected):
-            wrong = "was changed" if name in actual else "is missing"
-            raise RunFolderError(self.folder / "monitor" / name, f"{wrong} since the last checkpoint")
-        path = self.folder / "checkpoint" / state["tensors"]
-        content = path.read_bytes() if path.exists() else b""
-        if sha256(content) != state["tensors_sha256"]:
-            raise RunFolderError(path, "is missing or damaged", _BRING_BACK)
-        return load(content)
 
     def _note_start(self, step: int | None) -> None:
         """Record where and from what the run begins, or see that it goes on so from ``step``."""
@@ -225,16 +223,16 @@ class Run(Readings):
         path = self.folder / "inputs.json"
         if self.inputs is None or (self.done and not path.exists()):  # a finished run that noted none
             return
-        noted = read_sealed(path, "itpo-run-inputs", _BRING_BACK)["inputs"]
+        noted = read_sealed(path, "itpo-run-inputs", BRING_BACK)["inputs"]
         for kind in sorted(noted.keys() | self.inputs.keys()):
             if name := changed(self.inputs.get(kind, {}), noted.get(kind, {})):
                 wrong = f"the run began with another {kind}: {name} was changed, added or removed since"
-                raise RunFolderError(path, wrong, _BRING_BACK)
+                raise RunFolderError(path, wrong, BRING_BACK)
 
     def _note_platform(self, step: int | None) -> None:
         """Record where the run begins, or goes on from ``step``: on the last platform, unless asked to mix them."""
         path, here = self.folder / "platform.json", numeric_platform()
-        noted = [] if step is None else read_sealed(path, "itpo-run-platform", _BRING_BACK)["platforms"]
+        noted = [] if step is None else read_sealed(path, "itpo-run-platform", BRING_BACK)["platforms"]
         # Steps after the checkpoint are gone, and platforms that trained nothing else with them.
         entries = [entry for entry in noted if entry["from_step"] < (step or 0)] or noted[:1]
         changes = differences(here, entries[-1]["platform"]) if entries else []
@@ -254,12 +252,12 @@ class Run(Readings):
         path, reached = self.folder / "checkpoint" / "state.json", self._progress()
         if reached == "end" and not self.done:
             raise RunFolderError(
-                self.folder / "done.json", "is lost: the run had come to its end", _BRING_BACK
+                self.folder / "done.json", "is lost: the run had come to its end", BRING_BACK
             )
         if path.exists():
-            return read_sealed(path, "itpo-checkpoint", _BRING_BACK)
+            return read_sealed(path, "itpo-checkpoint", BRING_BACK)
         if reached == "checkpoint" and not self.done:
-            raise RunFolderError(path, "is lost: the run had a checkpoint", _BRING_BACK)
+            raise RunFolderError(path, "is lost: the run had a checkpoint", BRING_BACK)
         return {}
 
     def _progress(self) -> str | None:
@@ -270,9 +268,6 @@ class Run(Readings):
     def _note_progress(self, reached: str) -> None:
         if self._progress() != reached:
             write_file(self.folder / "progress.json", sealed_bytes("itpo-run-progress", reached=reached))
-
-    def _monitor_hashes(self) -> dict[str, str]:
-        return {name: sha256((self.folder / "monitor" / name).read_bytes()) for name in self._monitor_names()}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``done.json`` with the summary (JSON) and the hash of each file; remove the checkpoint."""
@@ -299,7 +294,12 @@ class Run(Readings):
 
     def checkpoint_step(self) -> int:
         """The step of the last checkpoint, 0 if there is none."""
-        return int(self._state().get("step", 0))
+        try:
+            return int(self._state().get("step", 0))
+        except RunFolderError:
+            if self.done:  # another process finished it meanwhile
+                return 0
+            raise
 
 
 def _numbers(step: int, values: Mapping[str, SupportsFloat]) -> dict[str, Any]:
@@ -370,12 +370,7 @@ class Store:
                 os.rename(partial, folder)
                 sync(self.root)
 
-    def artifact(
-        self,
-        kind: str,
-        determinants: Mapping[str, Any],
-        build: Callable[[Path], Any],
-    ) -> Path:
+    def artifact(self, kind: str, determinants: Mapping[str, Any], build: Callable[[Path], Any]) -> Path:
         """The folder ``models/<kind>-<hash>`` that ``build(folder)`` filled, once for these determinants.
 
         A folder is there completely or not at all; a process that asks while another builds waits for it. Raises ``ValueError``

@@ -18,13 +18,13 @@ from itertools import zip_longest
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from itpo.runs.store import Run, Store
+from itpo.runs.store import Run, RunBusyError, RunFinishedError, Store
 
 Train = Callable[[Any, Run], None]
 Name = TypeVar("Name", bound=Hashable)
@@ -44,6 +44,13 @@ class SweepError(RuntimeError):
         )
         run, text = failures[0]
         super().__init__(f"{len(failures)} of {total} runs failed. {run.folder}:\n{text.rstrip()}{others}")
+
+
+class _Result(NamedTuple):
+    """What became of a run in a child: "trained", or in another sweep "loaded" or "busy", or "failed" with a traceback."""
+
+    outcome: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ def sweep(
     When a run fails the others still finish; then :class:`SweepError` is raised. Raises ``ValueError``,
     before anything is trained, if ``train`` or a config's class cannot be imported or ``workers`` is not
     positive, and :class:`itpo.runs.store.RunFolderError` for a damaged folder. A run that began on another numeric platform
-    fails unless ``mix_platforms``. An interrupt ends the processes;
-    their runs resume next time.
+    fails unless ``mix_platforms``. An interrupt ends the processes; their runs resume next time. A run that another process
+    trains is waited for, and then loaded, or trained where that one left it.
     """
     if workers is None:
         workers = default_workers()
@@ -102,11 +109,11 @@ def sweep(
         run.release()
     start = time.monotonic()
     with _Progress(todo, progress) as bar:
-        failures = _train_all(store, todo, train, workers, bar)
+        trained, failures = _train_all(store, todo, train, workers, bar)
     if failures:
         raise SweepError(failures, len(runs))
     took = _duration(time.monotonic() - start)
-    bar.conclude(f"{len(runs)} runs: {len(runs) - len(todo)} loaded, {len(todo)} trained in {took}")
+    bar.conclude(f"{len(runs)} runs: {len(runs) - trained} loaded, {trained} trained in {took}")
     return [store.open(config) for config in configs]
 
 
@@ -153,29 +160,40 @@ def _duration(seconds: float) -> str:
 
 def _train_all(
     store: Store, todo: Sequence[Run], train: Train, workers: int, bar: _Progress
-) -> list[tuple[Run, str]]:
-    """Hand out the runs, one at a time to each process, and collect (run, traceback) of those that failed."""
-    pending, failures = deque(todo), []
+) -> tuple[int, list[tuple[Run, str]]]:
+    """Hand out the runs, one at a time to each process; returns how many were trained, and (run, traceback) of the failed ones.
+
+    Runs that other processes train are left to the end, and waited for.
+    """
+    pending, waiting, trained = deque(todo), deque[Run](), 0
+    failures: list[tuple[Run, str]] = []
     idle: list[_Worker] = []
     busy: dict[_Worker, Run] = {}
+    elsewhere: set[Path] = set()
     try:
-        while pending or busy:
-            while pending and len(busy) < workers:
-                worker, run = idle.pop() if idle else _start(store, train), pending.popleft()
+        while pending or waiting or busy:
+            while (pending or waiting) and len(busy) < workers:
+                worker, run = idle.pop() if idle else _start(store, train), (pending or waiting).popleft()
                 busy[worker] = run
                 with suppress(BrokenPipeError):  # it died: the wait below sees that
-                    worker.connection.send((train, run.config, run.folder))
+                    worker.connection.send((train, run.config, run.folder, bool(pending)))
             ready = wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
-            bar.update(busy.values(), len(todo) - len(pending) - len(busy))
+            ended = len(todo) - len(pending) - len(waiting) - len(busy)
+            bar.update([*busy.values(), *waiting], ended, len(elsewhere))
             for worker in [worker for worker in busy if worker.connection in ready]:
-                run, error = busy.pop(worker), _result(worker)
+                run, result = busy.pop(worker), _result(worker)
                 if worker.process.exitcode is None:
                     idle.append(worker)
-                if error:
-                    failures.append((run, error))
+                elsewhere.discard(run.folder)
+                trained += result.outcome == "trained"
+                if result.outcome == "busy":
+                    elsewhere.add(run.folder)
+                    waiting.append(run)
+                if result.outcome == "failed":
+                    failures.append((run, result.text))
     finally:
         _end([*idle, *busy])
-    return failures
+    return trained, failures
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -218,14 +236,15 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _result(worker: _Worker) -> str:
-    """The traceback that a process sends at the end of a run, empty if all went well."""
+def _result(worker: _Worker) -> _Result:
+    """What a process sends at the end of a run."""
     try:
-        return str(worker.connection.recv())
+        return _Result(*worker.connection.recv())
     except (EOFError, ConnectionResetError):
         worker.process.join()
         code = worker.process.exitcode
-        return f"the process ended with exit code {code} (-9: killed, perhaps for lack of memory)"
+        text = f"the process ended with exit code {code} (-9: killed, perhaps for lack of memory)"
+        return _Result("failed", text)
 
 
 def _work(connection: Connection, store: Store, environment: dict[str, str]) -> None:
@@ -237,13 +256,13 @@ def _work(connection: Connection, store: Store, environment: dict[str, str]) -> 
     torch.set_num_threads(1)
     while True:
         try:
-            train, config, folder = connection.recv()
-            error = _train_one(train, config, folder, store)
+            train, config, folder, hurried = connection.recv()
+            result = _train_one(train, config, folder, store, hurried)
         except EOFError:
             return
         except Exception:
-            error = traceback.format_exc()
-        connection.send(error)
+            result = _Result("failed", traceback.format_exc())
+        connection.send(tuple(result))
 
 
 def _end_with_parent() -> None:
@@ -253,20 +272,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _train_one(train: Train, config: Any, folder: Path, store: Store) -> str:
+def _train_one(train: Train, config: Any, folder: Path, store: Store, hurried: bool) -> _Result:
+    """Train one run; ``hurried`` is whether other runs could be trained while another process has this one."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     run = store.open(config)
     if run.folder != folder:
-        return "the library changed since the sweep began: restart the process that called it"
+        text = "the library changed since the sweep began: restart the process that called it"
+        return _Result("failed", text)
+    if run.done or (hurried and run.busy()):
+        return _Result("loaded" if run.done else "busy")
     try:
         train(config, run)
+    except RunBusyError:
+        return _Result("busy")
+    except RunFinishedError:  # by another process since it was opened
+        return _Result("loaded")
     except Exception:
-        return traceback.format_exc()
+        return _Result("failed", traceback.format_exc())
     finally:
         run.release()
-    return "" if run.done else f"{train} returned without run.finish(...)"
+    return _Result("trained") if run.done else _Result("failed", f"{train} returned without run.finish(...)")
 
 
 class _Cell:
@@ -315,7 +342,7 @@ class _Progress:
             mininterval=_POLL_SECONDS if self.cell or sys.stderr.isatty() else 5 * _POLL_SECONDS,
             miniters=0,
             smoothing=0.1,
-            ncols=100,
+            ncols=120,
             leave=False,
             disable=not (show and todo),
         )
@@ -326,11 +353,12 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def update(self, running: Iterable[Run], ended: int) -> None:
-        """Move the bar to the steps that the running and finished runs have done."""
+    def update(self, running: Iterable[Run], ended: int, elsewhere: int) -> None:
+        """Move the bar to the steps that the running and finished runs have done; say how many other processes train."""
         for run in running:
             self.steps[run.folder] = max(self.steps[run.folder], min(run.steps_done(), run.config.steps))
-        self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs", refresh=False)
+        waiting = f", waiting for {elsewhere} that others train" if elsewhere else ""
+        self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs{waiting}", refresh=False)
         self.bar.update(sum(self.steps.values()) - self.bar.n)
 
     def conclude(self, text: str) -> None:
