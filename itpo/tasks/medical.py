@@ -19,7 +19,7 @@ from typing import Any
 
 from itpo.dialogue import Message
 from itpo.tasks.registry import TaskEntry
-from itpo.tasks.slots import PolicyParams, SlotTask
+from itpo.tasks.slots import PolicyParams, SlotTask, check_shares
 
 # An illness is named after its duration, its place and its complaint: "acute gastric edema".
 NAMES = {"pain": "neuralgia", "rash": "dermatitis", "swelling": "edema"}
@@ -165,6 +165,7 @@ class MedicalRecommendation(SlotTask):
         self, clear: float = 0.5, vague: float = 0.25, mistaken: float = 0.9, allergic: float = 0.5
     ) -> None:
         super().__init__(clear, vague, mistaken)
+        check_shares(allergic=allergic)
         self.allergic = allergic
 
     def sample(self, rng: random.Random) -> Patient:

@@ -44,6 +44,19 @@ def slot_of(act: str) -> str:
     return act.partition("_")[2]
 
 
+def check_shares(**shares: float) -> None:
+    """Raise ``ValueError`` that names the first of these shares which is not between 0 and 1.
+
+    >>> check_shares(clear=0.5, vague=7.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: vague is 7.0; it must be a share from 0 to 1
+    """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; it must be a share from 0 to 1")
+
+
 class SlotTask:
     """A scripted task on the engine; a subclass sets the attributes below and adds ``sample``, ``opening``, ``score``.
 
@@ -74,6 +87,8 @@ class SlotTask:
 
     def __init__(self, clear: float = 0.5, vague: float = 0.25, mistaken: float = 0.9) -> None:
         self.clear, self.vague, self.mistaken = clear, vague, mistaken
+        check_shares(clear=clear, vague=vague, mistaken=mistaken)
+        check_shares(**{"clear + vague": clear + vague})
         self._cues = {act: re.compile(cue, re.DOTALL) for act, cue in self.cues.items()}
         # How the replies begin that call for repair.
         self._signs = {kind: tuple(text.partition("{")[0] for text in self.replies[kind]) for kind in REPAIRS}

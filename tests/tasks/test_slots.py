@@ -18,7 +18,7 @@ from itpo.tasks.documents import VALUES, DocumentWriting, Wish
 from itpo.tasks.math import MathTutoring, Problem
 from itpo.tasks.medical import VALUES as FINDINGS
 from itpo.tasks.medical import MedicalRecommendation, Patient
-from itpo.tasks.registry import get_task
+from itpo.tasks.registry import TASKS, get_task
 
 VERIFY = "are you sure ?"
 
@@ -354,3 +354,12 @@ def test_any_text_gets_a_reply_and_a_score(name, data, seed, which):
         messages.append(Message("user", reply))
         # The scripted policy goes on from any conversation.
         assert task.scripted_policy(example, messages, random.Random(seed), task.noisy_expert)
+
+
+@pytest.mark.parametrize(
+    "options", [{"clear": 7.0}, {"vague": -0.1}, {"mistaken": 1.5}, {"clear": 0.6, "vague": 0.6}]
+)
+@pytest.mark.parametrize("name", TASKS)
+def test_shares_of_a_task_are_from_0_to_1(name: str, options: dict[str, float]):
+    with pytest.raises(ValueError, match="is .* it must be a share from 0 to 1"):
+        get_task(name, options)
