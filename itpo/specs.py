@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -298,8 +299,13 @@ class Endpoint:
     def __post_init__(self) -> None:
         check_fields(self)
         _check_prompts(self.prompts)
-        wanted = "an address such as http://127.0.0.1:8000/v1, beginning with http:// or https://, without password or query"
-        check("url", _is_address(self.url), self.url, wanted)
+        # Errors and tables show addresses.
+        hidden = re.sub(r"//.*@", "//[hidden]@", self.url).partition("?")[0]
+        wanted = (
+            "an address such as http://127.0.0.1:8000/v1, beginning with http:// or https://, without user name, password or "
+            "query: keys belong into the environment variable that key_variable names"
+        )
+        check("url", hidden == self.url and _is_address(self.url), hidden, wanted)
         if self.cache is not None:
             plain_name = self.cache.replace("_", "").replace("-", "").isalnum()
             check(
@@ -313,8 +319,7 @@ class Endpoint:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        plain = parts.username is None and not parts.query and parts.port != 0
-        return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+        return parts.port != 0 and parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:  # of a port or a bracket
         return False
 

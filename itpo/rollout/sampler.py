@@ -142,8 +142,9 @@ def rollout(
     >>> with backbone.use("policy"):
     ...     dialogues = rollout(backbone, chat, task, problems, users, generator, Sampling())
     ...     answers = speak(backbone, chat, [[Message("user", "how many pens ?")]], generator, Sampling())
-    >>> [dialogue.messages[0].role for dialogue in dialogues], len(answers)
-    (['user', 'user'], 1)
+    ...     turns = take_turns(backbone, chat, [[Message("user", "how many ?")]], generator, Sampling())
+    >>> [dialogue.messages[0].role for dialogue in dialogues], len(answers), len(turns)
+    (['user', 'user'], 1, 1)
     """
     if histories is None:
         histories = [task.opening(example) for example in examples]

@@ -143,7 +143,7 @@ def read_monitor(run: Run) -> MonitorReadings:
         static["turn_ids"],
         static["outcome"].astype(np.float64),
         static["input_ids"],
-        ChatFormat(tokenizer_of(run)),
+        ChatFormat(tokenizer_of(run), run.config.thought_tags),
     )
 
 

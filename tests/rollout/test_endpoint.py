@@ -211,6 +211,17 @@ def test_settings_are_checked():
     ):
         with pytest.raises(ValueError, match=next(iter(changes))):
             Endpoint(**{"url": "http://x/v1", "model": "m"} | changes)
+    for url in (
+        "http://me:hush@x/v1",
+        "http://hush@x/v1",
+        "http://x/v1?key=hush",
+        "http://me:h/hush@x:99999/v1",
+    ):
+        with pytest.raises(ValueError, match="url is .* without user name, password or query") as error:
+            Endpoint(url, "m")
+        assert "hush" not in str(error.value)
+    with pytest.raises(ValueError, match="url is 'http://x:99999/v1'"):
+        Endpoint("http://x:99999/v1", "m")
     with pytest.raises(ValueError, match="2 prompts but 1 seeds"):
         EndpointModel(Endpoint("http://x/v1", "m")).ask([[], []], [0], str)
     with pytest.raises(ValueError, match="judge is Endpoint.*must be an Endpoint of temperature 0"):

@@ -88,7 +88,7 @@ def _wait(process, health, log):
 
 
 def endpoint(url, folder, **changes):
-    settings = {"max_tokens": 24, "concurrency": 4, "attempts": 2, "pause": 0.0} | changes
+    settings = {"max_tokens": 96, "concurrency": 4, "attempts": 3, "pause": 0.0} | changes
     return Endpoint(url, str(folder), **settings)
 
 
@@ -115,14 +115,20 @@ def test_no_user_writes_control_tokens_of_a_released_model(folder):
 
 
 def test_temperature_is_honoured(url, folder):
-    question = [[Message("user", "Tell me about your day.")]]
+    question = [[Message("user", "Name any animal. Reply with its name only.")]]
 
     def reply(temperature, seed):
-        place = endpoint(url, folder, temperature=temperature, max_tokens=12)
+        place = endpoint(url, folder, temperature=temperature, max_tokens=64)
         return EndpointModel(place).ask(question, [seed], str)[0]
 
     assert reply(0.0, 1) == reply(0.0, 2)
-    assert reply(1.0, 1) == reply(1.0, 1) != reply(1.0, 2)
+    assert reply(1.0, 1) == reply(1.0, 1) != reply(1.0, 3)
+
+
+def test_a_reply_cut_off_by_its_limit_is_an_error(url, folder):
+    model = EndpointModel(endpoint(url, folder, max_tokens=2, attempts=1))
+    (error,) = model.ask([[Message("user", "Tell me about your day.")]], [1], str)
+    assert isinstance(error, EndpointError) and "finish_reason is 'length'" in str(error)
 
 
 def test_conversations_are_read_back_from_real_tokens(folder):
