@@ -19,7 +19,7 @@ from itpo.apps.configs import finished_run
 from itpo.apps.model_card import Base, write_card
 from itpo.config import RunConfig, TaskSpec
 from itpo.models.imitation import PACKAGED
-from itpo.runs.files import IN_WORK, sha256
+from itpo.runs.files import IN_WORK, sha256, sync
 from itpo.specs import PretrainedModel, TinyLM
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
@@ -78,6 +78,8 @@ def _write(folder: Path, weights: Path, config: str, card: ModelCard) -> None:
         shutil.copyfile(weights, partial / WEIGHTS)
         (partial / CONFIG).write_text(config, encoding="utf-8")
         card.save(partial / CARD)
+        for path in [*partial.iterdir(), partial]:
+            sync(path)
         os.replace(partial, folder)  # refused by the system if something has come into it meanwhile
     except BaseException:
         shutil.rmtree(partial)

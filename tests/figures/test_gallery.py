@@ -126,6 +126,23 @@ def test_texts_are_escaped_and_tables_are_tables(folder: Path) -> None:
     assert "A <strong>note</strong>, a &lt; b." in text and "Profile <code>laptop</code>." in text
 
 
+@pytest.mark.parametrize(
+    "place", ["javascript:alert(1)//.csv", "https://example.org/F02_kinds.csv", "/F02_kinds.csv"]
+)
+def test_no_address_becomes_a_link(folder: Path, place: str) -> None:
+    path = folder / "F02_kinds.json"
+    record = json.loads(path.read_text())
+    record["frames"]["band"]["file"] = place
+    path.write_text(json.dumps(record))
+    (folder / "javascript:alert(1)").mkdir()
+    (folder / "javascript:alert(1)" / ".csv").write_text("")
+    with pytest.raises(PublishedError, match=r"F02_kinds.json .*is not the name of a file of F02_kinds"):
+        gallery.build(folder)
+    record["frames"]["band"]["file"] = "F02_kinds.csv"
+    path.write_text(json.dumps(record | {"notebook": "javascript:alert(1)//"}))
+    check(gallery.page(folder), folder)
+
+
 def test_only_smoke_is_warned_of(folder: Path) -> None:
     assert "its numbers mean nothing" not in gallery.page(folder)
     publish(results.credit_by_kind, "F07_slope", "smoke", "c", band=BAND)

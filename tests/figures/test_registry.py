@@ -14,7 +14,7 @@ from figure_examples import CASE, PAIR, band, ceilings, story_frames
 from matplotlib.figure import Figure
 
 from itpo.figures import conversations, credit, results, style
-from itpo.figures.publishing import registry
+from itpo.figures.publishing import gallery, registry
 from itpo.figures.publishing.registry import (
     PublishedError,
     find_drawing,
@@ -198,6 +198,10 @@ def changed(**fields: object) -> Callable[[str], str]:
     return lambda text: json.dumps(json.loads(text) | fields)
 
 
+def frames(file: str, argument: str = "band") -> Callable[[str], str]:
+    return changed(frames={argument: {"file": file, "columns": {}}})
+
+
 DAMAGES: dict[str, Callable[[str], str]] = {
     "cut off": lambda text: text[:100],
     "empty": lambda text: "",
@@ -212,6 +216,12 @@ DAMAGES: dict[str, Callable[[str], str]] = {
     "a file outside": changed(frames={"band": {"file": "/etc/passwd", "columns": {}}}),
     "a file above": changed(frames={"band": {"file": "../F02_kinds.csv", "columns": {}}}),
     "a file that is gone": changed(frames={"band": {"file": "gone.csv", "columns": {}}}),
+    "an address": frames("javascript:alert(1).csv"),
+    "another address": frames("https://example.org/F02_kinds.csv"),
+    "a file outside by its argument": frames("F02_kinds.x/../../y.csv", "x/../../y"),
+    "a number as a file": changed(frames={"band": {"file": 1, "columns": {}}}),
+    "a number as a caption": changed(caption=1),
+    "deep nesting": lambda text: "[" * 99_999,
     "an unknown type": changed(frames={"band": {"file": "F02_kinds.csv", "columns": {"kind": "film"}}}),
 }
 
@@ -230,6 +240,75 @@ def test_a_damaged_record_is_one_error_with_file_and_remedy(folder: Path, damage
 def test_an_empty_folder_is_an_error_with_a_remedy(folder: Path) -> None:
     with pytest.raises(PublishedError, match="no published figures.*make reproduce"):
         list(redraw(folder))
+
+
+def test_what_is_no_name_of_a_file_never_becomes_one(folder: Path) -> None:
+    name = "javascript:alert(1)"
+    kinds()
+    text = (folder / "F02_kinds.json").read_text()
+    (folder / f"{name}.json").write_text(changed(name=name, frames={})(text))
+    with pytest.raises(PublishedError, match=r"'javascript:alert\(1\)' cannot name a figure"):
+        read(folder / f"{name}.json")
+
+
+def test_a_table_of_anything_but_texts_is_damaged(folder: Path) -> None:
+    table()
+    path = folder / "T1_gains.json"
+    text = path.read_text()
+    for fields in (
+        {"rows": [[1, 2]]},
+        {"rows": [["a"]]},
+        {"rows": 3},
+        {"columns": [["a"], "b"]},
+        {"scale": None},
+    ):
+        path.write_text(changed(**fields)(text))
+        with pytest.raises(PublishedError, match=r"T1_gains.json cannot be drawn"):
+            read(path)
+
+
+def test_half_a_character_is_replaced_wherever_it_stands(folder: Path) -> None:
+    broken, mended = "a\ud800b\ud83d\ude00", "a\ufffdb\N{GRINNING FACE}"
+    text = pd.DataFrame({"a": pd.Series([broken], dtype=object)})  # pandas' own type of text refuses it
+    publish_table(text, text, "T9", "smoke", broken, broken)
+    record = read(folder / "T9.json")
+    assert isinstance(record, registry.PublishedTable)
+    assert (record.rows, record.caption, record.scale) == ([[mended]], mended, mended)
+    assert all(mended in (folder / f"T9.{end}").read_text() for end in ("csv", "json", "md", "tex"))
+    messages = PAIR.assign(text=pd.Series(broken, index=sorted({*PAIR.index}), dtype=object))
+    publish(conversations.picture, "F22_x", "smoke", "a\ud800b", messages=messages)
+    assert "a\ufffdb" in (folder / "F22_x.json").read_text() and mended in (folder / "F22_x.csv").read_text()
+    before = contents(folder)
+    assert len(list(redraw(folder))) == 2 and contents(folder) == before
+    gallery.build(folder)
+    assert mended in (folder / "index.html").read_text()
+
+
+def test_cells_cannot_break_a_table(folder: Path) -> None:
+    text = pd.DataFrame(
+        {
+            "a | b": ["x|y", "[1] & c", "*", "end\\"],
+            "n\n2": ["1\r\n\r\n2", "`c`", "a\\|b", "\x1b\x00 #$%^~{}_"],
+        }
+    )
+    shown = publish_table(text, text, "T9", "smoke", "Scale\n\nof it.", "Note.").splitlines()
+    assert shown[:6] == [
+        r"| a \| b | n 2 |",
+        "|---|---|",
+        r"| x\|y | 1 2 |",
+        r"| [1] & c | \`c\` |",
+        r"| * | a\\\|b |",
+        r"| end\ |   #$%^~{}_ |",
+    ]
+    source = (folder / "T9.tex").read_text()
+    rows = source.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].splitlines()
+    assert rows == [
+        r"x$|$y & 1 2 \\",
+        r"{[1] \& c} & `c` \\",
+        r"{*} & a\textbackslash{}$|$b \\",
+        r"end\textbackslash{} &   \#\$\%\textasciicircum{}\textasciitilde{}\{\}\_ \\",
+    ]
+    assert r"\caption{Note. Scale of it.}" in source
 
 
 def test_a_table_is_written_for_people_latex_and_machines(folder: Path) -> None:

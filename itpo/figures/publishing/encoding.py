@@ -54,6 +54,8 @@ def _type(cells: pd.Series, path: Path) -> str:
     if not isinstance(cells.name, str) or not cells.name or "\r" in cells.name:
         raise TypeError(f"{path.name}: {cells.name!r} cannot be a column's name: make it text")
     values = cells.astype(object) if isinstance(cells.dtype, pd.CategoricalDtype) else cells
+    if types.is_object_dtype(values):  # pandas' own type of text refuses half a character
+        values = pd.Series([utf8(v).decode() if isinstance(v, str) else v for v in values], dtype=object)
     kind = values.infer_objects().dtype
     nullable = types.is_extension_array_dtype(kind)
     if types.is_bool_dtype(kind):

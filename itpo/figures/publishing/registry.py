@@ -286,6 +286,7 @@ def redraw(folder: Path) -> Iterator[Published]:
 def _damaged(path: Path, what: Exception | str, notebook: str = "") -> str:
     reason = f"{type(what).__name__}: {what}" if isinstance(what, Exception) else what
     again = f"run notebook {notebook} again" if notebook else "run the notebook that publishes it again"
+    reason = " ".join(reason.split())
     return f"{path} cannot be drawn ({reason}): restore it and its CSV files from the repository, or {again}"
 
 
