@@ -1,9 +1,14 @@
 """Exported policies: read by plain PEFT, described by their own run, and refused where something would be lost."""
 
 import base64
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -286,6 +291,63 @@ def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     (tmp_path / ".partial-adapter").mkdir()
     with pytest.raises(ExportError, match="half written: then delete .*/.partial-adapter"):
         export(run.folder, tmp_path / "adapter")
+
+
+def test_a_killed_export_leaves_no_folder_or_a_whole_one_and_says_how_to_go_on(run, tmp_path, exported):
+    """Killed before each operation on files; a half-written folder beside is named and, once deleted, exporting goes on."""
+    number, seen = 0, set()
+    place = tmp_path / "killed"
+    partial = place / ".partial-adapter"
+    while True:
+        child = os.fork()
+        if child == 0:
+            left = iter(range(number))
+
+            def hook(event, arguments, left=left):
+                on_files = event in ("open", "os.rename", "os.mkdir")
+                if on_files and str(place) in str(arguments[0]) and next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            with contextlib.suppress(BaseException):
+                export(run.folder, place / "adapter")
+                os._exit(0)
+            os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        whole = (place / "adapter").exists()
+        if whole:
+            assert {p.name: c for p, c in contents(place / "adapter").items()} == {
+                p.name: c for p, c in contents(exported).items()
+            }
+        elif partial.exists():
+            with pytest.raises(ExportError, match=r"half written: then delete .*/.partial-adapter"):
+                export(run.folder, place / "adapter")
+        seen.add(whole)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        shutil.rmtree(place, ignore_errors=True)
+        number += 1
+    assert number >= 5 and seen == {True, False}
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
+    limit = "import resource, sys; from itpo.__main__ import main; "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, -1)); sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", limit, "export", str(run.folder), str(tmp_path / "adapter")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "or make room" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_has_the_permissions_that_the_umask_leaves(run, tmp_path):
+    mask = os.umask(0o027)
+    try:
+        folder = export(run.folder, tmp_path / "adapter")
+    finally:
+        os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+    assert folder.stat().st_mode & 0o777 == 0o750
 
 
 def test_an_empty_folder_is_filled(run, tmp_path, monkeypatch):
