@@ -88,7 +88,6 @@ class SlotTask:
     def __init__(self, clear: float = 0.5, vague: float = 0.25, mistaken: float = 0.9) -> None:
         self.clear, self.vague, self.mistaken = clear, vague, mistaken
         check_shares(clear=clear, vague=vague, mistaken=mistaken)
-        check_shares(**{"clear + vague": clear + vague})
         self._cues = {act: re.compile(cue, re.DOTALL) for act, cue in self.cues.items()}
         # How the replies begin that call for repair.
         self._signs = {kind: tuple(text.partition("{")[0] for text in self.replies[kind]) for kind in REPAIRS}
