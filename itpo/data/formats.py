@@ -142,6 +142,11 @@ def check_example(example: Example) -> None:
     """Refuse what later steps cannot use: texts that cannot be encoded, and a conversation with nothing left to ask.
 
     Raises :class:`RowError`.
+
+    >>> check_example(Example("1", "documents", (Message("user", "write of music"),), "write of music", {"document": "..."}))
+    Traceback (most recent call last):
+        ...
+    itpo.data.formats.RowError: the first message of the user tells the whole goal, so that nothing is left to ask
     """
     if example.task != "math" and example.prompt[-1].content.strip() == example.goal.strip():
         wrong = "the first message of the user tells the whole goal, so that nothing is left to ask"

@@ -74,7 +74,11 @@ def read_rows(source: str | Path, split: str, config: str | None) -> Iterator[Ro
 
 
 def stem(where: str) -> str:
-    """The name of a file or dataset without its folder and ending, as rows without an id are called."""
+    """The name of a file or dataset without its folder and ending, as rows without an id are called.
+
+    >>> stem("data/train.jsonl.gz")
+    'train'
+    """
     name = Path(where).name
     return name.removesuffix(name[-len(ending) :]) if (ending := _ending(Path(name))) else Path(name).stem
 

@@ -189,6 +189,13 @@ def make_real_task(data: RealData, examples: Sequence[Example], user: ModelUser,
 
     Answers to math problems are compared by rule unless ``data.judged``: a judge of the policy's size errs more. Raises
     ``ValueError`` where a judge is needed and there is none.
+
+    >>> from itpo.data import generate_gsm
+    >>> from itpo.rollout.endpoint import EndpointModel
+    >>> from itpo.specs import Endpoint
+    >>> user = ModelUser(EndpointModel(Endpoint("http://127.0.0.1:8000/v1", "qwen")))
+    >>> make_real_task(RealData("gsm8k"), generate_gsm(2, seed=0), user, judge=None).max_turns
+    5
     """
     name = data.name
     if judge is None and (name != "math" or data.judged):

@@ -108,7 +108,11 @@ def as_text(table: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
 
 
 def percent(title: str, source: str) -> Column:
-    """A column of shares in percent."""
+    """A column of shares in percent.
+
+    >>> percent("success (%)", "success").title
+    'success (%)'
+    """
     return Column(title, source, 100.0, 1)
 
 
@@ -300,6 +304,10 @@ def gains_on_baseline(
     ``usual`` has the runs of trajectory-share where the groups do not concern them; without, every group has its own.
     Columns: ``by``, row, measure (a key of ``MEASURES``), ``value`` of the method and its ``gain`` with t-intervals, and
     ``trajectory_share``, the mean of the baseline.
+
+    >>> frame = pd.DataFrame({"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "mean_success": 0.5})
+    >>> gains_on_baseline(frame, ["setting"])[["row", "measure", "gain"]].values.tolist()
+    [['itpo', 'success', 0.25], ['itpo', 'mean_success', 0.0]]
     """
     lines = []
     for key, group in frame.groupby(list(by), sort=False):
