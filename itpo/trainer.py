@@ -9,12 +9,15 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> from itpo.config import Method
 >>> from itpo.runs.store import Store
 >>> from itpo.specs import TinyLM
+>>> from itpo.training.environments import build_environments
 >>> small = {"model": TinyLM(16, 1, 2, steps=1), "prompts": 2, "rollouts": 2, "eval_dialogues": 2, "monitor_dialogues": 2}
 >>> config = RunConfig(Method("norm_itpo"), seed=0, steps=1, warmup=1, **small)
 >>> folder = tempfile.TemporaryDirectory()
 >>> run = Store(folder.name).open(config)
 >>> run.declare(inputs(config, Store(folder.name)))
 >>> learner = build_learner(config, Store(folder.name))
+>>> build_environments(config, learner.backbone, learner.chat, run.folder.parent).task.name  # as the learner did
+'math'
 >>> warm_up(learner, run)
 >>> monitor_set = collect_monitor_set(learner, run)
 >>> observe(learner, run, 0, monitor_set)

@@ -305,7 +305,8 @@ def gains_on_baseline(
     Columns: ``by``, row, measure (a key of ``MEASURES``), ``value`` of the method and its ``gain`` with t-intervals, and
     ``trajectory_share``, the mean of the baseline.
 
-    >>> frame = pd.DataFrame({"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "mean_success": 0.5})
+    >>> runs = {"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "mean_success": 0.5}
+    >>> frame = pd.DataFrame(runs)
     >>> gains_on_baseline(frame, ["setting"])[["row", "measure", "gain"]].values.tolist()
     [['itpo', 'success', 0.25], ['itpo', 'mean_success', 0.0]]
     """
