@@ -61,15 +61,7 @@ from itpo.runs.locks import RunBusyError, take_lock
 from itpo.runs.platform import differences, numeric_platform
 from itpo.runs.reading import Readings, fingerprint
 
-__all__ = [
-    "PlatformError",
-    "Run",
-    "RunBusyError",
-    "RunFinishedError",
-    "RunFolderError",
-    "Store",
-    "fingerprint",
-]
+__all__ = ["PlatformError", "Run", "RunBusyError", "RunFolderError", "Store", "fingerprint"]
 
 _UNTRAINED = ("config.json", "platform.json", "inputs.json")
 _ADAPTERS = ("policy", "prm", "critic")
@@ -206,7 +198,7 @@ class Run(Readings):
     def _note_start(self, step: int | None) -> None:
         """Record where and from what the run begins, or see that it goes on so from ``step``."""
         if step is not None:
-            self.check_inputs()
+            self._check_inputs()
         self._note_platform(step)
         if step is None and self.inputs is not None:
             write_file(self.folder / "inputs.json", sealed_bytes("itpo-run-inputs", inputs=self.inputs))
@@ -214,12 +206,14 @@ class Run(Readings):
     def declare(self, inputs: Mapping[str, Mapping[str, str]]) -> None:
         """Say, before the run is restored or written, what it reads beside its config: by kind, hashes by name.
 
-        They are kept from the run's start on; :meth:`restore` and :meth:`check_inputs` compare them.
+        They are kept from the run's start on. Raises :class:`RunFolderError` where a finished run, or one that would go on
+        from a checkpoint, began with others.
         """
         self.inputs = inputs
+        if self.done or self.checkpoint_step():
+            self._check_inputs()
 
-    def check_inputs(self) -> None:
-        """Raise :class:`RunFolderError` where the run began with other inputs than were declared."""
+    def _check_inputs(self) -> None:
         path = self.folder / "inputs.json"
         if self.inputs is None or (self.done and not path.exists()):  # a finished run that noted none
             return

@@ -79,7 +79,6 @@ def trained(run: Run) -> Learner:
         raise ValueError(f"the run {run.folder} is not finished: train it first")
     store = Store(run.folder.parent)
     run.declare(inputs(run.config, store))
-    run.check_inputs()
     learner = build_learner(run.config, store)
     for name in learner.backbone.names:
         learner.backbone.load_adapter(name, run.folder / name)
