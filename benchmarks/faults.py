@@ -125,20 +125,17 @@ class Child:
 
     def __init__(self, work: Callable[[], str]) -> None:
         read, write = os.pipe()
+        # A signal waits until the child can answer it: it must never go on with what the parent does.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         self.read, self.process = read, os.fork()
         if self.process == 0:
-            os.close(read)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(
-                    number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-                )
             try:
-                answer = ("done", work())
-            except BaseException as error:  # an interrupt, too, ends here
-                answer = (_kind(error), f"{type(error).__name__}: {error}")
-            with suppress(OSError):
-                os.write(write, json.dumps(answer).encode()[:60000])
-            os._exit(0)
+                os.close(read)
+                answer = _answer(work)
+                os.write(write, json.dumps(answer).encode())
+            finally:
+                os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(write)
 
     def result(self) -> tuple[str, str]:
@@ -146,8 +143,18 @@ class Child:
         with os.fdopen(self.read, "rb") as pipe:
             content = pipe.read()
         os.waitpid(self.process, 0)
-        kind, text = json.loads(content) if content else ("killed", "")
+        kind, text = json.loads(content) if content.endswith(b"]") else ("killed", "")
         return kind, text
+
+
+def _answer(work: Callable[[], str]) -> tuple[str, str]:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        return "done", work()
+    except BaseException as error:  # an interrupt, too, ends here
+        return _kind(error), f"{type(error).__name__}: {error}"[:9000]
 
 
 def _kind(error: BaseException) -> str:
