@@ -16,7 +16,7 @@ BRING_BACK = "bring it back, or move the folder away to train the run from its s
 
 
 def log_hashes(folder: Path) -> dict[str, Any]:
-    """Size and hash of each log as it is now, and the hash of each reading of the monitor set.
+    """Size and hash of each log as it is now, and the hashes of the readings of the monitor set and of the noted inputs.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -26,12 +26,12 @@ def log_hashes(folder: Path) -> dict[str, Any]:
     """
     logs = {log: (folder / log).read_bytes() for log in LOGS if (folder / log).exists()}
     sizes = {log: {"size": len(content), "sha256": sha256(content)} for log, content in logs.items()}
-    return {"logs": sizes, "monitor": _monitor_hashes(folder)}
+    return {"logs": sizes, "files": _file_hashes(folder)}
 
 
-def _monitor_hashes(folder: Path) -> dict[str, str]:
-    paths = sorted((folder / "monitor").glob("step_*.safetensors"))
-    return {path.name: sha256(path.read_bytes()) for path in paths}
+def _file_hashes(folder: Path) -> dict[str, str]:
+    paths = [*folder.glob("monitor/step_*.safetensors"), *folder.glob("inputs.json")]
+    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in sorted(paths)}
 
 
 def checked_tensors(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -51,10 +51,10 @@ def checked_tensors(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]
             raise RunFolderError(path, "is shorter than at the last checkpoint", BRING_BACK)
         if sha256(content) != expected["sha256"]:
             raise RunFolderError(path, "was changed since the last checkpoint", BRING_BACK)
-    actual, readings = _monitor_hashes(folder), state["monitor"]
-    if name := changed({name: actual.get(name, "") for name in readings}, readings):
+    actual, files = _file_hashes(folder), state["files"]
+    if name := changed({name: actual.get(name, "") for name in files}, files):
         wrong = "was changed" if name in actual else "is missing"
-        raise RunFolderError(folder / "monitor" / name, f"{wrong} since the last checkpoint", BRING_BACK)
+        raise RunFolderError(folder / name, f"{wrong} since the last checkpoint", BRING_BACK)
     ((name, digest),) = state["tensors"].items()
     path = folder / "checkpoint" / name
     content = path.read_bytes() if path.exists() else b""

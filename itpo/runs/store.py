@@ -181,14 +181,15 @@ class Run(Readings):
             state = self._state()
             tensors = checked_tensors(self.folder, state) if state else {}
             self._note_start(state.get("step"))
-            logs, readings = state.get("logs", {}), state.get("monitor", {})
+            logs, files = state.get("logs", {}), state.get("files", {})
             for log in LOGS:
                 if log in logs:
                     os.truncate(self.folder / log, logs[log]["size"])
                 else:
                     (self.folder / log).unlink(missing_ok=True)
-            for name in set(self._monitor_names()) - set(readings):
-                (self.folder / "monitor" / name).unlink()
+            for name in self._monitor_names():
+                if f"monitor/{name}" not in files:
+                    (self.folder / "monitor" / name).unlink()
             for name in _ADAPTERS:
                 _remove_files(self.folder / name, _ADAPTER_FILES)
             if not state:
@@ -215,7 +216,7 @@ class Run(Readings):
 
     def _check_inputs(self) -> None:
         path = self.folder / "inputs.json"
-        if self.inputs is None or (self.done and not path.exists()):  # a finished run that noted none
+        if self.inputs is None or not path.exists():  # lost, it is missed by the checkpoint or the end
             return
         noted = read_sealed(path, "itpo-run-inputs", BRING_BACK)["inputs"]
         for kind in sorted(noted.keys() | self.inputs.keys()):

@@ -15,6 +15,7 @@ from itpo.apps.configs import named_config, parse_changes, with_settings
 from itpo.attribution import METHODS
 from itpo.config import Method, from_json
 from itpo.estimators import ESTIMATORS
+from itpo.runs.files import sealed_bytes
 from itpo.runs.store import Store
 from itpo.tasks.registry import get_task
 
@@ -89,7 +90,9 @@ def test_train_refuses_to_go_on_with_a_run_of_another_platform(tmp_path: Path, c
     run.checkpoint(0, {})
     run.release()
     path = folder / "platform.json"
-    path.write_text(path.read_text().replace('"threads": 1', '"threads": 64'))
+    (noted,) = run.platforms()
+    noted["platform"]["threads"] = 64
+    path.write_bytes(sealed_bytes("itpo-run-platform", platforms=[noted]))
     assert main(command) == 2
     printed = capfd.readouterr().err
     assert (

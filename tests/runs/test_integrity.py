@@ -168,7 +168,7 @@ UNFINISHED = {
     "state": (lambda f: (f / "checkpoint" / "state.json").unlink(), "state.json: is lost"),
     "checkpoint": (lambda f: shutil.rmtree(f / "checkpoint"), "state.json: is lost"),
     "tensors": (lambda f: flip(next((f / "checkpoint").glob("*.safetensors"))), "is missing or damaged"),
-    "inputs": (lambda f: (f / "inputs.json").unlink(), "inputs.json: the file is missing"),
+    "inputs": (lambda f: (f / "inputs.json").unlink(), "inputs.json: is missing"),
     "platform": (
         lambda f: edit(f / "platform.json", lambda d: d.update(version=3)),
         "platform.json: is not the platforms",
