@@ -231,7 +231,8 @@ def test_a_run_writes_what_it_should(finished):
         assert metrics[column].notna().sum() >= 4
     assert [step for step, _ in run.monitor()] == [0, 2, 4]
     first, *later = [reading for _, reading in run.monitor()]
-    assert set(first) == {"log_ratio", "values", "input_ids", "turn_ids", "outcome"}
+    batch = {"input_ids", "attention_mask", "turn_ids", "outcome", "reference"}  # from which a resume makes the set again
+    assert set(first) == {"log_ratio", "values", *batch}
     assert first["values"].shape == (1, *first["turn_ids"].shape)
     assert len(first["outcome"]) == SMALL.monitor_dialogues
     assert not first["log_ratio"][first["turn_ids"] < 0].any()

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from itpo import turns
 from itpo.attribution import METHODS
-from itpo.figures import conversations, credit, estimators, framework, method, parts, real, results, settings
+from itpo.figures import _parts, conversations, credit, estimators, framework, method, real, results, settings
 from itpo.figures.style import COLUMN, SMALL, TEXT
 
 pytestmark = pytest.mark.usefixtures("figure_style")
@@ -112,9 +112,9 @@ def test_a_method_from_outside_is_drawn_as_its_entry_says(name: str, png: Png) -
 
 def test_methods_stand_in_the_order_of_the_registry_whatever_that_of_the_frame() -> None:
     rows = pd.DataFrame({"row": [STRANGER_NAME, *reversed(METHODS)]})
-    assert list(parts.methods_in(rows)) == [*METHODS, STRANGER_NAME]
+    assert list(_parts.methods_in(rows)) == [*METHODS, STRANGER_NAME]
     with pytest.raises(ValueError, match="unknown method 'nobody'"):
-        parts.methods_in(pd.DataFrame({"row": ["nobody"]}))
+        _parts.methods_in(pd.DataFrame({"row": ["nobody"]}))
 
 
 @pytest.mark.parametrize("make", [estimators.explained_variance, credit.slopes])

@@ -125,6 +125,7 @@ OTHERS = {
     "model.hidden_size": 80,
     "model.heads": 2,
     "estimator.options": {"baseline": "trajectory"},
+    "thought_tags": {"<aside>": "</aside>"},
     "judge_failure": "uniform",
     "max_failed": 0.25,
 }
