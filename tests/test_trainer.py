@@ -231,7 +231,13 @@ def test_a_run_writes_what_it_should(finished):
         assert metrics[column].notna().sum() >= 4
     assert [step for step, _ in run.monitor()] == [0, 2, 4]
     first, *later = [reading for _, reading in run.monitor()]
-    batch = {"input_ids", "attention_mask", "turn_ids", "outcome", "reference"}  # from which a resume makes the set again
+    batch = {
+        "input_ids",
+        "attention_mask",
+        "turn_ids",
+        "outcome",
+        "reference",
+    }  # from which a resume makes the set again
     assert set(first) == {"log_ratio", "values", *batch}
     assert first["values"].shape == (1, *first["turn_ids"].shape)
     assert len(first["outcome"]) == SMALL.monitor_dialogues

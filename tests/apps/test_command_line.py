@@ -78,7 +78,9 @@ def test_train_prints_the_folder_of_its_run_last(
     }
 
 
-def test_train_refuses_to_go_on_with_a_run_of_another_platform(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_train_refuses_to_go_on_with_a_run_of_another_platform(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     command = ["train", "--method", "uniform", *SMALL, "--store", str(tmp_path)]
     assert main([*command, "--dry-run"]) == 0
     folder = Path(capfd.readouterr().out.strip())
