@@ -11,21 +11,18 @@ from typing import Any
 
 from itpo import attribution, estimators, prm, specs
 from itpo.dialogue import THOUGHT_TAGS
+from itpo.fields import Options, check, check_fields, check_named, setting
 from itpo.runs.files import UNNAMED
 from itpo.specs import (
     Adapter,
     Custom,
     Endpoint,
     FrozenBase,
-    Options,
     PretrainedModel,
     RealData,
     RuleJudge,
     ScriptedUser,
     TinyLM,
-    check,
-    check_fields,
-    setting,
 )
 from itpo.tasks import registry
 from itpo.tasks.base import ScriptedTask
@@ -62,7 +59,7 @@ class Method:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        specs.check_named(self.name, self.version, tuple(attribution.METHODS), "method")
+        check_named(self.name, self.version, tuple(attribution.METHODS), "method")
         entry = attribution.get_method(self.name)
         object.__setattr__(self, "options", Options(entry.check_options(self.options)))
         if self.outcome_coef and entry.carries_outcome:
@@ -134,7 +131,7 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        specs.check_named(self.name, self.version, registry.NAMES, "task")
+        check_named(self.name, self.version, registry.NAMES, "task")
         defaults, what = registry.default_options(self.name), f"task {self.name!r}"
         given = {key: value for key, value in self.options.items() if key in defaults}
         merged = attribution.merge_options(what, defaults, given)

@@ -13,6 +13,7 @@ import pytest
 
 from itpo.attribution import METHODS, MethodEntry, get_method, trajectory_share
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, from_json
+from itpo.fields import Options
 from itpo.runs.files import plain
 from itpo.specs import (
     Adapter,
@@ -20,7 +21,6 @@ from itpo.specs import (
     Endpoint,
     FrozenBase,
     Imitation,
-    Options,
     PretrainedModel,
     RealData,
     RuleJudge,

@@ -14,9 +14,9 @@ from typing import Any
 from itpo.attribution import METHODS
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, from_json
 from itpo.estimators import ESTIMATORS
+from itpo.fields import Options
 from itpo.runs.files import UNNAMED, check_run, plain
 from itpo.runs.store import Run
-from itpo.specs import Options
 from itpo.study.profiles import PROFILES
 from itpo.tasks.registry import NAMES
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from itpo.config import RunConfig
-from itpo.specs import PRECISIONS, Endpoint, FrozenBase, PretrainedModel, RealData, check_fields, setting
-from itpo.specs import check as check_value
+from itpo.fields import check as check_value
+from itpo.fields import check_fields, setting
+from itpo.specs import PRECISIONS, Endpoint, FrozenBase, PretrainedModel, RealData
 from itpo.tasks.base import MAX_TURNS
 
 GIB = 2**30

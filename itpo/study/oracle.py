@@ -20,11 +20,11 @@ from torch import Tensor
 
 from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, Message
+from itpo.fields import check
 from itpo.models.backbone import Backbone
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
-from itpo.specs import check
 from itpo.tasks.base import Task
 from itpo.tasks.judging import judge_dialogues
 from itpo.training.build import build_learner, trained

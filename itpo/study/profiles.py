@@ -10,17 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
-from itpo.specs import (
-    Adapter,
-    FrozenBase,
-    Imitation,
-    Options,
-    PretrainedModel,
-    RealData,
-    RuleJudge,
-    TinyLM,
-    check,
-)
+from itpo.fields import Options, check
+from itpo.specs import Adapter, FrozenBase, Imitation, PretrainedModel, RealData, RuleJudge, TinyLM
 
 __all__ = ["TUNED", "Method", "PROFILES", "Profile", "RELEASED", "RunConfig", "allows", "get_profile"]
 

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
+from itpo.fields import Options, check
 from itpo.figures.settings import MEASURES
 from itpo.runs.store import Run
-from itpo.specs import Options, RuleJudge, TinyLM, check
+from itpo.specs import RuleJudge, TinyLM
 from itpo.study.statistics import Interval, t_interval
 from itpo.study.tables import (
     BASELINE,

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from itpo.config import RunConfig, TaskSpec
 from itpo.data import Example, load_examples, split
 from itpo.dialogue import ChatFormat
+from itpo.fields import load_named
 from itpo.models.backbone import Backbone
 from itpo.rollout.endpoint import EndpointModel, LanguageModel
 from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealTask, make_real_task
 from itpo.rollout.sampler import Sampling
 from itpo.rollout.users import FrozenBaseModel, ModelUser
-from itpo.specs import Custom, Endpoint, FrozenBase, RealData, RuleJudge, ScriptedUser, load_named
+from itpo.specs import Custom, Endpoint, FrozenBase, RealData, RuleJudge, ScriptedUser
 from itpo.tasks.base import Task
 from itpo.tasks.judging import Judge, ScriptedJudge
 

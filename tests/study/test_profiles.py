@@ -8,8 +8,8 @@ import pytest
 from itpo.attribution import METHODS
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.estimators import ESTIMATORS
+from itpo.fields import Options
 from itpo.runs.store import Store
-from itpo.specs import Options
 from itpo.study.profiles import PROFILES, RELEASED, get_profile, get_real_profile
 from itpo.tasks.registry import PROSE, TASKS
 
