@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -316,7 +317,28 @@ def malformed(campaign: Campaign, section: str, cases: Iterator[Sequence[str]], 
 
 
 def server(campaign: Campaign) -> None:
-    """The misbehaving server under training comes here: ``tests/misbehaving.py`` has its ways."""
+    """Each way of ``tests/misbehaving.py`` in which a server may answer, once: it is asked again, or refuses for good.
+
+    Training through such a server is a test, ``tests/rollout/test_faults.py``.
+    """
+    from itpo.dialogue import Message
+    from itpo.rollout.endpoint import EndpointError, EndpointModel
+    from itpo.rollout.parsing import read_response
+    from itpo.specs import Endpoint
+    from tests import misbehaving
+
+    place = misbehaving.Server()
+    threading.Thread(target=place.serve_forever, daemon=True).start()
+    model = EndpointModel(Endpoint(place.url, "m", attempts=2, pause=0.0, timeout=2.0))
+    (good,) = model.ask([[Message("user", "hello")]], [0], read_response)
+    for way, answer in (misbehaving.PASSING | misbehaving.FINAL).items():
+        place.script[:] = [answer]
+        (reply,) = model.ask([[Message("user", "hello")]], [0], read_response)
+        outcome = (
+            "refused" if isinstance(reply, EndpointError) else "recovered" if reply == good else "silent"
+        )
+        campaign.count("server", way, outcome, str(reply))
+    place.shutdown()
 
 
 def run(inputs: int, kill_count: int, seed: int, minutes: float, chosen: Sequence[RunConfig]) -> Campaign:

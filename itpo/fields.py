@@ -68,7 +68,7 @@ def setting(
 
     A field with ``names_run=False`` decides no number and is left out of the name of a run's folder.
 
-    >>> @dataclass(frozen=True)
+    >>> @dataclasses.dataclass(frozen=True)
     ... class Toy:
     ...     rate: float = setting(1e-3, above=0)
     ...     def __post_init__(self):
