@@ -74,3 +74,10 @@ ENTRY = TaskEntry(
     bounds={"sampled": (0.0, 1.0), "lift": (-1.0, 1.0)},
     version=3,
 )
+
+
+class Sized(Guess):
+    """A task that cannot be made without an option."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)

@@ -256,8 +256,8 @@ def test_options_that_json_cannot_hold_are_refused(value):
             lambda: TaskSpec("math", {"clear": "yes"}),
             "option clear of task 'math' is 'yes'; it must be a finite float",
         ),
-        (lambda: TaskSpec("corridor"), "options of task 'corridor': missing"),
-        (lambda: TaskSpec("corridor", {"turns": "six", "pivots": 2}), "options of task 'corridor'"),
+        (lambda: TaskSpec("own_task:Sized", version=3), "missing a required argument: 'size'; it has: size"),
+        (lambda: TaskSpec("corridor", {"turns": "six"}), "option turns of task 'corridor' is 'six'"),
         (lambda: RealData("xml"), "format is 'xml'; it must be one of .*gsm8k"),
         (
             lambda: TinyLM(hidden_size=20, heads=4),

@@ -83,7 +83,7 @@ class Corridor:
     noisy_expert = PolicyParams(right=0.4, tempted=0.5)
     act = staticmethod(act_of)
 
-    def __init__(self, turns: int, pivots: int, position: str = "early") -> None:
+    def __init__(self, turns: int = 6, pivots: int = 2, position: str = "early") -> None:
         if not 1 <= pivots <= turns:
             raise ValueError(
                 f"a corridor of {turns} turns cannot have {pivots} pivots: take from 1 to {turns}"

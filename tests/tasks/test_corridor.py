@@ -124,10 +124,6 @@ def test_a_corridor_is_built_from_its_options(settings):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {},
-            "options of task 'corridor': missing a required argument: 'turns'; it has: turns, pivots, position",
-        ),
         ({"turns": 6, "pivots": 2, "doors": 1}, "options of task 'corridor': got an unexpected .*'doors'"),
         ({"turns": 2, "pivots": 3}, "2 turns cannot have 3 pivots: take from 1 to 2"),
         ({"turns": 2, "pivots": 0}, "2 turns cannot have 0 pivots"),
