@@ -12,9 +12,10 @@ def visible(text: str) -> str:
     \\x1b[2J\\u202egnirts naïve 😀
     """
 
-    def one(letter: str) -> str:
+    def shown(letter: str) -> str:
+        """A letter, or the escape of one that is not to be printed."""
         hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
         # Joiners are parts of words and of pictures.
         return ascii(letter)[1:-1] if hidden and letter not in "\n\t\u200c\u200d" else letter
 
-    return "".join(map(one, text.replace("\r\n", "\n"))).replace("\n", "\n  ")
+    return "".join(map(shown, text.replace("\r\n", "\n"))).replace("\n", "\n  ")

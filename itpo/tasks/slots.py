@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -57,7 +58,7 @@ def check_shares(**shares: float) -> None:
             raise ValueError(f"{name} is {share}; it must be a share from 0 to 1")
 
 
-class SlotTask:
+class SlotTask(ABC):
     """A scripted task on the engine; a subclass sets the attributes below and adds ``sample``, ``opening``, ``score``.
 
     Acts are called ``ask_SLOT``, ``clarify``, ``verify``, ``chat``, by the name of the ``final`` one, or by the name of a way
@@ -184,9 +185,9 @@ class SlotTask:
 
     # Scores and names of turns
 
+    @abstractmethod
     def follows(self, example: Any, told: Mapping[str, Any], text: str) -> bool:
         """Whether a final message is right by what the user has told; the hidden values are not read."""
-        raise NotImplementedError
 
     def turn_scores(self, example: Any, messages: Sequence[Message]) -> list[float]:
         """What a careful judge who knows the rules thinks of each assistant turn: 1 good, 0 bad.
@@ -266,11 +267,15 @@ class SlotTask:
 
     def take_for_granted(self, slot: str, example: Any, rng: random.Random) -> str:
         """What is said instead of a question, with a value drawn at random."""
-        raise NotImplementedError
+        raise TypeError(
+            f"{type(self).__name__} takes nothing for granted: define take_for_granted, or set no shortcuts"
+        )
 
     def finish(self, example: Any, heard: Mapping[str, Any], rng: random.Random, params: Any) -> str:
         """The final words; values that were never told are guessed."""
-        raise NotImplementedError
+        raise TypeError(
+            f"{type(self).__name__} has no final words: define finish, or a scripted_policy of its own"
+        )
 
     def guess(self, heard: Mapping[str, Any], slots: Sequence[str], rng: random.Random) -> dict[str, Any]:
         """The values heard, those that were not told drawn at random."""

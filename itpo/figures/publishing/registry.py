@@ -32,6 +32,7 @@ import inspect
 import json
 import pkgutil
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -62,7 +63,7 @@ class PublishedError(Exception):
 
 
 @dataclass(frozen=True)
-class _Record:
+class _Record(ABC):
     """What figures and tables have in common. Errors: ValueError for a name that cannot be that of files."""
 
     drawn: ClassVar[tuple[str, ...]]
@@ -78,9 +79,9 @@ class _Record:
             raise TypeError("profile, notebook and caption have to be texts")
 
     @property
+    @abstractmethod
     def data(self) -> list[str]:
         """The CSV files beside it."""
-        raise NotImplementedError
 
     @property
     def files(self) -> list[str]:
