@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from itpo.data import FORMATS
+from itpo.data import FORMATS, Example, load_examples
 from itpo.fields import Options, check, check_fields, check_named, load_named, setting
 
 PRECISIONS = ("full", "nf4")
@@ -38,9 +38,8 @@ class RealData:
     judged: bool = False  # math: a judge compares the answers instead of a rule
     unit: str = setting("characters", among=("characters", "words"))  # documents: of BLEU; characters [C]
     keep_marker: bool = False  # documents: score the document's leading marker with it [C]
-    accurate_from: float | None = setting(
-        None, low=0, high=10
-    )  # medical: outcome 1 from this score on, else 0 [S]
+    # Medical: outcome 1 from this score on, else 0 [S].
+    accurate_from: float | None = setting(None, low=0, high=10)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,6 +49,10 @@ class RealData:
     def name(self) -> str:
         """The task of the examples: math, documents or medical."""
         return FORMATS[self.format].task
+
+    def examples(self) -> Sequence[Example]:
+        """The first ``count`` examples of the source; raises :class:`itpo.data.DataError` where they cannot be read."""
+        return load_examples(self.source, self.format).examples[: self.count]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from itpo.dialogue import Message
 from itpo.tasks.base import ScriptedTask
 
 TASKS = ("math", "documents", "medical")  # those of the paper
-PROSE = tuple(
-    f"{name}_prose" for name in TASKS
-)  # in ordinary writing, for models that learned theirs elsewhere
+# In ordinary writing, for models that learned theirs elsewhere.
+PROSE = tuple(f"{name}_prose" for name in TASKS)
 NAMES = (*TASKS, "corridor", *PROSE)
 
 
@@ -35,9 +34,8 @@ class TaskEntry:
     measure: Callable[[Any, Sequence[Message]], float] | None = None
     # In place of the bounds of a testbed check, by its name in `itpo.study.testbed.BOUNDS`.
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    version: int = (
-        0  # from 1 on for an entry outside the library; to be raised with every change of what the task does
-    )
+    # From 1 on for an entry outside the library; to be raised with every change of what the task does.
+    version: int = 0
 
 
 def get_entry(name: str) -> TaskEntry:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from itpo.config import RunConfig, TaskSpec
-from itpo.data import load_examples
 from itpo.models import memory
 from itpo.models.imitation import PACKAGED, imitate
 from itpo.models.loading import load_base, locate, model_hashes
@@ -48,8 +47,7 @@ def inputs(config: RunConfig, store: Store) -> dict[str, dict[str, str]]:
     """
     read = {"base model": model_hashes(base_model(config, store))}
     if isinstance(data := config.task, RealData):
-        examples = load_examples(data.source, data.format).examples[: data.count]
-        read["data"] = {data.source or data.format: sha256(repr(examples))}
+        read["data"] = {data.source or data.format: sha256(repr(data.examples()))}
     return read
 
 

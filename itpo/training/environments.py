@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from itpo.config import RunConfig, TaskSpec
-from itpo.data import Example, load_examples, split
+from itpo.data import Example, split
 from itpo.dialogue import ChatFormat
 from itpo.fields import load_named
 from itpo.models.backbone import Backbone
@@ -50,7 +50,7 @@ def build_environments(config: RunConfig, backbone: Backbone, chat: ChatFormat, 
     data, models = config.task, _Models(backbone, chat, config.max_rows, store)
     outcomes = [] if data.name == "math" and not data.judged else [_OUTCOMES[data.name]]
     judge = models.judge(config.judge, outcomes + ["scores"] * config.method.entry.needs_judge)
-    training, held_out = split(load_examples(data.source, data.format).examples[: data.count])
+    training, held_out = split(data.examples())
     return Environments(
         _real_task(data, training, models.user(config.user, greedy=False), judge),
         _real_task(data, held_out, models.user(config.user, greedy=True), judge),
