@@ -12,7 +12,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "itpo"
 METHOD = {"turns", "prm", "attribution", "advantages", "losses", "estimators"}
 # From below: a part may import those before it, and none beside it. (Only the modules of the method import one another.)
-LEVELS = [METHOD, {"dialogue"}, {"tasks", "data"}, {"fields"}, {"specs"}, {"config"}, {"models"}, {"rollout"}]
+LEVELS = [
+    METHOD,
+    {"thoughts"},
+    {"chat"},
+    {"dialogue"},
+    {"tasks", "data"},
+    {"fields"},
+    {"specs"},
+    {"config"},
+    {"models"},
+    {"rollout"},
+]
 LEVELS += [{"training"}, {"trainer"}, {"study"}, {"apps"}]
 HEAVY = {
     "openai",
