@@ -1,12 +1,15 @@
 """Advantage estimators: rewards of a group of rollouts in, returns and whitened advantages out.
 
-In signatures B counts dialogues and T tokens. The n rollouts of one prompt are a group and lie in consecutive rows of a
-batch: B = groups * n. RLOO and GRPO: add the sources of reward after each was baselined or normalised, then take the returns.
-PPO: add the sources, then take `gae`.
+In signatures B counts dialogues and T tokens. The rollouts of one prompt are a group. `group_size` says which rows of a batch
+belong together: a number n, where groups are n consecutive rows each, or the group's id for every row, where rows come in any
+order and groups may differ in size. RLOO and GRPO: add the sources of reward after each was baselined or normalised, then take
+the returns. PPO: add the sources, then take `gae`.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 BASELINES = ("released", "trajectory", "to_go")
@@ -31,13 +34,53 @@ def _check_finite(kept: Tensor, name: str) -> None:
         )
 
 
-def _check_groups(rewards: Tensor, reward_mask: Tensor, group_size: int) -> None:
+class _Groups(NamedTuple):
+    """A table of `count` groups by `width` places; each row of the batch has one place, and places of smaller groups stay empty.
+
+    A sum over the places of a group has a fixed order, as a scattered sum does not have on a GPU.
+    """
+
+    place: Tensor
+    count: int
+    width: int
+
+    def table(self, values: Tensor) -> Tensor:
+        """The rows' values, (count, width, ...), with 0 or False in empty places."""
+        empty = values.new_zeros(self.count * self.width, *values.shape[1:])
+        return empty.index_copy(0, self.place, values).unflatten(0, (self.count, self.width))
+
+    def rows(self, table: Tensor) -> Tensor:
+        """The inverse of `table`."""
+        return table.flatten(0, 1)[self.place]
+
+    def sum(self, per_row: Tensor) -> Tensor:
+        """For each row the sum of (B,) values over its group."""
+        return self.table(per_row).sum(-1).repeat_interleave(self.width)[self.place]
+
+
+def _groups(rewards: Tensor, reward_mask: Tensor, group_size: int | Tensor) -> _Groups:
     _check_mask(reward_mask, rewards, "reward_mask")
-    if group_size < 1 or rewards.shape[0] % group_size:
+    rows = rewards.shape[0]
+    everyone = torch.arange(rows, device=rewards.device)
+    if not isinstance(group_size, Tensor):
+        if group_size < 1 or rows % group_size:
+            raise ValueError(
+                f"group_size {group_size} does not divide the {rows} rows; pass the rollouts of each prompt in "
+                "consecutive rows, the same number for every prompt, or a tensor of one group id for each row"
+            )
+        return _Groups(everyone, rows // group_size, group_size)
+    if group_size.shape != (rows,) or group_size.dtype != torch.int64:
         raise ValueError(
-            f"group_size {group_size} does not divide the {rewards.shape[0]} rows; "
-            "pass the rollouts of each prompt in consecutive rows, the same number for every prompt"
+            f"group ids must be int64, one for each of the {rows} rows, got {group_size.dtype} of shape "
+            f"{tuple(group_size.shape)}; pass the id of its prompt for every row"
         )
+    _, group, sizes = group_size.to(rewards.device).unique(return_inverse=True, return_counts=True)
+    width = int(sizes.max()) if rows else 1
+    order = group.argsort(stable=True)
+    before = sizes.cumsum(0) - sizes  # rows of the groups before
+    place = torch.empty_like(order)
+    place[order] = group[order] * width + everyone - before[group[order]]
+    return _Groups(place, len(sizes), width)
 
 
 def _varies(deviation: Tensor, largest: Tensor) -> Tensor:
@@ -61,7 +104,7 @@ def _standardise(kept: Tensor, mask: Tensor) -> Tensor:
 def rloo(
     rewards: Float[Tensor, "B T"],
     reward_mask: Bool[Tensor, "B T"],
-    group_size: int,
+    group_size: int | Int64[Tensor, " B"],
     baseline: str = "released",
 ) -> Float[Tensor, "B T"]:
     """Subtract a leave-one-out baseline, taken over the prompt's other rollouts, from a source of reward; 0 off its positions.
@@ -82,8 +125,8 @@ def rloo(
     and unequal turn counts get unequal returns. The other two have no such bias, as what they subtract from a return does not
     depend on the rollout's own choices.
 
-    Raises ValueError for an unknown baseline, a group size that does not divide B, or a mask that is not bool or not of the
-    rewards' shape.
+    Raises ValueError for an unknown baseline, a group size that does not divide B, group ids of another number than B, or a mask
+    that is not bool or not of the rewards' shape.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
@@ -93,31 +136,30 @@ def rloo(
     [[0.0, 0.0], [0.5, -0.5]]
     >>> rloo(one_turn_and_two, mask, group_size=2, baseline="to_go").tolist()
     [[0.0, 0.0], [-0.5, 0.5]]
+    >>> ids = torch.tensor([7, 3, 7])  # of which the second row is alone
+    >>> rloo(torch.tensor([[1.0], [0.5], [0.25]]), torch.ones(3, 1) > 0, ids).flatten().tolist()
+    [0.75, 0.5, -0.75]
     """
     if baseline not in BASELINES:
         raise ValueError(f"unknown baseline {baseline!r}; choose one of {', '.join(BASELINES)}")
-    _check_groups(rewards, reward_mask, group_size)
+    groups = _groups(rewards, reward_mask, group_size)
     if baseline == "to_go":
-        return _subtract_mean_to_go(rewards, reward_mask, group_size)
-
-    def group_sum(per_row: Tensor) -> Tensor:
-        return per_row.view(-1, group_size).sum(-1).repeat_interleave(group_size)
-
+        return _subtract_mean_to_go(rewards, reward_mask, groups)
     rewards = torch.where(reward_mask, rewards, 0)
     total = rewards.sum(-1)
-    n = group_sum(reward_mask.any(-1).long())[:, None]
+    n = groups.sum(reward_mask.any(-1).long())[:, None]
     others = (n - 1).clamp(min=1)
     if baseline == "trajectory":
-        mean_of_others = (group_sum(total) - total)[:, None] / others
+        mean_of_others = (groups.sum(total) - total)[:, None] / others
         positions_left = reward_mask.long().flip(-1).cumsum(-1).flip(-1)
         last_position = reward_mask & (positions_left == 1)
         return torch.where(last_position, rewards - mean_of_others, rewards)
     row_mean = total / reward_mask.sum(-1).clamp(min=1)
-    baselined = (rewards * n - group_sum(row_mean)[:, None]) / others
+    baselined = (rewards * n - groups.sum(row_mean)[:, None]) / others
     return torch.where(reward_mask & (n > 1), baselined, rewards)
 
 
-def _subtract_mean_to_go(rewards: Tensor, reward_mask: Tensor, group_size: int) -> Tensor:
+def _subtract_mean_to_go(rewards: Tensor, reward_mask: Tensor, groups: _Groups) -> Tensor:
     """Subtract from each reward-to-go the mean reward-to-go of the other rollouts at the same position."""
     rewards = torch.where(reward_mask, rewards, 0)
     order = reward_mask.long().cumsum(-1) - 1
@@ -127,8 +169,8 @@ def _subtract_mean_to_go(rewards: Tensor, reward_mask: Tensor, group_size: int) 
     to_go = packed.flip(-1).cumsum(-1).flip(-1)
 
     def of_others(per_row: Tensor) -> Tensor:
-        grouped = per_row.unflatten(0, (-1, group_size))
-        return (grouped.sum(1, keepdim=True) - grouped).flatten(0, 1)
+        table = groups.table(per_row)
+        return groups.rows(table.sum(1, keepdim=True) - table)
 
     mean = torch.where(has, of_others(to_go) / of_others(has.long()).clamp(min=1), 0)
     baseline = mean - torch.nn.functional.pad(mean, (0, 1))[:, 1:]
@@ -136,7 +178,7 @@ def _subtract_mean_to_go(rewards: Tensor, reward_mask: Tensor, group_size: int) 
 
 
 def grpo(
-    rewards: Float[Tensor, "B T"], reward_mask: Bool[Tensor, "B T"], group_size: int
+    rewards: Float[Tensor, "B T"], reward_mask: Bool[Tensor, "B T"], group_size: int | Int64[Tensor, " B"]
 ) -> Float[Tensor, "B T"]:
     """Normalise a source of reward over the prompt's rollouts, (r - mean) / sqrt(var + 1e-8); 0 off its positions.
 
@@ -149,19 +191,20 @@ def grpo(
     GRPO is known to us by name only. As in the released RLOO a mean is subtracted at every reward position, so that dialogues
     of equal outcome and unequal turn counts get unequal returns.
 
-    Raises ValueError for a group size that does not divide B, a mask that is not bool or not of the rewards' shape, or masked
-    rewards that are not finite.
+    Raises ValueError for a group size that does not divide B, group ids of another number than B, a mask that is not bool or not
+    of the rewards' shape, or masked rewards that are not finite.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
     >>> grpo(one_turn_and_two, mask, group_size=2).sum(-1).round(decimals=2).tolist()
     [1.149999976158142, -1.149999976158142]
     """
-    _check_groups(rewards, reward_mask, group_size)
+    groups = _groups(rewards, reward_mask, group_size)
     kept = torch.where(reward_mask, rewards, 0)
     _check_finite(kept, "rewards")
-    groups = rewards.shape[0] // group_size
-    return _standardise(kept.reshape(groups, -1), reward_mask.reshape(groups, -1)).view_as(rewards)
+    table = groups.table(kept)
+    normalised = _standardise(table.flatten(1), groups.table(reward_mask).flatten(1))
+    return groups.rows(normalised.view_as(table))
 
 
 def returns(rewards: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

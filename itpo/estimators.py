@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from itpo import advantages
@@ -57,7 +57,10 @@ def merge_length(sources: Sequence[Source]) -> list[Source]:
 
 
 def rloo(
-    sources: Sequence[Source], response_mask: Bool[Tensor, "B T"], group_size: int, baseline: str = "released"
+    sources: Sequence[Source],
+    response_mask: Bool[Tensor, "B T"],
+    group_size: int | Int64[Tensor, " B"],
+    baseline: str = "released",
 ) -> Credit:
     """RLOO: leave-one-out baselines, undiscounted returns, whitened over the batch's assistant tokens.
 
@@ -73,7 +76,9 @@ def rloo(
     return Credit(advantages.whiten(returns, response_mask))
 
 
-def grpo(sources: Sequence[Source], response_mask: Bool[Tensor, "B T"], group_size: int) -> Credit:
+def grpo(
+    sources: Sequence[Source], response_mask: Bool[Tensor, "B T"], group_size: int | Int64[Tensor, " B"]
+) -> Credit:
     """GRPO: each source normalised within the group, then summed from every token on.
 
     Source: paper.md section 5 [O], after the process supervision of DeepSeekMath. As every source is scaled to unit variance,
