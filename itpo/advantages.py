@@ -35,9 +35,9 @@ def _check_finite(kept: Tensor, name: str) -> None:
 
 
 class _Groups(NamedTuple):
-    """A table of `count` groups by `width` places; each row of the batch has one place, and places of smaller groups stay empty.
+    """A table of `count` groups by `width` places: each row of the batch has one, and places of smaller groups stay empty.
 
-    A sum over the places of a group has a fixed order, as a scattered sum does not have on a GPU.
+    A sum over the places of a group has a fixed order, which a scattered sum on a GPU does not have.
     """
 
     place: Tensor
@@ -125,8 +125,8 @@ def rloo(
     and unequal turn counts get unequal returns. The other two have no such bias, as what they subtract from a return does not
     depend on the rollout's own choices.
 
-    Raises ValueError for an unknown baseline, a group size that does not divide B, group ids of another number than B, or a mask
-    that is not bool or not of the rewards' shape.
+    Raises ValueError for an unknown baseline, a group size that does not divide B, group ids of another number than B, or a
+    mask that is not bool or not of the rewards' shape.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])
@@ -191,8 +191,8 @@ def grpo(
     GRPO is known to us by name only. As in the released RLOO a mean is subtracted at every reward position, so that dialogues
     of equal outcome and unequal turn counts get unequal returns.
 
-    Raises ValueError for a group size that does not divide B, group ids of another number than B, a mask that is not bool or not
-    of the rewards' shape, or masked rewards that are not finite.
+    Raises ValueError for a group size that does not divide B, group ids of another number than B, a mask that is not bool or
+    not of the rewards' shape, or masked rewards that are not finite.
 
     >>> one_turn_and_two = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     >>> mask = torch.tensor([[True, False], [True, True]])

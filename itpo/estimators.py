@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from itpo import advantages
-from itpo.attribution import merge_options
+from itpo import advantages, turns
+from itpo.attribution import attribute, get_method, merge_options, reward_mask, trajectory_share
 
 
 class Source(NamedTuple):
@@ -30,6 +30,46 @@ class Source(NamedTuple):
     name: str
     rewards: Float[Tensor, "B T"]
     positions: Bool[Tensor, "B T"]
+
+
+def method_sources(
+    name: str,
+    signals: Mapping[str, Any],
+    coef: float = 1.0,
+    outcome_coef: float = 0.0,
+    length_cost: Float[Tensor, " B"] | None = None,
+) -> list[Source]:
+    """The reward sources of the method ``name``: its own rewards times ``coef``, the length penalty, the outcome.
+
+    ``signals`` are those that the method reads, ``outcome`` and ``turn_ids`` among them in any case, and its options;
+    ``values`` are the critic's, a layer for each source, in the units of the weighted rewards. The penalty of a dialogue,
+    ``length_cost`` in the same units, goes where the outcome goes: to the end of the trajectory, or over the turns by their
+    share of tokens [C]; beside an implicit reward it is a source of its own [C], and so is the outcome, times
+    ``outcome_coef``, where that is not 0. Raises ``ValueError`` where the method needs a signal that is missing.
+
+    >>> signals = {"outcome": torch.tensor([1.0]), "turn_ids": torch.tensor([[0, 0, -1, 1]]), "token_rewards": torch.ones(1, 4)}
+    >>> for source in method_sources("itpo", signals, outcome_coef=5.0, length_cost=torch.tensor([0.75])):
+    ...     print(source.name, source.rewards.tolist(), source.positions.tolist())
+    method [[0.0, 2.0, 0.0, 1.0]] [[False, True, False, True]]
+    length [[-0.0, -0.5, -0.0, -0.25]] [[False, True, False, True]]
+    outcome [[0.0, 0.0, 0.0, 5.0]] [[False, False, False, True]]
+    """
+    entry, ids, outcome = get_method(name), signals["turn_ids"], signals["outcome"]
+    if entry.needs_values and "values" in signals:  # the method compares them with the outcome itself
+        signals = {**signals, "values": signals["values"].sum(0) / coef}
+    rewards = coef * attribute(name, **signals)
+    positions = reward_mask(entry.granularity, ids)
+    cost = torch.zeros_like(outcome) if length_cost is None else length_cost
+    by_turn = turns.place_at_turn_ends(cost[:, None] * turns.token_share(ids).to(cost), ids)
+    if entry.granularity == "trajectory":
+        return [Source("method", rewards - trajectory_share(cost, ids), positions)]
+    if entry.carries_outcome:
+        return [Source("td_error" if entry.needs_values else "method", rewards - by_turn, positions)]
+    sources = [Source("method", rewards, positions), Source("length", -by_turn, reward_mask("turn", ids))]
+    if outcome_coef:
+        at_end = reward_mask("trajectory", ids)
+        sources.append(Source("outcome", outcome_coef * trajectory_share(outcome, ids), at_end))
+    return sources
 
 
 class Credit(NamedTuple):
