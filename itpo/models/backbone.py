@@ -11,8 +11,7 @@ Tokens come in and numbers go out on the caller's device, a CPU as a rule; the m
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from itpo.dialogue import TokenBatch
-from itpo.models import token_stats
+from itpo.models.adapters import AdaptedModel
+from itpo.models.cache import CachedDecoder
 from itpo.runs.files import explain_full_disk, write_file
 from itpo.specs import Adapter
 
@@ -38,7 +37,7 @@ _NARROW = 8  # a narrow layer's shorter side, in ranks of its adapter
 _WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
 
 
-class Backbone:
+class Backbone(AdaptedModel):
     """A frozen causal LM with named adapters, of which at most one is active at a time.
 
     Outside :meth:`use` no adapter is active and the model is the reference. ``heads`` gives an adapter a linear value head
@@ -83,6 +82,7 @@ class Backbone:
         self.model = self.peft_model.get_base_model().eval()
         self.names, self.head_chunk = tuple(names), head_chunk
         self.device = next(self.model.parameters()).device
+        self.full_precision = self.model.dtype in (torch.float32, torch.float64)
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         for layer in filter(_is_narrow, self._layers):
             layer.forward = partial(_folded_forward, layer)
@@ -98,11 +98,6 @@ class Backbone:
                 parameter.requires_grad_(True)
         self._activate(None)
 
-    @property
-    def full_precision(self) -> bool:
-        """Whether sampling and training compute log-probabilities alike up to rounding (float32 or finer)."""
-        return self.model.dtype in (torch.float32, torch.float64)
-
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's own parameters by their full name, those of its value head included."""
         self._check(name)
@@ -111,31 +106,12 @@ class Backbone:
             own |= {f"value_head.{key}": p for key, p in self._heads[name].named_parameters()}
         return own
 
-    def _check(self, name: str) -> None:
-        if name not in self.names:
-            raise ValueError(f"unknown adapter {name!r}; this backbone has: {', '.join(self.names)}")
-
     def _activate(self, name: str | None) -> None:
         for layer in self._layers:
             layer._disable_adapters = name is None
             if name is not None:
                 layer._active_adapter = [name]
         self.active = name
-
-    @contextmanager
-    def use(self, name: str | None) -> Iterator[None]:
-        """Make one adapter (``None``: the reference) active inside the block; forward and backward belong inside it.
-
-        Raises ``ValueError`` for an unknown name.
-        """
-        if name is not None:
-            self._check(name)
-        before = self.active
-        self._activate(name)
-        try:
-            yield
-        finally:
-            self._activate(before)
 
     def states(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
@@ -159,80 +135,13 @@ class Backbone:
                 layer.training = False
         return hidden[:, :-1][response_mask[:, 1:]]
 
-    def token_stats(
-        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """Log-probability and entropy (nats) of each response token under the active adapter; 0 elsewhere.
+    def head(self) -> Any:
+        """The model's output embeddings."""
+        return self.model.get_output_embeddings()
 
-        The language model's head is applied to the positions that predict a response token only. Raises as :meth:`states`.
-        """
-        ids, mask = input_ids.to(self.device), response_mask.to(self.device)
-        states, vocabulary = self.states(ids, mask), self.model.get_output_embeddings()
-        logp, entropy = token_stats.token_stats(vocabulary, states, ids[mask], self.head_chunk)
-        empty = logp.new_zeros(mask.shape)
-        spread = [empty.masked_scatter(mask, values).to(input_ids.device) for values in (logp, entropy)]
-        return spread[0], spread[1]
-
-    def token_values(
-        self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "S B T"]:
-        """The active adapter's S values of the state in which each response token is chosen; 0 elsewhere.
-
-        Raises ``ValueError`` if the active adapter has no value head, or as :meth:`states`.
-        """
-        if self.active not in self._heads:
-            raise ValueError(f"adapter {self.active!r} has no value head; name it in `heads` of the backbone")
-        mask = response_mask.to(self.device)
-        values = self._heads[self.active](self.states(input_ids.to(self.device), mask).float())
-        empty = values.new_zeros(mask.shape)
-        spread = torch.stack([empty.masked_scatter(mask, column) for column in values.unbind(1)])
-        return spread.to(input_ids.device)
-
-    def log_probs(self, batch: TokenBatch, name: str | None, token_budget: int) -> Float[Tensor, "B T"]:
-        """Log-probabilities (nats) of the response tokens under adapter ``name`` (``None``: reference), without gradient."""
-        return self._batched(self._log_probs, batch, name, 1, token_budget)[0]
-
-    def log_probs_as_trained(
-        self, batch: TokenBatch, name: str, token_budget: int, minibatches: Sequence[Tensor]
-    ) -> Float[Tensor, "B T"]:
-        """:meth:`log_probs` by the operations that training runs on these ``minibatches``, so that they agree bit for bit.
-
-        In 16 bits a result depends on what a row is batched with, and a 4-bit base has other kernels without gradient.
-        """
-        result = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
-        with self.use(name), torch.enable_grad():
-            for minibatch in minibatches:
-                for part, width in micro_batches(batch.lengths[minibatch], token_budget):
-                    rows = minibatch[part]
-                    ids, mask = batch.input_ids[rows, :width], batch.response_mask[rows, :width]
-                    result[rows, :width] = self.token_stats(ids, mask)[0].detach()
-        return result
-
-    def _log_probs(self, input_ids: Tensor, response_mask: Tensor) -> Float[Tensor, "1 B T"]:
-        return self.token_stats(input_ids, response_mask)[0][None]
-
-    def values(self, batch: TokenBatch, name: str, token_budget: int) -> Float[Tensor, "S B T"]:
-        """:meth:`token_values` of a whole batch under adapter ``name``, without gradient."""
-        outputs = self._heads[name].out_features if name in self._heads else 0
-        return self._batched(self.token_values, batch, name, outputs, token_budget)
-
-    @torch.no_grad()
-    def _batched(
-        self,
-        function: Callable[[Tensor, Tensor], Tensor],
-        batch: TokenBatch,
-        name: str | None,
-        outputs: int,
-        token_budget: int,
-    ) -> Float[Tensor, "S B T"]:
-        """What ``function`` says of each token, computed in length-sorted micro-batches under one adapter."""
-        result = torch.zeros((outputs, *batch.input_ids.shape), dtype=torch.float32)
-        with self.use(name):
-            for rows, width in micro_batches(batch.lengths, token_budget):
-                result[:, rows, :width] = function(
-                    batch.input_ids[rows, :width], batch.response_mask[rows, :width]
-                )
-        return result
+    def decoder(self, rows: int) -> CachedDecoder:
+        """An empty cache for decoding that many rows under the active adapter."""
+        return CachedDecoder(self.model, rows)
 
     def save_adapter(self, name: str, folder: Any) -> None:
         """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
@@ -331,23 +240,3 @@ def _prepare_checkpoints(model: Any) -> list[Any]:
             checkpoint, use_reentrant=False, preserve_rng_state=False
         )
     return layers
-
-
-def micro_batches(
-    lengths: Int64[Tensor, " B"], token_budget: int
-) -> Iterator[tuple[Int64[Tensor, " b"], int]]:
-    """Split rows into length-sorted pieces of at most ``token_budget`` padded tokens: (row numbers, width) each.
-
-    The longest rows come first, so that a lack of memory shows in the first piece. A row longer than the budget gets a
-    piece of its own.
-
-    >>> [(rows.tolist(), width) for rows, width in micro_batches(torch.tensor([2, 5, 4, 1]), 10)]
-    [([1, 2], 5), ([0, 3], 2)]
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        width = max(int(lengths[order[start]]), 1)
-        count = max(token_budget // width, 1)
-        yield order[start : start + count], width
-        start += count

@@ -14,7 +14,8 @@ from torch import Tensor
 from itpo import advantages, losses, prm, turns
 from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
-from itpo.models.backbone import Backbone, micro_batches
+from itpo.models.adapters import micro_batches
+from itpo.models.backbone import Backbone
 from itpo.models.optimizers import adamw, get_state, set_state
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded

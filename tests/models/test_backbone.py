@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo.dialogue import Dialogue, collate
-from itpo.models.backbone import Backbone, micro_batches
+from itpo.models.adapters import micro_batches
+from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
 from itpo.specs import Adapter
 
