@@ -110,6 +110,24 @@ def value_model(
     return torch.where(response_mask, next_values - values, 0)
 
 
+def check_judge_scores(judge_scores: Tensor, has_turn: Bool[Tensor, "B K"]) -> None:
+    """Raise ValueError unless there is one score for each turn, those of existing turns being finite and at least 0.
+
+    >>> check_judge_scores(torch.tensor([[3.0, -1.0]]), torch.tensor([[True, False]]))
+    """
+    if judge_scores.shape != has_turn.shape:
+        raise ValueError(
+            f"judge_scores of shape {tuple(judge_scores.shape)} do not match turn_ids, which hold "
+            f"{has_turn.shape[0]} dialogues of at most {has_turn.shape[1]} turns; pass one score for each turn"
+        )
+    wrong = has_turn & ~(torch.isfinite(judge_scores) & (judge_scores >= 0))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"judge_scores of rows {wrong.any(-1).nonzero().flatten().tolist()} are negative or not finite; "
+            "give a turn that could not be judged the score 0"
+        )
+
+
 def judge(
     judge_scores: Float[Tensor, "B K"], outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
@@ -127,17 +145,7 @@ def judge(
     """
     _check_outcome(outcome, turn_ids)
     has_turn = turns.turn_mask(turn_ids)
-    if judge_scores.shape != has_turn.shape:
-        raise ValueError(
-            f"judge_scores of shape {tuple(judge_scores.shape)} do not match turn_ids, which hold "
-            f"{has_turn.shape[0]} dialogues of at most {has_turn.shape[1]} turns; pass one score for each turn"
-        )
-    wrong = has_turn & ~(torch.isfinite(judge_scores) & (judge_scores >= 0))
-    if bool(wrong.any()):
-        raise ValueError(
-            f"judge_scores of rows {wrong.any(-1).nonzero().flatten().tolist()} are negative or not finite; "
-            "give a turn that could not be judged the score 0"
-        )
+    check_judge_scores(judge_scores, has_turn)
     scores = torch.where(has_turn, judge_scores, 0)
     scores = torch.where(scores.any(-1, keepdim=True), scores, has_turn.to(scores.dtype))
     total = scores.sum(-1, keepdim=True)
@@ -227,6 +235,7 @@ class Claim(NamedTuple):
 
 # What a method's function may read of a batch; its other parameters are the method's options.
 SIGNALS = ("outcome", "turn_ids", "response_mask", "token_rewards", "values", "judge_scores", "generator")
+SIGNALS += ("input_ids", "group_size")
 
 
 @dataclass(frozen=True)
@@ -283,6 +292,11 @@ class MethodEntry:
         return "outcome" in self._parameters
 
     @property
+    def compares(self) -> bool:
+        """Whether the method compares a prompt's rollouts itself, so that its rewards take no further baseline."""
+        return "group_size" in self._parameters
+
+    @property
     def options(self) -> dict[str, Any]:
         """The method's own settings and their defaults.
 
@@ -305,7 +319,7 @@ class MethodEntry:
         merged = merge_options(f"method {self.name!r}", self.options, options)
         ids, zeros = torch.tensor([[-1, 0, -1, 1]]), torch.zeros(1, 4)
         generator = torch.Generator().manual_seed(0)
-        values = (torch.ones(1), ids, ids >= 0, zeros, zeros, torch.ones(1, 2), generator)
+        values = (torch.ones(1), ids, ids >= 0, zeros, zeros, torch.ones(1, 2), generator, ids, 1)
         signals: dict[str, Any] = dict(zip(SIGNALS, values, strict=True))
         try:
             self.function(**{key: signals[key] for key in self._parameters if key in signals}, **merged)
@@ -353,8 +367,19 @@ _ENTRIES = (
 METHODS: dict[str, MethodEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
+def known_methods() -> dict[str, MethodEntry]:
+    """The methods of Table 1, and after them the rivals of :mod:`itpo.rivals`, which are no rows of it.
+
+    >>> [name for name in known_methods() if name not in METHODS]
+    ['mt_grpo', 'gigpo', 'istar', 'progress']
+    """
+    from itpo.rivals import RIVALS  # whose functions are made of these
+
+    return METHODS | RIVALS
+
+
 def get_method(name: str) -> MethodEntry:
-    """Look a method up by name; a reader's own, ``module:name``, is imported.
+    """Look a method up by name, of Table 1 or of :mod:`itpo.rivals`; a reader's own, ``module:name``, is imported.
 
     Raises ValueError for an unknown name, listing the known ones.
 
@@ -367,11 +392,12 @@ def get_method(name: str) -> MethodEntry:
         if not isinstance(entry, MethodEntry):
             raise ValueError(f"{name} is a {type(entry).__name__}: name a MethodEntry")
         return entry
-    if name not in METHODS:
+    known = known_methods()
+    if name not in known:
         raise ValueError(
-            f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or module:name of your own"
+            f"unknown method {name!r}; choose one of {', '.join(known)}, or module:name of your own"
         )
-    return METHODS[name]
+    return known[name]
 
 
 def attribute(name: str, **signals: Any) -> Float[Tensor, "B T"]:

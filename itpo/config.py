@@ -59,7 +59,7 @@ class Method:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_named(self.name, self.version, tuple(attribution.METHODS), "method")
+        check_named(self.name, self.version, tuple(attribution.known_methods()), "method")
         entry = attribution.get_method(self.name)
         object.__setattr__(self, "options", Options(entry.check_options(self.options)))
         if self.outcome_coef and entry.carries_outcome:
@@ -230,7 +230,10 @@ class RunConfig:
             check("judge", self.judge.temperature == 0, self.judge, wanted)
         if not allows(self.estimator.name, self.method.name):
             raise ValueError(
-                f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} lacks: use ppo"
+                f"method {self.method.name!r} compares a prompt's rollouts itself, and takes no baseline or scale of "
+                f"{self.estimator.name!r}: use rloo"
+                if self.method.entry.compares
+                else f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} lacks: use ppo"
             )
         self._check_coefficients()
 
@@ -266,12 +269,20 @@ class RunConfig:
 
 
 def allows(estimator: str, method: str) -> bool:
-    """Whether an estimator can train a method: one whose rewards are TD errors needs a critic.
+    """Whether an estimator can train a method.
+
+    One whose rewards are TD errors needs a critic. One that compares rollouts itself takes no critic, and nothing that scales
+    rewards again.
 
     >>> allows("ppo", "value_model"), allows("rloo", "value_model"), allows("rloo", "itpo")
     (True, False, True)
+    >>> allows("rloo", "gigpo"), allows("grpo", "gigpo")
+    (True, False)
     """
-    return estimators.get_estimator(estimator).has_critic or not attribution.get_method(method).needs_values
+    column, row = estimators.get_estimator(estimator), attribution.get_method(method)
+    if row.compares:
+        return not (column.has_critic or column.scale_free)
+    return column.has_critic or not row.needs_values
 
 
 _SPECS = {spec.__qualname__: spec for spec in (RunConfig, Method, Estimator, TaskSpec, Adapter, *specs.ALL)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "itpo"
-METHOD = {"turns", "prm", "attribution", "advantages", "losses", "estimators"}
+METHOD = {"turns", "prm", "attribution", "advantages", "losses", "estimators", "rivals"}
 # From below: a part may import those before it, and none beside it. (Only the modules of the method import one another.)
 LEVELS = [
     METHOD,

@@ -348,17 +348,26 @@ def methods() -> int:
     from itpo.attribution import METHODS
     from itpo.config import allows
     from itpo.estimators import ESTIMATORS
+    from itpo.rivals import RIVALS
 
     print("estimators")
     for name, estimator in ESTIMATORS.items():
         print(f"  {name:<17} {_first_line(estimator.function)}")
-    print("\nmethods, the rows of Table 1")
-    for name, method in METHODS.items():
-        parts = {"a PRM": method.needs_prm, "a judge": method.needs_judge, "a critic": method.needs_values}
-        needs = " and ".join(part for part, needed in parts.items() if needed) or "nothing but the outcome"
-        trains = ", ".join(other for other in ESTIMATORS if allows(other, name))
-        print(f"  {name:<17} {_first_line(method.function)}")
-        print(f"{'':<20}per {method.granularity}; needs {needs}; trained by {trains}")
+    for title, entries in (("the rows of Table 1", METHODS), ("of other papers, to compare with", RIVALS)):
+        print(f"\nmethods, {title}")
+        for name, method in entries.items():
+            parts = {
+                "a PRM": method.needs_prm,
+                "a judge": method.needs_judge,
+                "a critic": method.needs_values,
+            }
+            needs = (
+                " and ".join(part for part, needed in parts.items() if needed) or "nothing but the outcome"
+            )
+            trains = ", ".join(other for other in ESTIMATORS if allows(other, name))
+            alone = ", its baseline left out" if method.compares else ""
+            print(f"  {name:<17} {_first_line(method.function)}")
+            print(f"{'':<20}per {method.granularity}; needs {needs}; trained by {trains}{alone}")
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from itpo.attribution import METHODS
+from itpo.attribution import known_methods
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, from_json
 from itpo.estimators import ESTIMATORS
 from itpo.fields import Options
@@ -129,7 +129,7 @@ def named_config(
     for kind, name, known in (
         ("profile", profile_name, PROFILES),
         ("task", task, NAMES),
-        ("method", method, METHODS),
+        ("method", method, known_methods()),
         ("estimator", estimator, ESTIMATORS),
     ):
         if kind not in ("task", "method") or ":" not in name:

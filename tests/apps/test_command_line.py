@@ -12,7 +12,7 @@ import pytest
 from itpo import __version__
 from itpo.__main__ import main
 from itpo.apps.configs import named_config, parse_changes, with_settings
-from itpo.attribution import METHODS
+from itpo.attribution import known_methods
 from itpo.config import Method, from_json
 from itpo.estimators import ESTIMATORS
 from itpo.runs.files import sealed_bytes
@@ -26,7 +26,7 @@ def test_methods_lists_every_method_and_estimator() -> None:
     assert not found.stderr, "bitsandbytes, say, and what it misses on some CPUs"
     printed = found.stdout
     named = {line.split()[0] for line in printed.splitlines() if line.startswith("  ") and line[2] != " "}
-    assert named == {*METHODS, *ESTIMATORS}
+    assert named == {*known_methods(), *ESTIMATORS}
     value_model = printed.partition("  value_model")[2].splitlines()[1]
     assert value_model.split("; ") == [" " * 20 + "per token", "needs a critic", "trained by ppo"]
 
