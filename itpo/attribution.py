@@ -234,8 +234,17 @@ class Claim(NamedTuple):
 
 
 # What a method's function may read of a batch; its other parameters are the method's options.
-SIGNALS = ("outcome", "turn_ids", "response_mask", "token_rewards", "values", "judge_scores", "generator")
-SIGNALS += ("input_ids", "group_size")
+SIGNALS = (
+    "outcome",
+    "turn_ids",
+    "response_mask",
+    "token_rewards",
+    "values",
+    "judge_scores",
+    "generator",
+    "input_ids",
+    "group_size",
+)
 
 
 @dataclass(frozen=True)
