@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -44,10 +45,10 @@ def split_thoughts(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> Speech:
     >>> split_thoughts("hm</think>30").text, split_thoughts("30 <THINK>hm").text
     ('30', '30')
     """
-    closing = {_squeezed(tag) for tag in tags.values()}
+    pattern, closing = _tag_pattern(tuple(tags.items()))
     thoughts: list[tuple[int, int]] = []
     start: int | None = None
-    for tag in _tag_pattern(tags).finditer(text):
+    for tag in pattern.finditer(text):
         if _squeezed(tag[0]) not in closing:
             start = tag.start() if start is None else start
         elif start is None:
@@ -71,8 +72,10 @@ def _squeezed(tag: str) -> str:
     return "".join(tag.split()).casefold()
 
 
-def _tag_pattern(tags: Mapping[str, str]) -> re.Pattern[str]:
-    """Any of the tags, the longer ones first, in any case and with spaces beside its signs."""
-    names = sorted({*tags, *tags.values()}, key=len, reverse=True)
+@lru_cache
+def _tag_pattern(tags: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], frozenset[str]]:
+    """Any of the tags, the longer ones first, in any case and with spaces beside its signs; and those that close, squeezed."""
+    names = sorted({name for pair in tags for name in pair}, key=len, reverse=True)
     spaced = [r"\s*".join(map(re.escape, re.findall(r"\w+|\W", _squeezed(name)))) for name in names]
-    return re.compile("|".join(spaced) or "(?!)", re.IGNORECASE)
+    closing = frozenset(_squeezed(closes) for _, closes in tags)
+    return re.compile("|".join(spaced) or "(?!)", re.IGNORECASE), closing
