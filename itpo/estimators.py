@@ -45,7 +45,8 @@ def method_sources(
     ``values`` are the critic's, a layer for each source, in the units of the weighted rewards. The penalty of a dialogue,
     ``length_cost`` in the same units, goes where the outcome goes: to the end of the trajectory, or over the turns by their
     share of tokens [C]; beside an implicit reward it is a source of its own [C], and so is the outcome, times
-    ``outcome_coef``, where that is not 0. Raises ``ValueError`` where the method needs a signal that is missing.
+    ``outcome_coef``, where that is not 0. A method that compares rollouts itself (:mod:`itpo.rivals`) is given the outcome less
+    the penalty. Raises ``ValueError`` where the method needs a signal that is missing.
 
     >>> signals = {"outcome": torch.tensor([1.0]), "turn_ids": torch.tensor([[0, 0, -1, 1]]), "token_rewards": torch.ones(1, 4)}
     >>> for source in method_sources("itpo", signals, outcome_coef=5.0, length_cost=torch.tensor([0.75])):
@@ -55,11 +56,14 @@ def method_sources(
     outcome [[0.0, 0.0, 0.0, 5.0]] [[False, False, False, True]]
     """
     entry, ids, outcome = get_method(name), signals["turn_ids"], signals["outcome"]
+    cost = torch.zeros_like(outcome) if length_cost is None else length_cost
     if entry.needs_values and "values" in signals:  # the method compares them with the outcome itself
         signals = {**signals, "values": signals["values"].sum(0) / coef}
+    if entry.compares:  # it cannot take a penalty off its rewards afterwards
+        signals = {**signals, "outcome": outcome - cost / coef}
+        cost = torch.zeros_like(cost)
     rewards = coef * attribute(name, **signals)
     positions = reward_mask(entry.granularity, ids)
-    cost = torch.zeros_like(outcome) if length_cost is None else length_cost
     by_turn = turns.place_at_turn_ends(cost[:, None] * turns.token_share(ids).to(cost), ids)
     if entry.granularity == "trajectory":
         return [Source("method", rewards - trajectory_share(cost, ids), positions)]

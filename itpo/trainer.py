@@ -41,10 +41,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from itpo import attribution, turns
 from itpo.config import RunConfig
 from itpo.dialogue import TokenBatch
-from itpo.estimators import Source, estimate
+from itpo.estimators import Source, estimate, method_sources
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
 from itpo.training.build import build_learner, inputs
@@ -109,7 +108,8 @@ def training_step(
         config.estimator.name,
         sources,
         response_mask=batch.response_mask,
-        group_size=batch.group_size,
+        # Rewards that were compared within the prompt's rollouts already get no baseline: each rollout is alone.
+        group_size=1 if config.method.entry.compares else batch.group_size,
         values=signals.get("values"),
         **config.estimator.options,
     )
@@ -137,7 +137,8 @@ def reward_sources(
     The return to maximise is ``S = R - lambda N`` [S]. The penalty goes where the outcome goes: to the end of the trajectory,
     or over the turns by their share of tokens [C]; beside an implicit reward it is a source of its own [C], and so is
     the outcome where the config asks for it. ``signals`` are those of :meth:`itpo.training.learner.Learner.signals`. Raises
-    ``ValueError`` where the method needs one that is missing.
+    ``ValueError`` where the method needs one that is missing. A method that compares rollouts itself (:mod:`itpo.rivals`) is
+    given ``S`` as its outcome.
 
     >>> from itpo.config import Method
     >>> from itpo.dialogue import Dialogue, collate
@@ -148,28 +149,18 @@ def reward_sources(
     >>> name, rewards[0].round(decimals=3).tolist(), positions[0].tolist()
     ('method', [0.0, 0.0, 5.0], [False, False, True])
     """
-    method, entry, ids = config.method, config.method.entry, batch.turn_ids
-    known = {"outcome": batch.outcome, "turn_ids": ids, "response_mask": batch.response_mask, **signals}
-    if (
-        "values" in known and entry.needs_values
-    ):  # a layer for each source; the method compares them with the outcome itself
-        known["values"] = known["values"].sum(0) / method.coef
-    rewards = method.coef * attribution.attribute(method.name, **known, **method.options, generator=generator)
-    positions = attribution.reward_mask(entry.granularity, ids)
-    length_cost = method.coef * config.length_penalty * batch.response_lengths
-    by_turn = turns.place_at_turn_ends(length_cost[:, None] * turns.token_share(ids).to(length_cost), ids)
-    if entry.granularity == "trajectory":
-        return [Source("method", rewards - attribution.trajectory_share(length_cost, ids), positions)]
-    if entry.carries_outcome:
-        return [Source("td_error" if entry.needs_values else "method", rewards - by_turn, positions)]
-    sources = [
-        Source("method", rewards, positions),
-        Source("length", -by_turn, attribution.reward_mask("turn", ids)),
-    ]
-    if method.outcome_coef:
-        outcome = method.outcome_coef * attribution.trajectory_share(batch.outcome, ids)
-        sources.append(Source("outcome", outcome, attribution.reward_mask("trajectory", ids)))
-    return sources
+    method = config.method
+    known = {
+        key: getattr(batch, key)
+        for key in ("outcome", "turn_ids", "response_mask", "input_ids", "group_size")
+    }
+    return method_sources(
+        method.name,
+        {**known, **signals, **method.options, "generator": generator},
+        method.coef,
+        method.outcome_coef,
+        method.coef * config.length_penalty * batch.response_lengths,
+    )
 
 
 def warm_up(learner: Learner, run: Run) -> None:

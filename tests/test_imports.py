@@ -15,6 +15,7 @@ METHOD = {"turns", "prm", "attribution", "advantages", "losses", "estimators", "
 LEVELS = [
     METHOD,
     {"thoughts"},
+    {"chat_template"},
     {"chat"},
     {"dialogue"},
     {"tasks", "data"},
@@ -24,7 +25,7 @@ LEVELS = [
     {"models"},
     {"rollout"},
 ]
-LEVELS += [{"training"}, {"trainer"}, {"study"}, {"apps"}]
+LEVELS += [{"training"}, {"trainer"}, {"integrations"}, {"study"}, {"apps"}]
 HEAVY = {
     "openai",
     "sacrebleu",

@@ -29,17 +29,22 @@ def group_ids(keys: Sequence[Hashable]) -> Int64[Tensor, " B"]:
 
 
 def check_pair(method: str, estimator: str) -> None:
-    """Raise ``ValueError`` for an unknown name, and for a method that reads values beside an estimator without a critic.
+    """Raise ``ValueError`` for an unknown name, and for a method that the estimator cannot train.
 
     >>> check_pair("value_model", "rloo")
     Traceback (most recent call last):
         ...
-    ValueError: method 'value_model' reads a critic's values, and estimator 'rloo' has none: take 'ppo'
+    ValueError: method 'value_model' reads the values of a critic, which estimator 'rloo' lacks: use 'ppo'
     """
-    entry, column = get_method(method), get_estimator(estimator)
-    if entry.needs_values and not column.has_critic:
+    row, column = get_method(method), get_estimator(estimator)
+    if row.needs_values and not column.has_critic:
         raise ValueError(
-            f"method {method!r} reads a critic's values, and estimator {estimator!r} has none: take 'ppo'"
+            f"method {method!r} reads the values of a critic, which estimator {estimator!r} lacks: use 'ppo'"
+        )
+    if row.compares and (column.has_critic or column.scale_free):
+        raise ValueError(
+            f"method {method!r} compares a prompt's rollouts itself, and takes no baseline or scale of estimator "
+            f"{estimator!r}: use 'rloo'"
         )
 
 
@@ -63,7 +68,8 @@ def credit(
     is a turn, and a row without any was dropped and leaves its group. ``outcome`` is the score of the whole dialogue,
     ``group_ids`` the prompt's id for every row (or the number of consecutive rows of each prompt). ``signals`` are the further
     ones of :data:`itpo.attribution.SIGNALS`, as far as method and estimator read them: ``token_rewards`` (B, T) of a process
-    reward model (:func:`itpo.prm.token_rewards`), ``judge_scores`` (B, K), ``values`` (S, B, T) of a critic, a ``generator``.
+    reward model (:func:`itpo.prm.token_rewards`), ``judge_scores`` (B, K), ``values`` (S, B, T) of a critic, ``input_ids``, a
+    ``generator``.
     ``coef``, ``outcome_coef`` and ``length_cost`` are those of :func:`itpo.estimators.method_sources`. Baselines and whitening
     are taken over what is passed: gather the batch of all processes first.
 
@@ -81,7 +87,7 @@ def credit(
     check_pair(method, estimator)
     entry, column = get_method(method), get_estimator(estimator)
     ids = turns.turn_ids(response_mask)
-    known = {"outcome": outcome, "turn_ids": ids, "response_mask": response_mask}
+    known = {"outcome": outcome, "turn_ids": ids, "response_mask": response_mask, "group_size": group_ids}
     known |= {name: signal for name, signal in signals.items() if signal is not None}
     options = entry.check_options(method_options or {})
     sources = method_sources(method, known | options, coef, outcome_coef, length_cost)
@@ -89,7 +95,7 @@ def credit(
         estimator,
         sources,
         response_mask=response_mask,
-        group_size=group_ids,
+        group_size=1 if entry.compares else group_ids,  # what was compared already takes no baseline
         values=signals.get("values"),
         **column.check_options(estimator_options or {}),
     )
