@@ -14,11 +14,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from itpo.dialogue import TokenBatch
 from itpo.models import token_stats
 from itpo.models.decoding import Decoder
+from itpo.runs.files import explain_full_disk, write_file
+
+_WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
 
 
 class AdaptedModel(ABC):
@@ -55,13 +59,8 @@ class AdaptedModel(ABC):
     def decoder(self, rows: int) -> Decoder:
         """An empty cache for decoding that many rows under the active adapter."""
 
-    @abstractmethod
-    def save_adapter(self, name: str, folder: Any) -> None:
-        """Write one adapter, and its value head beside it, as a standard PEFT folder."""
-
-    @abstractmethod
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Take up the weights of :meth:`save_adapter`."""
+    def _write_config(self, name: str, folder: Path) -> None:
+        """Write the adapter_config.json by which peft reads this adapter."""
 
     @abstractmethod
     def _activate(self, name: str | None) -> None:
@@ -85,6 +84,48 @@ class AdaptedModel(ABC):
             yield
         finally:
             self._activate(before)
+
+    def save_adapter(self, name: str, folder: Any) -> None:
+        """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
+
+        A value head goes into a file of its own beside it.
+        """
+        folder = Path(folder)
+        with explain_full_disk(folder):
+            self._write_config(name, folder)
+            for file, own in self._files(name).items():
+                tensors = {key: parameter.detach().cpu().contiguous() for key, parameter in own.items()}
+                write_file(folder / file, save(tensors, metadata={"format": "pt"}))
+
+    @torch.no_grad()
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.
+
+        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError``, which names the first tensor that is
+        missing, left over or of another shape, if they do not fit this adapter.
+        """
+        for file, own in self._files(name).items():
+            if not (Path(folder) / file).is_file():
+                raise FileNotFoundError(f"no adapter in {folder}: expected {file}, as save_adapter writes it")
+            tensors = load_file(Path(folder) / file)
+            for key in sorted(tensors.keys() | own.keys()):
+                theirs, ours = (tuple(t[key].shape) if key in t else "no such tensor" for t in (tensors, own))
+                if theirs != ours:
+                    raise ValueError(
+                        f"the adapter in {folder} is not one of this base and rank: {key} is {theirs} there and {ours} here"
+                    )
+            for key, parameter in own.items():
+                parameter.copy_(tensors[key])
+
+    def _files(self, name: str) -> dict[str, dict[str, nn.Parameter]]:
+        """The parameters of an adapter by the names of peft, and those of its value head, each in the file they are kept in."""
+        adapter, head = {}, {}
+        for key, parameter in self.parameters(name).items():
+            if key.startswith("value_head."):
+                head[key.removeprefix("value_head.")] = parameter
+            else:
+                adapter["base_model.model." + key.replace(f".{name}.", ".")] = parameter
+        return {_WEIGHTS: adapter} | ({_HEAD: head} if head else {})
 
     def token_stats(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
