@@ -205,6 +205,7 @@ class RunConfig:
     token_budget: int = setting(2048, low=1)  # padded tokens of one forward pass
     head_chunk: int = setting(2048, low=1)  # positions that have logits at a time
     max_rows: int = setting(512, low=1)  # dialogues held at a time
+    read_budget: int = setting(16384, low=1)  # padded tokens of one forward pass of a rollout
     checkpointing: bool = False  # keep only the inputs of decoder layers for the backward pass
     eval_every: int = setting(10, low=1)  # steps [O]
     eval_dialogues: int = setting(256, low=1)  # fresh problems, the same for all runs [O]

@@ -36,6 +36,7 @@ class Decoding(NamedTuple):
     greedy: bool
     max_rows: int  # dialogues held at a time
     lanes: int = 1  # parts of a batch, of which one speaks while the users of the others answer
+    read_budget: int = 16384  # padded tokens that are read in one forward pass
 
 
 # What comes after the turns of these dialogues: the tokens up to the next turn, or None where a dialogue is over.
@@ -154,7 +155,7 @@ def write_turns(
     tokens: list[Tensor] = []
     logps: list[Tensor] = []
     for position in range(decoding.max_turn_tokens):
-        logp = torch.log_softmax(decoder.append(ids, mask), dim=-1)
+        logp = torch.log_softmax(_read(decoder, ids, mask, decoding.read_budget), dim=-1)
         chosen = logp.argmax(1) if decoding.greedy else draw(logp.exp(), uniforms[:, position])
         tokens.append(torch.where(open_, chosen, pad))
         logps.append(logp.gather(1, chosen[:, None]).squeeze(1))
@@ -167,6 +168,14 @@ def write_turns(
         torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), lengths.tolist(), strict=True
     )
     return [Turn(ids[:length], logp[:length]) for ids, logp, length in written]
+
+
+def _read(decoder: Decoder, ids: Tensor, mask: Tensor, budget: int) -> Tensor:
+    """Logits after the last column, a few columns being read at a time: whole transcripts of all rows are too much at once."""
+    columns = max(budget // len(ids), 1)
+    for part, real in zip(ids.split(columns, 1), mask.split(columns, 1), strict=True):
+        logits = decoder.append(part, real)
+    return logits
 
 
 def meanwhile(ask: Callable[[], Following]) -> Callable[[], Following]:

@@ -27,7 +27,7 @@ class Sampling:
 
     Temperature 1 without truncation keeps importance ratios exact [C]. Without ``thought_credit``, the tokens of a thought
     before the speech of a turn are context like the user's: outside the response mask, so that they earn nothing and nothing
-    is learned from them. Raises ``ValueError`` for a ``max_rows`` below 1.
+    is learned from them. Raises ``ValueError`` for a ``max_rows`` or ``read_budget`` below 1.
     """
 
     max_turn_tokens: int = 24
@@ -35,10 +35,13 @@ class Sampling:
     # Where one thread is fastest [O]: fewer rows waste calls, more no longer fit the processor's caches.
     max_rows: int = 512
     thought_credit: bool = True
+    read_budget: int = 16384  # padded tokens of one forward pass; changes no result beyond rounding
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
             raise ValueError(f"max_rows is {self.max_rows}: at least one dialogue must be held at a time")
+        if self.read_budget < 1:
+            raise ValueError(f"read_budget is {self.read_budget}: at least one token must be read at a time")
 
 
 @dataclass
@@ -69,7 +72,7 @@ class _Open:
 
 @torch.no_grad()
 def rollout(
-    backbone: AdaptedModel,
+    backbone: AdaptedModel | None,
     chat: ChatFormat,
     task: Task,
     examples: Sequence[Any],
@@ -135,7 +138,10 @@ def rollout(
         following = answers()
         return lambda: following
 
-    engine = engine or TurnEngine(backbone)
+    if engine is None:
+        if backbone is None:
+            raise ValueError("without a backbone, pass the engine that writes the turns")
+        engine = TurnEngine(backbone)
     uniforms = _uniforms(len(states), task.max_turns, sampling, generator)
     lanes = task.lanes if isinstance(task, ConcurrentTask) else 1
     engine.converse([state.ids for state in states], uniforms, _decoding(chat, sampling, lanes), ask)
@@ -184,7 +190,7 @@ def _uniforms(dialogues: int, turns: int, sampling: Sampling, generator: torch.G
 
 def _decoding(chat: ChatFormat, sampling: Sampling, lanes: int = 1) -> Decoding:
     limits = (sampling.max_turn_tokens, sampling.greedy, sampling.max_rows)
-    return Decoding(chat.end_ids, chat.pad_id, *limits, lanes)
+    return Decoding(chat.end_ids, chat.pad_id, *limits, lanes, sampling.read_budget)
 
 
 def _hear(states: Sequence[_Open], turns: Sequence[Turn], chat: ChatFormat, sampling: Sampling) -> None:

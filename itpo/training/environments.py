@@ -47,7 +47,7 @@ def build_environments(config: RunConfig, backbone: Backbone, chat: ChatFormat, 
             return Environments(task, task, ScriptedJudge(task, config.judge.error_rate))
         assert isinstance(config.judge, Custom)  # as the config saw to
         return Environments(task, task, _own(config.judge, ["scores"]))
-    data, models = config.task, _Models(backbone, chat, config.max_rows, store)
+    data, models = config.task, _Models(backbone, chat, config, store)
     outcomes = [] if data.name == "math" and not data.judged else [_OUTCOMES[data.name]]
     judge = models.judge(config.judge, outcomes + ["scores"] * config.method.entry.needs_judge)
     training, held_out = split(data.examples())
@@ -76,8 +76,8 @@ def _real_task(data: RealData, examples: Sequence[Example], user: Any, judge: An
 class _Models:
     """Language models that play users and judges."""
 
-    def __init__(self, backbone: Backbone, chat: ChatFormat, max_rows: int, store: Path) -> None:
-        self.backbone, self.chat, self.max_rows, self.store = backbone, chat, max_rows, store
+    def __init__(self, backbone: Backbone, chat: ChatFormat, config: RunConfig, store: Path) -> None:
+        self.backbone, self.chat, self.config, self.store = backbone, chat, config, store
 
     def user(self, spec: ScriptedUser | FrozenBase | Endpoint | Custom, greedy: bool) -> Any:
         """Users of training, or, ``greedy``, of evaluation."""
@@ -96,7 +96,9 @@ class _Models:
 
     def _model(self, spec: FrozenBase | Endpoint, greedy: bool) -> LanguageModel:
         if isinstance(spec, FrozenBase):
-            return FrozenBaseModel(self.backbone, self.chat, Sampling(spec.max_tokens, greedy, self.max_rows))
+            rows, read = self.config.max_rows, self.config.read_budget
+            sampling = Sampling(spec.max_tokens, greedy, rows, read_budget=read)
+            return FrozenBaseModel(self.backbone, self.chat, sampling)
         place = replace(spec, temperature=0.0) if greedy else spec
         return EndpointModel(place, None if spec.cache is None else self.store / spec.cache)
 

@@ -84,7 +84,9 @@ class Learner:
         examples = [problem for problem in problems for _ in range(rollouts)]
         users = [random.Random(f"{stream}/user/{i}") for i in range(len(examples))]
         config = self.config
-        sampling = Sampling(config.max_turn_tokens, greedy, config.max_rows, config.thought_credit)
+        sampling = Sampling(
+            config.max_turn_tokens, greedy, config.max_rows, config.thought_credit, config.read_budget
+        )
         with self.backbone.use(adapter):
             dialogues = rollout(
                 self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling

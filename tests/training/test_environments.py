@@ -113,6 +113,23 @@ def test_examples_of_evaluation_are_held_out(tiny_folder, problems, tmp_path, un
     assert isinstance(learner.judge, ModelJudge)
 
 
+def test_policy_users_and_judges_read_within_the_budget(base, problems, tmp_path, unchecked, monkeypatch):
+    learner = build_learner(config(base, problems, read_budget=48), Store(tmp_path))
+    decoder, sizes = type(learner.backbone.decoder(1)), []
+    append = decoder.append
+    monkeypatch.setattr(decoder, "append", lambda *self: sizes.append(self[1].numel()) or append(*self))
+    dialogues, _ = learner.collect("a", 2, 2, "policy")
+    assert max(sizes) == 48
+    sizes.clear()
+    learner.judge.all_scores(
+        [d.example for d in dialogues], [d.messages for d in dialogues], [random.Random(0)] * 4
+    )
+    assert max(sizes) == 48
+    sizes.clear()
+    learner.task.user.model.ask([[Message("user", "how many pens ? " * 30)]] * 4, [0] * 4, str)
+    assert max(sizes) == 48
+
+
 def test_plain_problems_are_opened_by_their_users(base, tmp_path, unchecked):
     """What the tiny model says is no opening anybody would write; it must be its own words, and not the problem."""
     rows = [{"question": f"sam has {n} pens ?", "answer": f"#### {n}"} for n in range(4)]
