@@ -1,0 +1,146 @@
+"""Simulated users in TRL's rollout hook: whole conversations with the users of one of our tasks."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float64
+from torch import Tensor
+
+from itpo.chat import ChatFormat
+from itpo.dialogue import Dialogue
+from itpo.rollout.engine import Ask, Decoding, Turn
+from itpo.rollout.sampler import Sampling, rollout
+from itpo.tasks.base import Task
+from itpo.tasks.judging import Judge, judge_dialogues
+
+
+def outcome_reward(outcome: Sequence[float | None], **_: Any) -> list[float | None]:
+    """The reward function that goes with :class:`Conversations`: the task's score, ``None`` where user or judge failed.
+
+    >>> outcome_reward(outcome=[1.0, None], prompts=[], completions=[])
+    [1.0, None]
+    """
+    return list(outcome)
+
+
+class Conversations:
+    """Holds the conversations of a batch with the users of ``task``: a ``rollout_func`` of TRL.
+
+    Turns are sampled as TRL samples (transformers or vLLM, its temperature), at most ``max_turn_tokens`` each. Each prompt of
+    :meth:`problems` stands for a problem of the task. Beside the outcome, a ``judge`` gives the scores of turns that methods
+    such as "judge" read; a dialogue that it cannot judge is left out.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Any,
+        max_turn_tokens: int = 24,
+        seed: int = 0,
+        judge: Judge | None = None,
+    ) -> None:
+        self.task, self.chat, self.seed, self.judge = task, ChatFormat(tokenizer), seed, judge
+        self.sampling = Sampling(max_turn_tokens)
+
+    def problems(self, count: int) -> Dataset:
+        """A data set of problems, numbered from 0."""
+        return Dataset.from_dict({"prompt": [f"{self.task.name}/{i}" for i in range(count)]})
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        """Hold one conversation for each prompt; tokens, masks and outcomes as TRL wants them."""
+        first = trainer.accelerator.process_index * len(prompts)
+        streams = [
+            f"{self.seed}/{prompt}/{trainer.state.global_step}/{first + row}"
+            for row, prompt in enumerate(prompts)
+        ]
+        examples = [self.task.sample(random.Random(f"{self.seed}/problem/{prompt}")) for prompt in prompts]
+        users = [random.Random(f"user/{stream}") for stream in streams]
+        engine = TRLEngine(trainer)
+        generator = torch.Generator()  # for numbers that this engine leaves aside
+        dialogues = rollout(
+            None, self.chat, self.task, examples, users, generator, self.sampling, engine=engine
+        )
+        failed = {row for row, dialogue in enumerate(dialogues) if dialogue.failure is not None}
+        fields: dict[str, list[Any]] = {}
+        if self.judge is not None:
+            rngs = [random.Random(f"judge/{stream}") for stream in streams]
+            judgement = judge_dialogues(self.judge, dialogues, rngs, retries=2)
+            failed |= set(judgement.failed)
+            fields["judge_scores"] = judgement.scores
+        outcomes = [None if row in failed else d.outcome for row, d in enumerate(dialogues)]
+        return _as_fields(dialogues, trainer.use_vllm) | {"outcome": outcomes} | fields
+
+
+def _as_fields(dialogues: Sequence[Dialogue], with_logprobs: bool) -> dict[str, Any]:
+    """Tokens and masks of dialogues by TRL's names."""
+    starts = [d.response_mask.index(True) if d.prompt_length is None else d.prompt_length for d in dialogues]
+    pairs = list(zip(dialogues, starts, strict=True))
+    return {
+        "prompt_ids": [list(d.ids[:start]) for d, start in pairs],
+        "completion_ids": [list(d.ids[start:]) for d, start in pairs],
+        "env_mask": [[int(own) for own in d.response_mask[start:]] for d, start in pairs],
+        "logprobs": [list(d.sampled_logp[start:]) for d, start in pairs] if with_logprobs else None,
+    }
+
+
+class TRLEngine:
+    """An :class:`itpo.rollout.engine.Engine` that samples as the trainer does, by the trainer's own random numbers."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    @contextmanager
+    def _at_most(self, tokens: int) -> Iterator[None]:
+        """Let a turn have that many tokens, where TRL has one limit for a completion."""
+        trainer = self.trainer
+        limited = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
+        name = "max_completion_length" if trainer.use_vllm else "max_new_tokens"
+        before = getattr(limited, name)
+        setattr(limited, name, tokens)
+        try:
+            yield
+        finally:
+            setattr(limited, name, before)
+
+    def _goes_on(self, open_: bool) -> bool:
+        """Whether another turn is sampled: with vLLM all processes sample together, as long as one has an open dialogue."""
+        if not self.trainer.use_vllm:
+            return open_
+        accelerator = self.trainer.accelerator
+        return bool(accelerator.gather(torch.tensor([open_], device=accelerator.device)).any())
+
+    def converse(
+        self,
+        prompts: Sequence[Sequence[int]],
+        uniforms: Float64[Tensor, "B K N"],
+        decoding: Decoding,
+        ask: Ask,
+    ) -> None:
+        """See :class:`itpo.rollout.engine.Engine`; the ``uniforms`` are left aside."""
+        open_ = {row: list(prompt) for row, prompt in enumerate(prompts)}
+        with self._at_most(decoding.max_turn_tokens):
+            while self._goes_on(bool(open_)):
+                rows = list(open_)
+                turns = self._write([open_[row] for row in rows])
+                if not rows:
+                    continue
+                for row, turn, block in zip(rows, turns, ask(rows, turns)(), strict=True):
+                    if block is None:
+                        del open_[row]
+                    else:
+                        open_[row] += turn.ids + block
+
+    def _write(self, histories: list[list[int]]) -> list[Turn]:
+        # Each history has its own next turn: one generation a prompt.
+        ids, logps = self.trainer._generate_single_turn(histories, None, {}, num_generations=1)
+        if logps is None:
+            logps = [[0.0] * len(turn) for turn in ids]
+        kept = [[math.nan if logp is None else logp for logp in turn] for turn in logps]
+        return [Turn(list(turn), own) for turn, own in zip(ids, kept, strict=True)]
