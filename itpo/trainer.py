@@ -63,7 +63,7 @@ def train(config: RunConfig, run: Run) -> None:
     :class:`itpo.tasks.judging.JudgeError` when users or judges fail too often, and ``FloatingPointError``, with the state
     saved as a checkpoint, when too many optimizer steps had to be left out.
     """
-    store = Store(run.folder.parent)
+    store = Store(run.folder.parent, run.mix_platforms)
     run.declare(inputs(config, store))
     learner = build_learner(config, store)
     start = learner.resume(run)

@@ -144,7 +144,11 @@ def find_policy(config: RunConfig, run: Run | None, base: Path | None, max_token
     if base and not base.is_dir():
         raise FileNotFoundError(f"no model in {base}: name the folder of one")
     if base is None:
-        base_of = (run.config, Store(run.folder.parent)) if run else (config, Store(runs_root()))
+        base_of = (
+            (run.config, Store(run.folder.parent, mix_platforms=True))
+            if run
+            else (config, Store(runs_root()))
+        )
         return Talker(base_model(*base_of), run, max_tokens, seed).answer
     return Talker(base, run, max_tokens, seed).answer
 

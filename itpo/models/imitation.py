@@ -8,16 +8,13 @@ same start [O].
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from itpo.dialogue import ChatFormat
-from itpo.models.fine_tuning import Encoded, fine_tune
+from itpo.models.fine_tuning import Encoded, fine_tune, threads
 from itpo.models.loading import load_base
 from itpo.models.packaged import smollm2
 from itpo.models.tiny import scripted_dialogue
@@ -47,29 +44,22 @@ def imitate(task: ScriptedTask, params: Any, spec: PretrainedModel, folder: Path
         source = PACKAGED[spec.name](Path(place)) if spec.name in PACKAGED else spec.name
         model, tokenizer = load_base(source, device="cpu")
     if spec.imitation is not None:
-        with _threads(THREADS):
-            _fit(model, ChatFormat(tokenizer), task, params, spec.imitation)
+        with threads(THREADS):
+            _fit(model, ChatFormat(tokenizer), task, params, spec.imitation, folder)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _fit(
+    model: Any, chat: ChatFormat, task: ScriptedTask, params: Any, spec: Imitation, folder: Path
+) -> None:
+    rng = random.Random(f"imitation/{spec.seed}")
+    count, per_pass = spec.dialogues_per_step, spec.dialogues_per_pass
 
-
-def _fit(model: Any, chat: ChatFormat, task: ScriptedTask, params: Any, spec: Imitation) -> None:
-    rng, count = random.Random(f"imitation/{spec.seed}"), spec.dialogues_per_step
-
-    def draw() -> Sequence[Encoded]:
+    def draw(rng: random.Random) -> Sequence[Encoded]:
         """Encode the conversations of one step."""
         return [chat.encode(scripted_dialogue(task, params, rng)[1]) for _ in range(count)]
 
-    per_pass = spec.dialogues_per_pass
-    fine_tune(model, draw, spec.steps, spec.learning_rate, chat.pad_id, dialogues_per_pass=per_pass)
+    rate, pad_id = spec.learning_rate, chat.pad_id
+    fine_tune(model, draw, rng, spec.steps, rate, pad_id, dialogues_per_pass=per_pass, folder=folder)

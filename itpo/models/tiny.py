@@ -13,21 +13,11 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils.logging import disable_progress_bar
 
 from itpo.dialogue import ChatFormat, Message
-from itpo.models.fine_tuning import Encoded, fine_tune
+from itpo.models.fine_tuning import Encoded, fine_tune, threads
 from itpo.specs import TinyLM
 from itpo.tasks.base import ScriptedTask
-
-disable_progress_bar()  # a bar for reading one small file is noise in a notebook
 
 PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|unk|>", "<|user|>", "<|assistant|>"
 CONTEXT = 512  # tokens of a dialogue
@@ -37,13 +27,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(words: Sequence[str]) -> Any:
     """A word-level tokenizer with a chat template.
 
     >>> ids = build_tokenizer(["hello", "you"])("hello <|end|> nobody")["input_ids"]
     >>> ids == [5, 1, 2]
     True
     """
+    from transformers import PreTrainedTokenizerFast
+
     special = [PAD, END, UNKNOWN, USER, ASSISTANT]
     vocabulary = {word: i for i, word in enumerate([*special, *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -87,13 +79,18 @@ def _check_words(task: ScriptedTask, tokenizer: Any, ids: Sequence[int]) -> None
         )
 
 
-def pretrain_by_imitation(task: ScriptedTask, params: Any, spec: TinyLM, folder: Path) -> Path:
+def pretrain_by_imitation(
+    task: ScriptedTask, params: Any, spec: TinyLM, folder: Path, stop: int | None = None
+) -> Path:
     """Train a tiny model to imitate a task's scripted policy and save it, with its tokenizer, as a Hugging Face folder.
 
-    See :func:`itpo.models.fine_tuning.fine_tune`, and :func:`itpo.rollout.sampler.rollout` for an example. On a CPU the
-    arguments decide the result bit for bit. Returns ``folder``. Raises ``ValueError`` if the scripted policy uses a word that
-    the task does not list.
+    See :func:`itpo.models.fine_tuning.fine_tune`, also for ``stop``, and :func:`itpo.rollout.sampler.rollout` for an example.
+    It runs on one thread of a CPU, where the arguments decide the result bit for bit. Returns ``folder``. Raises
+    ``ValueError`` if the scripted policy uses a word that the task does not list.
     """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _no_bars()
     rng = random.Random(f"warm start/{spec.seed}")
     tokenizer = build_tokenizer(task.words)
     chat = ChatFormat(tokenizer)
@@ -113,7 +110,7 @@ def pretrain_by_imitation(task: ScriptedTask, params: Any, spec: TinyLM, folder:
         torch.manual_seed(spec.seed)
         model = LlamaForCausalLM(config)
 
-    def draw() -> Sequence[Encoded]:
+    def draw(rng: random.Random) -> Sequence[Encoded]:
         """Encode what the scripted policy says in some dialogues."""
         dialogues = [scripted_dialogue(task, params, rng)[1] for _ in range(spec.dialogues_per_step)]
         encoded = [chat.encode(messages) for messages in dialogues]
@@ -121,12 +118,18 @@ def pretrain_by_imitation(task: ScriptedTask, params: Any, spec: TinyLM, folder:
             _check_words(task, tokenizer, ids)
         return encoded
 
-    fine_tune(
-        model, draw, spec.steps, spec.learning_rate, chat.pad_id, weight_decay=0.01, head_everywhere=True
-    )
+    settings: dict[str, Any] = {"weight_decay": 0.01, "head_everywhere": True, "folder": folder, "stop": stop}
+    with threads(1):
+        fine_tune(model, draw, rng, spec.steps, spec.learning_rate, chat.pad_id, **settings)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _no_bars() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # for reading one small file they are noise in a notebook
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -138,5 +141,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
         raise FileNotFoundError(
             f"no model in {folder}: expected config.json, model.safetensors and tokenizer.json"
         )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _no_bars()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -8,6 +8,11 @@ from typing import Any
 
 import torch
 
+
+class PlatformError(RuntimeError):
+    """What was begun or made on another numeric platform would be gone on with: the result would be like none of either."""
+
+
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes")
 
 
@@ -25,6 +30,15 @@ def numeric_platform() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+def making_platform() -> dict[str, Any]:
+    """The platform without its number of threads, which whoever makes a model sets alike everywhere.
+
+    >>> "threads" in making_platform()
+    False
+    """
+    return {name: value for name, value in numeric_platform().items() if name != "threads"}
 
 
 def _version(library: str) -> str | None:

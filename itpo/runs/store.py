@@ -35,7 +35,7 @@ from filelock import AcquireReturnProxy
 from torch import Tensor
 
 from itpo import NUMERICS
-from itpo.runs.artifacts import make_or_check
+from itpo.runs.artifacts import find_shipped, make_or_check
 from itpo.runs.checkpoints import BRING_BACK, LOGS, checked_tensors, log_hashes
 from itpo.runs.files import (
     IN_WORK,
@@ -58,7 +58,7 @@ from itpo.runs.files import (
     write_file,
 )
 from itpo.runs.locks import RunBusyError, take_lock
-from itpo.runs.platform import differences, numeric_platform
+from itpo.runs.platform import PlatformError, differences, numeric_platform
 from itpo.runs.reading import Readings, fingerprint
 
 __all__ = ["PlatformError", "Run", "RunBusyError", "RunFolderError", "Store", "fingerprint"]
@@ -69,10 +69,6 @@ _ADAPTER_FILES = ("adapter_config.json", "*.safetensors")
 _CHECKPOINT_FILES = ("state.json", "step_*.safetensors", IN_WORK)
 _PATIENCE = 10.0  # seconds: a killed sweep's children end a moment after it, and their locks with them
 _held: dict[Path, AcquireReturnProxy] = {}
-
-
-class PlatformError(RuntimeError):
-    """A run would go on on another numeric platform than it began on, and would end with other bytes than on either."""
 
 
 class RunFinishedError(RuntimeError):
@@ -368,9 +364,10 @@ class Store:
     def artifact(self, kind: str, determinants: Mapping[str, Any], build: Callable[[Path], Any]) -> Path:
         """The folder ``models/<kind>-<hash>`` that ``build(folder)`` filled, once for these determinants.
 
-        A folder is there completely or not at all; a process that asks while another builds waits for it. Raises ``ValueError``
-        for a kind that cannot be part of a file name, :class:`RunFolderError` if one of its files is no longer as it was made,
-        and whatever ``build`` raises.
+        Or that which ships with the library (:func:`itpo.runs.artifacts.find_shipped`). A folder is there completely or not at
+        all; a process that asks while another builds waits for it. Raises ``ValueError`` for a kind that cannot be part of a
+        file name, :class:`RunFolderError` if one of its files is no longer as it was made, :class:`PlatformError` if it was
+        made on another numeric platform, unless the store mixes platforms, and whatever ``build`` raises.
 
         >>> import tempfile
         >>> root = tempfile.TemporaryDirectory()
@@ -381,9 +378,12 @@ class Store:
         """
         if not re.fullmatch(r"[A-Za-z0-9_]+", kind):
             raise ValueError(f"kind {kind!r} names a folder: use letters, digits and underscores")
-        content = {"numerics": NUMERICS, "kind": kind, "determinants": plain(determinants, "determinants")}
+        determined = plain(determinants, "determinants")
+        if shipped := find_shipped(kind, determined):
+            return shipped
+        content = {"numerics": NUMERICS, "kind": kind, "determinants": determined}
         folder = self.root / "models" / f"{kind}-{folder_name(content)}"
-        make_or_check(folder, _lock_path(folder), content, build)
+        make_or_check(folder, _lock_path(folder), content, build, self.mix_platforms)
         return folder
 
 

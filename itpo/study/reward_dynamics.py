@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
-from transformers import AutoTokenizer
-
 from itpo import turns
 from itpo.attribution import get_method
 from itpo.dialogue import ChatFormat, Message
@@ -157,7 +155,10 @@ def tokenizer_of(run: Run) -> Any:
     """
     if isinstance(run.config.model, TinyLM):
         return build_tokenizer(_task(run).words)
-    return AutoTokenizer.from_pretrained(locate(base_model(run.config, Store(run.folder.parent))))
+    from transformers import AutoTokenizer
+
+    store = Store(run.folder.parent, mix_platforms=True)
+    return AutoTokenizer.from_pretrained(locate(base_model(run.config, store)))
 
 
 def _task(run: Run) -> ScriptedTask:

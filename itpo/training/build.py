@@ -18,10 +18,10 @@ from itpo.training.learner import Learner
 
 
 def base_model(config: RunConfig, store: Store) -> Path | str:
-    """The run's base model: a folder in the store, made the first time and then found again, or a pretrained one's name.
+    """The run's base model: a folder, or a pretrained one's name.
 
-    A tiny model is made by :func:`itpo.models.tiny.pretrain_by_imitation`, a pretrained one that imitates by
-    :func:`itpo.models.imitation.imitate`.
+    The folder ships with the library, or is in the store, where it is made the first time and then found again: a tiny model by
+    :func:`itpo.models.tiny.pretrain_by_imitation`, a pretrained one that imitates by :func:`itpo.models.imitation.imitate`.
     """
     spec = config.model
     if isinstance(spec, PretrainedModel) and spec.imitation is None:
@@ -75,7 +75,7 @@ def trained(run: Run) -> Learner:
     """
     if not run.done:
         raise ValueError(f"the run {run.folder} is not finished: train it first")
-    store = Store(run.folder.parent)
+    store = Store(run.folder.parent, mix_platforms=True)  # its inputs are compared; nothing is trained here
     run.declare(inputs(run.config, store))
     learner = build_learner(run.config, store)
     for name in learner.backbone.names:
