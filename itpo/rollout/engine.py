@@ -172,7 +172,7 @@ def write_turns(
 
 def _read(decoder: Decoder, ids: Tensor, mask: Tensor, budget: int) -> Tensor:
     """Logits after the last column, a few columns being read at a time: whole transcripts of all rows are too much at once."""
-    columns = max(budget // len(ids), 1)
+    columns = max(budget // len(ids), 2)  # a decoder takes a single column for one that was sampled
     for part, real in zip(ids.split(columns, 1), mask.split(columns, 1), strict=True):
         logits = decoder.append(part, real)
     return logits
