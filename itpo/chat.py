@@ -1,80 +1,71 @@
-"""Messages, and the token blocks that a chat template makes of them."""
+"""Token blocks of a conversation, which are appended one at a time as it goes on."""
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import lru_cache
+from typing import Any
 
+from itpo.chat_template import TODAY, ChatTemplate, Message, Tokenizer
 from itpo.thoughts import THOUGHT_TAGS, Speech, split_thoughts
 
-_MARK = "\x02"
-_BREAK = "\u200b"  # a zero-width space: no special token has one, and people do not see it
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a conversation, in the field's role/content form."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The message as chat templates and OpenAI-compatible servers take it."""
-        return {"role": self.role, "content": self.content}
+_KEPT, _SHORT = 4096, 1000  # texts whose tokens are remembered, and of how many characters at most
 
 
 class ChatFormat:
     """Turns messages into token blocks that can be appended one at a time.
 
-    A fresh application of the chat template to a longer conversation may change tokens at turn boundaries, so every
-    block is cut out of a rendered template once and appended as it is. ``eos_id`` ends an assistant turn.
+    A fresh application of the chat template to a longer conversation may change tokens at turn boundaries, so what the policy
+    wrote stays as it was, and what the template puts around users' words is appended to it. For most families this is the fresh
+    application, token for token; ``departures`` says for the others in which way earlier turns would differ, such as by
+    thoughts that the template drops. Histories, which are text, are always encoded as the template renders them anew.
 
-    What a message says never becomes a special token: where it spells one, such as ``<|im_end|>``, a zero-width space goes
-    in after the first character. (To have the tokenizer split special tokens is not enough: to one of whole words they are
+    ``eos_id`` ends an assistant turn in the template, ``end_ids`` are all the ids at which generation stops: that one, the
+    tokenizer's, those of the ``model``'s generation config, and the ends of text that the family has. ``context`` is the number
+    of positions of the ``model``, ``None`` without one. Templates that ask for the day are told ``today``, which is fixed.
+
+    What a message says never becomes a marker of the template: where it spells one, such as ``<|im_end|>``, a zero-width space
+    goes in after the first character. (To have the tokenizer split special tokens is not enough: to one of whole words they are
     words of its vocabulary.) The text of the message itself stays as it is. ``thought_tags`` part the policy's speech from
-    its thoughts, which nobody else is shown (:func:`split_thoughts`).
+    its thoughts, which nobody else is shown (:func:`itpo.thoughts.split_thoughts`).
+
+    Raises ``ValueError``, in one line, for a model without chat template or turn end and for a template that cannot be continued
+    (see :class:`itpo.chat_template.ChatTemplate`).
     """
 
-    def __init__(self, tokenizer: Any, thought_tags: Mapping[str, str] = THOUGHT_TAGS) -> None:
-        if getattr(tokenizer, "chat_template", None) is None:
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template: "
-                "use an instruction-tuned model, or set tokenizer.chat_template"
-            )
-        self.tokenizer = tokenizer
-        self.eos_id: int = tokenizer.eos_token_id
-        self.end_ids: tuple[int, ...] = (self.eos_id,)
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
-        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        special.update(tokenizer.all_special_tokens)
-        spelled = "|".join(re.escape(token) for token in sorted(special) if len(token) > 1)
-        self._special = re.compile(spelled or "(?!)")
-        self._spelled = re.compile(f"(?={spelled or '(?!)'})(.)", re.DOTALL)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        thought_tags: Mapping[str, str] = THOUGHT_TAGS,
+        model: Any = None,
+        today: date = TODAY,
+    ) -> None:
+        self.tokenizer: Any = tokenizer
         self.thought_tags = dict(thought_tags)
-        # Some templates open the thought themselves, so that only its end is sampled.
-        prompt = self._render([Message("user", "x")], prompt=True).rstrip()
-        self._opened = next((tag for tag in self.thought_tags if prompt.endswith(tag)), "")
+        self.template = ChatTemplate(tokenizer, self.thought_tags, generation_ends(model), today)
+        self.eos_id, self.end_ids = self.template.end, self.template.end_ids
+        self.departures, self.context = self.template.departures, context_of(model)
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
+        self._ids = _remember(self._tokenise)
+        self._opening = lru_cache(_KEPT)(self._render_opening)
+        self._block = _remember(self._render_block)
+        self._check()
 
-    def _harmless(self, text: str) -> str:
-        """The text with every special token that it spells broken up, overlapping ones too."""
-        return self._spelled.sub(rf"\1{_BREAK}", text)
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            [{**m.as_dict(), "content": self._harmless(m.content)} for m in messages],
-            tokenize=False,
-            add_generation_prompt=prompt,
-        )
+    def _after(self, before: str, text: str) -> tuple[int, ...]:
+        """Tokens of a text that follows a marker: by itself, a tokenizer may put a space before it."""
+        return self._ids(before + text)[len(self._ids(before)) :]
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens of the messages before the first assistant turn, ending where the assistant begins to speak."""
-        return self._ids(self._render(messages, prompt=True))
+        """Tokens of a conversation up to where the assistant begins to speak: a fresh application of the template."""
+        return list(self._opening(tuple(messages)))
+
+    def _render_opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        return self._tokenise(self.template.render(self.template.take(messages)))
 
     def user_block(self, text: str, closed: bool = True) -> list[int]:
         """Tokens from the end of an assistant turn to the start of the next, around the user's ``text``.
@@ -82,30 +73,36 @@ class ChatFormat:
         ``closed`` says whether the sampled turn ended with ``eos_id`` itself; a turn cut off by its token limit did
         not, and the block then begins with the end marker.
         """
-        around = [Message("user", "x"), Message("assistant", _MARK), Message("user", text)]
-        # The first mark: ``text`` may have one, too.
-        tail = self._render(around, prompt=True).partition(_MARK)[2].lstrip(" ")
-        ids = self._ids(tail)
-        return ids[1:] if closed and ids[:1] == [self.eos_id] else ids
+        return list(self._block(text, closed))
+
+    def _render_block(self, text: str, closed: bool) -> tuple[int, ...]:
+        template = self.template
+        close, rest = template.closed_by(template.between(template.harmless(text)))
+        return (
+            self._after(template.close or template.written_close, rest) if closed else self._ids(close + rest)
+        )
 
     def assistant_ids(self, text: str) -> list[int]:
-        """Tokens of an assistant turn, its end marker included."""
-        return [*self._ids(self._harmless(text)), self.eos_id]
+        """Tokens of an assistant turn as a policy that says this would write it, its end marker included."""
+        ids, mask = self.encode([Message("user", "x"), Message("assistant", text)], written=True)
+        return [i for i, mine in zip(ids, mask, strict=True) if mine]
 
     def text(self, ids: Sequence[int]) -> str:
         """What tokens say, without special ones."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return self.tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=True).strip()
 
     def _written(self, ids: Sequence[int]) -> str:
         """An assistant turn with its special tokens, which tags of thoughts may be, and the tag that the template opened."""
-        return self._opened + self.tokenizer.decode(list(ids))
+        return self.template.opened + self.tokenizer.decode(list(ids))
 
     def speech(self, ids: Sequence[int]) -> Speech:
         """What an assistant turn says aloud; nothing where it is all thought."""
         written = self._written(ids)
         speech = split_thoughts(written, self.thought_tags)
         # Without thoughts the tokens are decoded as ever.
-        text = self.text(ids) if speech.text == written else self._special.sub("", speech.text).strip()
+        text = (
+            self.text(ids) if speech.text == written else self.template.unspoken.sub("", speech.text).strip()
+        )
         return speech._replace(text=text)
 
     def speech_begins(self, ids: Sequence[int]) -> int:
@@ -116,14 +113,131 @@ class ChatFormat:
         first = bisect_left(range(len(ids)), begins, key=lambda n: len(self._written(ids[:n])))
         return min(first, len(ids) - 1)
 
-    def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """A whole conversation as ids and response mask, built from the same blocks as a rollout."""
-        start = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
-        ids = self.opening(messages[:start])
-        mask = [False] * len(ids)
-        for message in messages[start:]:
-            is_reply = message.role == "assistant"
-            block = self.assistant_ids(message.content) if is_reply else self.user_block(message.content)
-            ids += block
-            mask += [is_reply] * len(block)
+    def encode(self, messages: Sequence[Message], written: bool = False) -> tuple[list[int], list[bool]]:
+        """A whole conversation as ids and response mask, which marks the assistant's turns with their end markers.
+
+        It is a fresh application of the template up to the last turn's end, or up to where the next begins. With ``written``,
+        assistant turns are as a policy would have written them in a rollout, for it to imitate; the two are the same where the
+        template has no ``departures``.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        close = ""
+        for before, turn, after in self._pieces(messages, written):
+            head, both = self._after(close, before), self._after(close, before + turn)
+            shared = _shared(head, both)
+            if written and shared < len(head):  # the policy cannot take back what was there before it began
+                both = (*head, *self._ids(turn))
+                shared = len(head)
+            ids += both
+            mask += [False] * shared + [bool(turn)] * (len(both) - shared)
+            close = after
         return ids, mask
+
+    def _pieces(self, messages: Sequence[Message], written: bool) -> Iterator[tuple[str, str, str]]:
+        """What comes before each assistant turn, the turn, and its end marker, which the next piece follows."""
+        template, taken = self.template, self.template.take(messages)
+        finished = bool(taken) and taken[-1].role == "assistant"
+        # Templates may render the last turn in a way of its own; it is to be as it will be once it is answered.
+        frames, texts = self._frames([*taken, Message("user", "x")] if finished else taken)
+        as_written = written or template.keeps_openings
+        close = template.written_close if written else template.close
+        for number, (frame, text) in enumerate(zip(frames, [*texts, None], strict=True)):
+            before = template.closed_by(frame)[1] if number else frame
+            if text is None:
+                if not finished:
+                    yield before, "", ""
+                return
+            past = next((p for p in (template.past, template.past.rstrip()) if before.endswith(p)), None)
+            turn = text + template.gap + close
+            if past is not None and as_written:
+                before = before.removesuffix(past) + template.prompt
+                turn = (template.lead if past == template.past else template.lead.rstrip()) + turn
+            yield before, turn, close or template.written_close
+
+    def _frames(self, messages: Sequence[Message]) -> tuple[list[str], list[str]]:
+        """What the template renders around and in place of the assistant's words."""
+        mark = "\x02"
+        while any(mark in message.content for message in messages):
+            mark += "\x02"
+        blank = [Message("assistant", mark) if m.role == "assistant" else m for m in messages]
+        rendered, frames = self.template.render(messages), self.template.render(blank).split(mark)
+        texts: list[str] = []
+        place = 0
+        for number, frame in enumerate(frames):
+            last = number == len(frames) - 1
+            found = rendered.find(frame, place) if not last else len(rendered) - len(frame)
+            if (
+                found < 0 or rendered[found : found + len(frame)] != frame
+            ):  # without words, white space may go too
+                frames[number] = frame = frame.rstrip()
+                found = rendered.find(frame, place)
+            if found < 0 or (not number and found):
+                raise ValueError(
+                    f"the chat template of {self.template.name} renders a conversation otherwise for what turn {number} says"
+                )
+            if number:
+                texts.append(rendered[place:found])
+            place = found + len(frame)
+        return frames, texts
+
+    def _check(self) -> None:
+        """Compare blocks with one application of the template, token for token."""
+        template, asked, said = self.template, Message("user", "How many?\n  Two"), "Seven.\n- one"
+        messages = [asked, Message("assistant", said), asked, Message("assistant", said), asked]
+        fresh, (ids, mask) = self._tokenise(template.render(messages)), self.encode(messages)
+        block = self.user_block(asked.content)
+        if tuple(ids) != fresh or not any(mask) or (template.keeps_openings and ids[-len(block) :] != block):
+            place = _shared(ids, fresh)
+            here, there = (
+                self.tokenizer.decode(list(x[max(place - 3, 0) : place + 5])) for x in (ids, fresh)
+            )
+            raise ValueError(
+                f"the tokens of {template.name} depend on what follows an end marker: {here!r} is {there!r} in a conversation; "
+                "use another model or tokenizer"
+            )
+        turn = self.assistant_ids(said)
+        if template.keeps_openings and template.close == template.written_close:
+            if [*self.opening([asked]), *turn, *block, *turn, *block] != ids:
+                self.departures += (
+                    f"the tokenizer splits the start of a turn, {template.prompt + template.lead!r}, otherwise once its words "
+                    "follow; those that the policy wrote follow the prompt as it is split alone",
+                )
+
+
+def generation_ends(model: Any) -> tuple[int, ...]:
+    """The ids at which a model's generation config says that generation ends; none without a model or such a config.
+
+    >>> from types import SimpleNamespace
+    >>> generation_ends(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[7, 9])))
+    (7, 9)
+    """
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return (ends,) if isinstance(ends, int) else tuple(ends or ())
+
+
+def context_of(model: Any) -> int | None:
+    """How many positions a model was made for, in tokens; ``None`` without a model, or where it does not say.
+
+    >>> from types import SimpleNamespace
+    >>> context_of(SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512)))
+    512
+    """
+    config = getattr(model, "config", None)
+    for part in (getattr(config, "text_config", None), config):
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            if isinstance(limit := getattr(part, name, None), int):
+                return limit
+    return None
+
+
+def _remember(function: Any) -> Any:
+    """The function with a bounded memory for short texts, its first argument."""
+    remembered = lru_cache(_KEPT)(function)
+    return lambda text, *options: (remembered if len(text) <= _SHORT else function)(text, *options)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
