@@ -69,7 +69,7 @@ def mlp(x: Float[Tensor, "*B H"], weights: LayerWeights, eps: float) -> Float[Te
 
 
 class LeanModel(AdaptedModel):
-    """An embedded model with named adapters, of which at most one is active at a time; a :class:`itpo.models.backbone.Backbone` in all but speed.
+    """An embedded model with named adapters, of which at most one is active at a time.
 
     ``heads`` gives an adapter a linear value head with that many outputs a token; it starts at 0. ``head_chunk`` positions have
     logits at a time, see :mod:`itpo.models.token_stats`. Adapters begin as peft begins them: A at random by ``seed``, B at 0.
@@ -208,19 +208,27 @@ class LeanDecoder:
         self.lengths = places[:, -1] + 1
         places = places.clamp_min(0)
         longest = int(self.lengths.max())
-        while longest > self.values.shape[4]:
+        while longest >= self.values.shape[4]:  # the last place is for padding, which nobody reads
             self.values = torch.cat([self.values, torch.zeros_like(self.values)], dim=4)
-        visible = (torch.arange(longest, device=self.device) <= places[:, :, None])[:, None]
-        real = mask.nonzero(as_tuple=True)
+        *_, heads, room, size = self.values.shape
+        row_heads = torch.arange(rows * heads, device=self.device).view(rows, 1, heads)
+        written = (row_heads * room + torch.where(mask, places, room - 1)[:, :, None]).flatten()
+        hidden = torch.arange(longest, device=self.device) > places[:, :, None]
+        bias = self.values.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        bias = bias.repeat_interleave(heads, dim=0)
         rotary = base.rotary(places)[:, :, None, None]
         x = embedding(ids, base.embedding)
         for weights, cache in zip(self.layers, self.values, strict=True):
-            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, -1)
+            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, heads, size)
             q, new = turned(qkv[:, :, :2], rotary).unbind(2)
             for kept, block in zip(cache, (new, qkv[:, :, 2]), strict=True):
-                kept[real[0], :, places[real]] = block[real]
-            keys, values = cache[:, :, :, :longest]
-            heard = scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=visible)
+                kept.view(-1, size).index_copy_(0, written, block.reshape(-1, size))
+            keys, values = cache.flatten(1, 2)[:, :, :longest]
+            # Of one query each: products of small matrices are faster than the attention of torch.
+            scores = torch.baddbmm(
+                bias, q.transpose(1, 2).flatten(0, 1), keys.transpose(1, 2), alpha=size**-0.5
+            )
+            heard = torch.bmm(scores.softmax(-1), values).unflatten(0, (rows, heads))
             heard = heard.transpose(1, 2).flatten(2)
             if weights is self.layers[-1]:
                 heard, x = heard[:, -1], x[:, -1]
