@@ -8,8 +8,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from itpo.config import Estimator, Method
-from itpo.integrations.credit import check_pair
+from itpo.config import Estimator, Method, RunConfig
 
 TESTED = ("1.16.0",)
 
@@ -71,7 +70,6 @@ class ITPOConfig(GRPOConfig):
                 f"method {self.method!r} with estimator {self.estimator!r} needs a critic, which TRL's GRPOTrainer does not "
                 "train: use itpo's own trainer, or another pair"
             )
-        check_pair(self.method, self.estimator)
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 f"multi_objective_aggregation is {self.multi_objective_aggregation!r}; it must be 'sum_then_normalize': the "
@@ -81,9 +79,9 @@ class ITPOConfig(GRPOConfig):
             raise ValueError(
                 "fp16 would lose the PRM's small gradients: train in bf16 or float32, or without a PRM"
             )
-        for name in ("prm_lr", "prm_clip_norm", "prm_minibatches"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        weights = {"length_penalty": self.length_penalty, "prm_clip_norm": self.prm_clip_norm}
+        of_prm = {"prm_lr": self.prm_lr, "prm_minibatches": self.prm_minibatches}
+        RunConfig(method, seed=0, steps=1, estimator=estimator, **weights, **of_prm)  # its checks are ours
 
     def as_method(self) -> Method:
         """The method with its options."""

@@ -38,9 +38,13 @@ def check_adapter(config: Any) -> None:
         )
     if config.init_lora_weights not in (True, "gaussian") or config.modules_to_save:
         raise ValueError(
-            f"init_lora_weights={config.init_lora_weights!r}, modules_to_save={config.modules_to_save!r} change the base, which "
-            "is the reference of policy and PRM: leave them out"
+            f"init_lora_weights={config.init_lora_weights!r} and modules_to_save={config.modules_to_save!r} change the base, "
+            "which is the reference of policy and PRM: leave them out"
         )
+
+
+def _full(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class AdapterPRM:
@@ -93,7 +97,7 @@ class AdapterPRM:
     def log_probs(self, score: Score, rows: int, adapter: str | None = ADAPTER) -> Float[Tensor, "b T"]:
         """Log-probabilities of this process's rows under the PRM, or for ``None`` under the reference."""
         with self.use(adapter):
-            return score(torch.arange(rows)).float()
+            return _full(score(torch.arange(rows)))
 
     def update(
         self,
@@ -111,7 +115,7 @@ class AdapterPRM:
         those of :class:`itpo.integrations.trl.ITPOConfig`.
         """
         own, first = len(mask), self.accelerator.process_index * len(mask)
-        returns = torch.zeros_like(outcome)
+        returns = torch.zeros_like(outcome, dtype=reference.dtype)
         order = torch.randperm(len(outcome), generator=seeded(stream, "prm")).to(kept.device)
         order, skipped = order[kept[order]], 0
         for minibatch in order.chunk(settings.prm_minibatches) if len(order) else ():
@@ -119,15 +123,19 @@ class AdapterPRM:
             self.optimizer.zero_grad()
             with self.use(ADAPTER):
                 for rows in here.split(settings.per_device_train_batch_size) if len(here) else ():
-                    ratio = prm.log_ratio(score(rows).float(), reference[rows], mask[rows])
+                    ratio = prm.log_ratio(_full(score(rows)), reference[rows], mask[rows])
                     returns[first + rows] = prm.implicit_return(ratio.detach(), mask[rows], settings.prm_beta)
                     loss = prm.outcome_loss(
-                        ratio, outcome[first + rows], mask[rows], settings.prm_beta, denominator=len(minibatch)
+                        ratio,
+                        outcome[first + rows],
+                        mask[rows],
+                        settings.prm_beta,
+                        denominator=len(minibatch),
                     )
                     loss.backward()
             skipped += not self._step()
         returns = self.accelerator.reduce(returns, "sum")[order]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(returns, outcome[order])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(returns, outcome[order].to(returns))
         auc = ranking_auc(returns.cpu(), outcome[order].cpu()) if len(order) else float("nan")
         return {"prm/loss": loss.item(), "prm/auc": auc, "prm/skipped": float(skipped)}
 
@@ -156,6 +164,8 @@ class AdapterPRM:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
         for name, parameter in self.parameters.items():
-            own = {key.removeprefix(f"{name}|"): t for key, t in tensors.items() if key.startswith(f"{name}|")}
+            own = {
+                key.removeprefix(f"{name}|"): t for key, t in tensors.items() if key.startswith(f"{name}|")
+            }
             moments = {key: t if key == "step" else t.to(parameter.device) for key, t in own.items()}
             set_state(self.optimizer, parameter, moments)

@@ -187,15 +187,14 @@ class ITPOTrainer(trl.GRPOTrainer):
             return found[0]
 
         reference = out.get("ref_per_token_logps")  # there already if there is a KL penalty
-        reference = self.prm.log_probs(score, len(mask), None) if reference is None else reference.float()
+        if reference is None:
+            reference = self.prm.log_probs(score, len(mask), None)
         if self.model.training:
             kept = everyone.any(1)
             metrics = self.prm.update(score, reference, mask, outcome, kept, self.args, stream)
             for name, value in metrics.items():
                 self._metrics["train"][name].append(value)
-        rewards = prm.token_rewards(
-            self.prm.log_probs(score, len(mask)), reference, mask, self.method.beta
-        )
+        rewards = prm.token_rewards(self.prm.log_probs(score, len(mask)), reference, mask, self.method.beta)
         return prm.rescale(self._gather(rewards), everyone, self.method.scale)
 
     def _log_advantages(self, advantages: Tensor, mask: Tensor) -> None:
@@ -208,7 +207,9 @@ class ITPOTrainer(trl.GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.prm is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder = Path(
+                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
             save_file(self.prm.state(), folder / PRM_STATE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -217,7 +218,5 @@ class ITPOTrainer(trl.GRPOTrainer):
             return
         file = Path(checkpoint, PRM_STATE)
         if not file.is_file():
-            raise ValueError(
-                f"{checkpoint} has no {PRM_STATE}: it was not written by ITPOTrainer with a PRM"
-            )
+            raise ValueError(f"{checkpoint} has no {PRM_STATE}: it was not written by ITPOTrainer with a PRM")
         self.prm.load_state(load_file(file))

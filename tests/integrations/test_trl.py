@@ -1,0 +1,338 @@
+"""``ITPOTrainer`` against this library's own path from conversations to advantages, and against plain PyTorch.
+
+The conversations are made up (`trl_parts`), the trainer, its model and its adapters are real ones.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import trl_parts
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from itpo import prm, turns
+from itpo.attribution import known_methods
+from itpo.config import Estimator, RunConfig
+from itpo.dialogue import Dialogue, collate
+from itpo.estimators import estimate
+from itpo.integrations.trl import ITPOConfig
+from itpo.integrations.trl.config import TESTED, check_version
+from itpo.rollout.seeding import seeded
+from itpo.trainer import reward_sources
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+METHODS = [name for name, method in known_methods().items() if not method.needs_values]
+COLUMNS = [("rloo", "released"), ("rloo", "trajectory"), ("rloo", "to_go"), ("grpo", None)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    """No test may use a network; the hook for rollouts warns that it is an experimental one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return trl_parts.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def build(model_folder, tmp_path):
+    return lambda **options: trl_parts.build(model_folder, tmp_path / "run", **options)
+
+
+def batch_of(trainer):
+    """Let the trainer take one batch of three prompts; what went in by the rollout hook, and what came out."""
+    trainer.recorded = {}
+    if trainer.prm is not None:
+        own = type(trainer.prm).log_probs
+
+        def record(score, rows, adapter="prm"):
+            trainer.recorded[adapter] = own(trainer.prm, score, rows, adapter)
+            return trainer.recorded[adapter]
+
+        trainer.prm.log_probs = record
+    rows = [{"prompt": f"prompt {i}"} for i in range(3) for _ in range(trl_parts.N)]
+    out = trainer._generate_and_score_completions(rows)
+    return trainer.rollout_func.seen[-1], out
+
+
+def plain_log_probs(trainer, adapter, seen):
+    """Of each conversation alone, without padding, by a forward pass of the model that TRL wrapped."""
+    with torch.no_grad(), trainer.prm.use(adapter):
+        return [log_probs_of(trainer, row, seen) for row in range(len(seen["outcome"]))]
+
+
+def log_probs_of(trainer, row, seen):
+    prompt, completion = seen["prompt_ids"][row], seen["completion_ids"][row]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)[torch.arange(len(completion)), completion]
+
+
+def log_probs(trainer, adapter, seen):
+    """What the trainer had of these last, which a plain forward pass gives but for rounding."""
+    found = trainer.recorded[adapter]
+    for row, plain in enumerate(plain_log_probs(trainer, adapter, seen)):
+        torch.testing.assert_close(found[row, : len(plain)], plain, rtol=1e-5, atol=1e-5)
+    return [values[: len(ids)] for values, ids in zip(found, seen["completion_ids"], strict=True)]
+
+
+def dialogues_of(seen):
+    """The same conversations as this library keeps them."""
+    columns = ("prompt_ids", "completion_ids", "env_mask", "outcome")
+    for prompt, completion, mask, outcome in zip(*(seen[key] for key in columns), strict=True):
+        own = (False,) * len(prompt) + tuple(map(bool, mask))
+        yield Dialogue(
+            None,
+            (),
+            (*prompt, *completion),
+            own,
+            (0.0,) * len(own),
+            outcome or 0.0,
+            failure="no outcome" if outcome is None else None,
+            prompt_length=len(prompt),
+        )
+
+
+def expected(trainer, seen, stream):
+    """Advantages of the made-up conversations by `itpo.trainer` and `itpo.estimators`, on our own layout of a batch."""
+    args = trainer.args
+    batch = collate(list(dialogues_of(seen)), trl_parts.N, pad_id=0)
+    config = RunConfig(
+        trainer.method, seed=0, steps=1, estimator=trainer.estimator, length_penalty=args.length_penalty
+    )
+    signals = {}
+    if trainer.prm is not None:
+        token_rewards = torch.zeros(batch.response_mask.shape)
+        own, reference = (log_probs(trainer, adapter, seen) for adapter in ("prm", None))
+        for row, prompt in enumerate(seen["prompt_ids"]):
+            after = slice(len(prompt), len(prompt) + len(own[row]))
+            token_rewards[row, after] = args.prm_beta * (own[row] - reference[row])
+        token_rewards = torch.where(batch.response_mask, token_rewards, 0)
+        signals["token_rewards"] = prm.rescale(token_rewards, batch.response_mask, args.prm_scale)
+    if trainer.method.entry.needs_judge:
+        has_turn = turns.turn_mask(batch.turn_ids)
+        signals["judge_scores"] = torch.zeros(has_turn.shape)
+        for row, scores in enumerate(seen["judge_scores"]):
+            signals["judge_scores"][row, : len(scores)] = torch.tensor(scores)[: has_turn.shape[1]]
+    sources = reward_sources(config, batch, signals, seeded(stream, "attribution"))
+    return estimate(
+        trainer.estimator.name,
+        sources,
+        response_mask=batch.response_mask,
+        group_size=1 if trainer.method.entry.compares else batch.group_size,
+        **trainer.estimator.options,
+    ).advantages
+
+
+def compare(trainer, stream):
+    """Hold the advantages of one batch against those expected; how many of them are not 0."""
+    seen, out = batch_of(trainer)
+    wanted, compared = expected(trainer, seen, stream), 0
+    for row, prompt in enumerate(seen["prompt_ids"]):
+        length = len(seen["completion_ids"][row])
+        ours = wanted[row, len(prompt) : len(prompt) + length]
+        torch.testing.assert_close(out["advantages"][row, :length], ours, rtol=0, atol=1e-6)
+        assert not out["advantages"][row, length:].any()
+        compared += int(ours.count_nonzero())
+    assert not out["advantages"][5].any(), "a conversation without an outcome teaches nothing"
+    return compared
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_advantages_are_those_of_the_library(build, method):
+    entry = known_methods()[method]
+    options = {} if entry.carries_outcome else {"outcome_coef": 5.0}
+    trainer = build(method=method, length_penalty=0.01, beta=0.0, **options)
+    trainer.model.train()
+    if entry.needs_prm:
+        batch_of(trainer)  # after which the PRM is no longer the reference
+    trainer.model.eval()  # from here on it stays as it is
+    compared = 0
+    for count, (estimator, baseline) in enumerate(COLUMNS):
+        if entry.compares and estimator != "rloo":
+            continue
+        trainer.estimator = Estimator(estimator, {"baseline": baseline} if baseline else {})
+        compared += compare(trainer, f"{trainer.args.seed}/eval/0/{count}")
+    assert compared > 100
+    print(f"\n{method}: {compared} advantages equal itpo.estimators' to 1e-6, over {count + 1} columns")
+
+
+def test_the_released_scale(build):
+    trainer = build(method="norm_itpo", prm_scale="released", beta=0.0)
+    trainer.model.train()
+    batch_of(trainer)
+    trainer.model.eval()
+    assert compare(trainer, "") > 50
+
+
+def test_the_prm_learns_equation_3(build):
+    """One minibatch of plain PyTorch from the same start: the loss logged, and the weights after it."""
+    trainer = build(method="itpo", prm_minibatches=1, prm_beta=0.5)
+    trainer.model.train()
+    batch_of(trainer)  # its B matrices are no longer zero
+    before = {name: p.detach().clone() for name, p in trainer.prm.parameters.items()}
+    state = {key: value.clone() for key, value in trainer.prm.state().items()}
+    seen, _ = batch_of(trainer)
+    after = {name: p.detach().clone() for name, p in trainer.prm.parameters.items()}
+    for name, parameter in trainer.prm.parameters.items():
+        parameter.data.copy_(before[name])
+    reference, losses = plain_log_probs(trainer, None, seen), []
+    with trainer.prm.use("prm"):
+        for row, outcome in enumerate(seen["outcome"]):
+            if outcome is not None:
+                own = torch.tensor(seen["env_mask"][row], dtype=torch.bool)
+                score = 0.5 * (log_probs_of(trainer, row, seen) - reference[row])[own].sum()
+                losses.append(F.binary_cross_entropy_with_logits(score, torch.tensor(outcome)))
+        loss = torch.stack(losses).mean()
+        gradients = torch.autograd.grad(loss, list(trainer.prm.parameters.values()))
+    assert trainer._metrics["train"]["prm/loss"][-1] == pytest.approx(loss.item(), rel=1e-5)
+    copies = {name: torch.nn.Parameter(value) for name, value in before.items()}
+    plain = torch.optim.AdamW(copies.values(), lr=trainer.args.prm_lr, weight_decay=0.0)
+    for (name, copied), gradient in zip(copies.items(), gradients, strict=True):
+        copied.grad = gradient
+        plain.state[copied] = {key: state[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    torch.nn.utils.clip_grad_norm_(copies.values(), trainer.args.prm_clip_norm)
+    plain.step()
+    for name, copied in copies.items():
+        torch.testing.assert_close(after[name], copied.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_policy_and_prm_learn_apart_from_each_other_and_from_the_base(build):
+    trainer = build(method="norm_itpo")
+    start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, start[name])}
+    assert {name.split(".")[-2] for name in moved} == {"default", "prm"}
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained and all(".default." in name for name in trained)
+    policy = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert not policy & {id(p) for p in trainer.prm.parameters.values()}
+    assert trainer.model.active_adapter == "default"
+    history = [entry for entry in trainer.state.log_history if "prm/loss" in entry]
+    assert len(history) == 2 and history[0]["prm/loss"] == pytest.approx(math.log(2), rel=0.1)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(build, tmp_path):
+    settings = {"method": "norm_itpo", "max_steps": 4, "save_strategy": "steps", "save_steps": 2.0}
+    whole = build(**settings)
+    whole.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert (checkpoint / "prm" / "adapter_model.safetensors").is_file()
+    resumed = build(**settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    wanted, found = trl_parts.adapters(whole), trl_parts.adapters(resumed)
+    assert wanted.keys() == found.keys()
+    for name, weight in wanted.items():
+        assert torch.equal(weight, found[name]), name
+    for name, value in whole.prm.state().items():
+        assert torch.equal(value, resumed.prm.state()[name]), name
+    (checkpoint / "prm_optimizer.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match="has no prm_optimizer.safetensors: it was not written by ITPOTrainer"
+    ):
+        build(**settings).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_run_without_a_prm_saves_and_resumes_as_trl_does(build, tmp_path):
+    settings = {"method": "uniform", "max_steps": 3, "save_strategy": "steps", "save_steps": 1.0}
+    whole = build(**settings)
+    whole.train()
+    assert not list((tmp_path / "run").rglob("*prm*"))
+    resumed = build(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    for name, weight in trl_parts.adapters(whole).items():
+        assert torch.equal(weight, trl_parts.adapters(resumed)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "value_model"}, "'value_model' with estimator 'rloo' needs a critic"),
+        ({"estimator": "ppo"}, "with estimator 'ppo' needs a critic, which TRL's GRPOTrainer does not"),
+        ({"method": "no_such"}, "method is 'no_such'; it must be one of trajectory_share"),
+        ({"method": "itpo", "eta": 0.4}, "'itpo' has no temperature: leave eta=0.4 out"),
+        ({"eta": -1.0}, "temperature must be positive"),
+        ({"baseline": "mean"}, "unknown baseline 'mean'"),
+        ({"estimator": "grpo", "baseline": "to_go"}, "has no option 'baseline'"),
+        ({"method": "gigpo", "estimator": "grpo"}, "'gigpo' compares a prompt's rollouts itself"),
+        ({"method": "norm_itpo", "outcome_coef": 1.0}, "outcome_coef is 1.0; it must be 0"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "must be 'sum_then_normalize'"),
+        ({"prm_minibatches": 0}, "prm_minibatches is 0; it must be a whole number at least 1"),
+        ({"method": "itpo", "estimator": "grpo", "outcome_coef": 1.0}, "their weights cancel"),
+        ({"fp16": True}, "fp16 would lose the PRM's small gradients"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_a_line(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        ITPOConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_without_its_prm_is_refused(model_folder, tmp_path):
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    from itpo.integrations.trl import ITPOTrainer
+
+    args = ITPOConfig(str(tmp_path), method="prime", use_cpu=True, bf16=False, num_generations=2)
+    data = Dataset.from_dict({"prompt": ["x"]})
+    for config, message in [
+        (None, "needs the base model and a LoraConfig as peft_config, got None"),
+        (LoraConfig(init_lora_weights="pissa"), "init_lora_weights='pissa'.* change the base"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ITPOTrainer(str(model_folder), lambda **_: [], args, data, peft_config=config)
+    with pytest.raises(ValueError, match="args is a NoneType: pass an ITPOConfig"):
+        ITPOTrainer(str(model_folder), lambda **_: [], None, data)
+
+
+def test_outcomes_that_a_prm_cannot_learn_are_refused(build):
+    trainer = build(method="norm_itpo")
+    trainer.reward_funcs = [lambda outcome, **_: [3 * (o or 0.0) for o in outcome]]
+    trainer.model.train()
+    with pytest.raises(ValueError, match=r"runs from 0 to 3; method 'norm_itpo' learns outcomes in \[0, 1\]"):
+        batch_of(trainer)
+
+
+def test_scores_of_turns_that_are_missing_are_named(build):
+    trainer = build(method="judge")
+    trainer.model.train()
+    made_up = trainer.rollout_func
+
+    def without(prompts, trainer):
+        out = made_up(prompts, trainer)
+        del out["judge_scores"]
+        return out
+
+    trainer.rollout_func = without
+    with pytest.raises(ValueError, match="got none for the . turns of row 0: return judge_scores from"):
+        batch_of(trainer)
+
+
+def test_other_versions_of_trl_are_named(monkeypatch):
+    with pytest.raises(RuntimeError, match=f"trl 2.0.0 was not tested with itpo, .*{TESTED[-1]} was"):
+        check_version("2.0.0")
+    monkeypatch.setenv("ITPO_UNTESTED_ENGINES", "1")
+    check_version("2.0.0")
+
+
+def test_the_prm_is_saved_as_a_standard_adapter(build, tmp_path):
+    trainer = build(method="norm_itpo")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = load_file(tmp_path / "saved" / "prm" / "adapter_model.safetensors")
+    own = trl_parts.adapters(trainer)
+    for name, weight in saved.items():
+        place = name.replace(".weight", ".prm.weight")
+        assert torch.equal(weight, own[place]), name
+    assert json.loads((tmp_path / "saved" / "prm" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert Path(tmp_path / "saved" / "adapter_model.safetensors").is_file()
