@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -163,7 +164,7 @@ def write_file(path: Path, content: bytes) -> None:
     ({'steps': 24}, ['done.json'])
     """
     path.parent.mkdir(exist_ok=True)
-    partial = path.parent / IN_WORK
+    partial = path.parent / f"{IN_WORK}-{uuid.uuid4().hex}"  # its own: another machine may write here too
     try:
         partial.write_bytes(content)
         sync(partial)

@@ -20,6 +20,9 @@ and ends with the same bytes as one that was never interrupted, provided that it
 Documents that hold hashes hold their own too: what was changed is refused by name, and nothing is deleted that the store did
 not write. Files are safetensors and JSON, never pickles. ``<root>/models/`` holds what several runs start from,
 ``<root>/.locks/`` the locks that keep two processes from training one run.
+
+The root may be a folder that several machines share, at the same path on each, where a file that one closed is what another
+opens next and exclusive creation is exclusive, as on NFS, Lustre or a cluster's home; a bucket of objects is not.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from filelock import AcquireReturnProxy
 from torch import Tensor
 
 from itpo import NUMERICS
@@ -57,7 +59,7 @@ from itpo.runs.files import (
     tensor_bytes,
     write_file,
 )
-from itpo.runs.locks import RunBusyError, take_lock
+from itpo.runs.locks import Lease, RunBusyError, is_locked, take_lock
 from itpo.runs.platform import PlatformError, differences, numeric_platform
 from itpo.runs.reading import Readings, fingerprint
 
@@ -66,9 +68,9 @@ __all__ = ["PlatformError", "Run", "RunBusyError", "RunFolderError", "Store", "f
 _UNTRAINED = ("config.json", "platform.json", "inputs.json")
 _ADAPTERS = ("policy", "prm", "critic")
 _ADAPTER_FILES = ("adapter_config.json", "*.safetensors")
-_CHECKPOINT_FILES = ("state.json", "step_*.safetensors", IN_WORK)
+_CHECKPOINT_FILES = ("state.json", "step_*.safetensors", f"{IN_WORK}*")
 _PATIENCE = 10.0  # seconds: a killed sweep's children end a moment after it, and their locks with them
-_held: dict[Path, AcquireReturnProxy] = {}
+_held: dict[Path, Lease] = {}
 
 
 class RunFinishedError(RuntimeError):
@@ -79,7 +81,8 @@ class Run(Readings):
     """One run's folder; made by :meth:`Store.open`.
 
     Whatever writes takes the run's lock first and keeps it until :meth:`finish`, :meth:`release` or the end of the process. It
-    raises :class:`RunBusyError` while another process holds the lock, :class:`RunFinishedError` if the run is finished,
+    raises :class:`RunBusyError` while another process holds the lock or once it has taken it over, because nothing was heard of
+    this one for a minute (:mod:`itpo.runs.locks`), :class:`RunFinishedError` if the run is finished,
     ``RuntimeError`` if it was started before and not restored, and ``OSError`` that says what to do when the disk is full.
     """
 
@@ -91,7 +94,9 @@ class Run(Readings):
     @contextmanager
     def _writing(self, restoring: bool = False) -> Iterator[None]:
         with explain_full_disk(self.folder):
-            if self.folder not in _held:
+            if self.folder in _held:
+                _held[self.folder].check()
+            else:
                 _held[self.folder] = take_lock(_lock_path(self.folder), patience=_PATIENCE)
                 if not restoring and any(path.name not in _UNTRAINED for path in self.folder.iterdir()):
                     self.release()
@@ -106,18 +111,12 @@ class Run(Readings):
 
     def busy(self) -> bool:
         """Whether another process holds the run's lock."""
-        if self.folder in _held:
-            return False
-        try:
-            with take_lock(_lock_path(self.folder), patience=0.0):
-                return False
-        except RunBusyError:
-            return True
+        return self.folder not in _held and is_locked(_lock_path(self.folder))
 
     def release(self) -> None:
         """Give up the lock without finishing, so that another process can go on with the run."""
         if self.folder in _held:
-            _held.pop(self.folder).lock.release()
+            _held.pop(self.folder).release()
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         content = json_lines(records)
@@ -264,7 +263,7 @@ class Run(Readings):
         """Write ``done.json`` with the summary (JSON) and the hash of each file; remove the checkpoint."""
         with self._writing():
             for path in [self.folder, *self.folder.rglob("*")]:
-                path.unlink() if path.name == IN_WORK else sync(path)
+                path.unlink() if path.name.startswith(IN_WORK) else sync(path)
             content = {"summary": finite(summary), "files": records(self.folder)}
             write_file(self.folder / "done.json", sealed_bytes("itpo-run-done", **content))
             self._conclude()

@@ -147,6 +147,8 @@ def test_a_finished_run_that_is_not_as_it_ended_is_refused(finished: Path, name:
     assert {path: text for path, text in content(finished).items() if ".locks" not in path.parts} == {
         path: text for path, text in before.items() if ".locks" not in path.parts
     }
+    for lease in store_module._held.values():
+        lease.release()
     store_module._held.clear()
 
 
