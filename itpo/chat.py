@@ -14,6 +14,10 @@ from itpo.thoughts import THOUGHT_TAGS, Speech, split_thoughts
 _KEPT, _SHORT = 4096, 1000  # texts whose tokens are remembered, and of how many characters at most
 
 
+class ContextError(ValueError):
+    """A conversation leaves no room for a turn in the model's context."""
+
+
 class ChatFormat:
     """Turns messages into token blocks that can be appended one at a time.
 
@@ -31,8 +35,8 @@ class ChatFormat:
     words of its vocabulary.) The text of the message itself stays as it is. ``thought_tags`` part the policy's speech from
     its thoughts, which nobody else is shown (:func:`itpo.thoughts.split_thoughts`).
 
-    Raises ``ValueError``, in one line, for a model without chat template or turn end and for a template that cannot be continued
-    (see :class:`itpo.chat_template.ChatTemplate`).
+    Raises ``ValueError``, in one line, for a model without chat template or turn end, and for a template that cannot be
+    continued (see :class:`itpo.chat_template.ChatTemplate`).
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class ChatFormat:
         self.departures, self.context = self.template.departures, context_of(model)
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
         self._ids = _remember(self._tokenise)
-        self._opening = lru_cache(_KEPT)(self._render_opening)
+        self._opening = lru_cache(_KEPT // 16)(self._render_opening)
         self._block = _remember(self._render_block)
         self._check()
 
@@ -59,6 +63,14 @@ class ChatFormat:
     def _after(self, before: str, text: str) -> tuple[int, ...]:
         """Tokens of a text that follows a marker: by itself, a tokenizer may put a space before it."""
         return self._ids(before + text)[len(self._ids(before)) :]
+
+    def check_room(self, tokens: int, turn: int) -> None:
+        """Raises :class:`ContextError` if a turn of so many tokens may not fit into the model's context after ``tokens``."""
+        if self.context is not None and tokens + turn > self.context:
+            raise ContextError(
+                f"{tokens} tokens of conversation leave no room for a turn of {turn} in the model's context of {self.context}: "
+                "use a model with a longer context, shorter turns (max_turn_tokens, max_tokens) or fewer"
+            )
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation up to where the assistant begins to speak: a fresh application of the template."""
@@ -197,12 +209,12 @@ class ChatFormat:
                 "use another model or tokenizer"
             )
         turn = self.assistant_ids(said)
-        if template.keeps_openings and template.close == template.written_close:
-            if [*self.opening([asked]), *turn, *block, *turn, *block] != ids:
-                self.departures += (
-                    f"the tokenizer splits the start of a turn, {template.prompt + template.lead!r}, otherwise once its words "
-                    "follow; those that the policy wrote follow the prompt as it is split alone",
-                )
+        alike = template.keeps_openings and template.close == template.written_close
+        if alike and [*self.opening([asked]), *turn, *block, *turn, *block] != ids:
+            self.departures += (
+                f"the tokenizer splits the start of a turn, {template.prompt + template.lead!r}, otherwise once its words "
+                "follow; those that the policy wrote follow the prompt as it is split alone",
+            )
 
 
 def generation_ends(model: Any) -> tuple[int, ...]:
@@ -224,8 +236,8 @@ def context_of(model: Any) -> int | None:
     512
     """
     config = getattr(model, "config", None)
-    for part in (getattr(config, "text_config", None), config):
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+    for part in (getattr(config, "text_config", None), config, model):
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context"):
             if isinstance(limit := getattr(part, name, None), int):
                 return limit
     return None

@@ -38,7 +38,11 @@ class Tokenizer(Protocol):
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any:
-        """The text of a conversation. Options: ``tokenize=False``, ``add_generation_prompt``, and what its template asks for."""
+        """The text of a conversation.
+
+        Options are ``tokenize=False`` and ``add_generation_prompt``; where its template asks for the day, ``date_string`` or
+        ``chat_template``, which is used in place of its own.
+        """
         ...
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> Mapping[str, Any]:
@@ -221,8 +225,8 @@ class ChatTemplate:
         if self.past.startswith(self.prompt):
             return self.past[len(self.prompt) :]
         self.departures += (
-            f"the template opens a turn by {self.prompt!r}, of which earlier turns keep {self.past!r}; those that the policy wrote "
-            "stay as they were written",
+            f"the template opens a turn by {self.prompt!r}, of which earlier turns keep {self.past!r}; those that the policy "
+            "wrote stay as they were written",
         )
         if self._latest.startswith(self.prompt):
             return self._latest[len(self.prompt) :]
@@ -264,8 +268,8 @@ class ChatTemplate:
         written = run[:length] if shared or not last else last[:1]
         if not written:
             raise ValueError(
-                f"the chat template of {self.name} ends a turn by {self._after or self._last!r}, which is no token of its own, so "
-                "that generation could not stop: set tokenizer.chat_template to one that ends turns by a special token"
+                f"the chat template of {self.name} ends a turn by {self._after or self._last!r}, which is no token of its own, "
+                "so that generation could not stop: set tokenizer.chat_template to one that ends turns by a special token"
             )
         self.written_close, self.end = "".join(written), self.markers[written[-1]]
         if self.written_close != self.close:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itpo.chat import ChatFormat
+from itpo.chat import ChatFormat, ContextError
 from itpo.dialogue import Dialogue, Message
 from itpo.models.adapters import AdaptedModel
 from itpo.rollout.engine import Decoding, Engine, Following, Turn, TurnEngine, meanwhile
@@ -93,7 +93,7 @@ def rollout(
     ``engine`` writes the turns; by default one that suits the backbone. Returns the finished dialogues in the order of
     ``examples``, with the log-probability of each sampled token. Users and judges of a
     :class:`itpo.tasks.base.ConcurrentTask` are asked all at once; a dialogue for which one fails ends there, with its
-    ``failure``.
+    ``failure``, and so does one in which a turn of ``max_turn_tokens`` may no longer fit into the model's context.
 
     Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
 
@@ -125,14 +125,16 @@ def rollout(
             f"got {len(examples)} examples, {len(rngs)} user generators and {len(histories)} histories: "
             "pass one of each for every dialogue"
         )
-    states = [_start(chat, *each) for each in zip(examples, histories, rngs, strict=True)]
+    starts = zip(examples, histories, rngs, strict=True)
+    states = [_start(chat, sampling, *start) for start in starts]
+    going = [number for number, state in enumerate(states) if state.failure is None]
     concurrent = isinstance(task, ConcurrentTask) and task.lanes > 1
 
     def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Callable[[], Following]:
         """Let the users of these dialogues answer, in another thread where that pays."""
-        going = [states[row] for row in rows]
-        _hear(going, turns, chat, sampling)
-        answers = partial(_answers, task, going, chat)
+        heard = [states[going[row]] for row in rows]
+        _hear(heard, turns, chat, sampling)
+        answers = partial(_answers, task, heard, chat, sampling)
         if concurrent:
             return meanwhile(answers)
         following = answers()
@@ -142,9 +144,10 @@ def rollout(
         if backbone is None:
             raise ValueError("without a backbone, pass the engine that writes the turns")
         engine = TurnEngine(backbone)
-    uniforms = _uniforms(len(states), task.max_turns, sampling, generator)
+    uniforms = _uniforms(len(states), task.max_turns, sampling, generator)[going]
     lanes = task.lanes if isinstance(task, ConcurrentTask) else 1
-    engine.converse([state.ids for state in states], uniforms, _decoding(chat, sampling, lanes), ask)
+    prompts = [states[number].ids for number in going]
+    engine.converse(prompts, uniforms, _decoding(chat, sampling, lanes), ask)
     return _close(task, states)
 
 
@@ -168,8 +171,13 @@ def take_turns(
     generator: torch.Generator,
     sampling: Sampling,
 ) -> list[tuple[str, bool]]:
-    """:func:`speak`, and whether each turn is whole: neither cut off by the limit of tokens nor within a thought."""
-    states = [_start(chat, None, messages, random.Random()) for messages in conversations]
+    """:func:`speak`, and whether each turn is whole: neither cut off by the limit of tokens nor within a thought.
+
+    Raises :class:`itpo.chat.ContextError` for a conversation that is too long for the model.
+    """
+    states = [_start(chat, sampling, None, messages, random.Random()) for messages in conversations]
+    for state in states:
+        chat.check_room(len(state.ids), sampling.max_turn_tokens)
 
     def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Callable[[], Following]:
         """One turn is all."""
@@ -207,10 +215,10 @@ def _hear(states: Sequence[_Open], turns: Sequence[Turn], chat: ChatFormat, samp
         state.whole = ids[-1] in chat.end_ids and speech.whole
 
 
-def _answers(task: Task, states: Sequence[_Open], chat: ChatFormat) -> Following:
+def _answers(task: Task, states: Sequence[_Open], chat: ChatFormat, sampling: Sampling) -> Following:
     """What comes after the last turn of each dialogue."""
     answers = zip(states, _replies(task, states), strict=True)
-    return [_user_turn(state, answer, chat) for state, answer in answers]
+    return [_user_turn(state, answer, chat, sampling) for state, answer in answers]
 
 
 def _replies(task: Task, states: Sequence[_Open]) -> Sequence[Answer]:
@@ -247,14 +255,18 @@ def _close(task: Task, states: list[_Open]) -> list[Dialogue]:
     return [state.close(outcomes[id(state)]) for state in states]
 
 
-def _start(chat: ChatFormat, example: Any, history: Sequence[Message], rng: random.Random) -> _Open:
+def _start(
+    chat: ChatFormat, sampling: Sampling, example: Any, history: Sequence[Message], rng: random.Random
+) -> _Open:
     if not history or history[-1].role != "user":
         raise ValueError("a conversation must end with a user message for the assistant to answer")
-    ids, _ = chat.encode(history)
-    return _Open(example, list(history), rng, list(ids), [False] * len(ids), [0.0] * len(ids), len(ids))
+    ids = chat.opening(history)
+    state = _Open(example, list(history), rng, ids, [False] * len(ids), [0.0] * len(ids), len(ids))
+    _go_on(state, [], chat, sampling)
+    return state
 
 
-def _user_turn(state: _Open, answer: Answer, chat: ChatFormat) -> list[int] | None:
+def _user_turn(state: _Open, answer: Answer, chat: ChatFormat, sampling: Sampling) -> list[int] | None:
     """Append the user's reply and return its tokens; ``None`` when the conversation is over."""
     if isinstance(answer, Exception):
         state.fail(answer)
@@ -262,7 +274,16 @@ def _user_turn(state: _Open, answer: Answer, chat: ChatFormat) -> list[int] | No
     if answer is None:
         return None
     state.messages.append(Message("user", answer))
-    block = chat.user_block(answer, closed=state.closed)
+    return _go_on(state, chat.user_block(answer, closed=state.closed), chat, sampling)
+
+
+def _go_on(state: _Open, block: list[int], chat: ChatFormat, sampling: Sampling) -> list[int] | None:
+    """Append a block; ``None`` where no whole turn may fit into the model's context after it, and the dialogue is lost."""
+    try:
+        chat.check_room(len(state.ids) + len(block), sampling.max_turn_tokens)
+    except ContextError as error:
+        state.fail(error)
+        return None
     state.ids += block
     state.mask += [False] * len(block)
     state.logp += [0.0] * len(block)

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from itpo.chat import ChatFormat, ContextError
 from itpo.data import Example
-from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message
+from itpo.dialogue import THOUGHT_TAGS, Message
 from itpo.models.backbone import Backbone
 from itpo.rollout.endpoint import EndpointError, LanguageModel
 from itpo.rollout.parsing import ReplyError, read_response
@@ -102,20 +103,27 @@ class FrozenBaseModel:
         """One reply for each prompt.
 
         What is cut off by the token limit or cannot be read is asked for again with the next seed, three times in all; a
-        greedy model would only say the same again.
+        greedy model would only say the same again. What leaves no room for a reply in the model's context is not asked.
         """
         answers: dict[int, _T | EndpointError] = {}
+        too_long: dict[int, _T | EndpointError] = {}
+        for n, prompt in enumerate(prompts):
+            try:
+                self.chat.check_room(len(self.chat.opening(prompt)), self.sampling.max_turn_tokens)
+            except ContextError as error:
+                too_long[n] = EndpointError(f"the base model as user or judge: {error}")
         for attempt in range(1 if self.sampling.greedy else ATTEMPTS):
-            left = [
+            unread = [
                 n for n in range(len(prompts)) if isinstance(answers.get(n, EndpointError()), EndpointError)
             ]
-            if left:
+            if left := [n for n in unread if n not in too_long]:
                 numbers = [seeds[n] + attempt for n in left]
                 generator = torch.Generator().manual_seed(random.Random(str(numbers)).getrandbits(63))
                 with self.backbone.use(None):
                     questions = [prompts[n] for n in left]
                     turns = take_turns(self.backbone, self.chat, questions, generator, self.sampling)
                 answers |= {n: self._read(*turn, read) for n, turn in zip(left, turns, strict=True)}
+        answers |= too_long
         return [answers[n] for n in range(len(prompts))]
 
     @staticmethod

@@ -27,7 +27,7 @@ from itpo.training.ranking import kendall, ranking_auc
 
 
 class DialoguesLost(RuntimeError):
-    """Users, or judges of outcomes, failed for a larger share of a batch than the config allows."""
+    """Users or judges of outcomes failed, or the context was full, in a larger share of a batch than the config allows."""
 
 
 class Learner:
@@ -35,7 +35,7 @@ class Learner:
 
     One AdamW per adapter, so that a step of one never moves the other. Tasks, users and judges are those of the config; replies
     of servers are kept in the folder ``store``. ``environments`` replaces them, for experiments whose results no run keeps.
-    Raises ``ValueError`` if the method needs a judge and there is none.
+    Raises ``ValueError`` if the method needs a judge and there is none, or the model's context is too short for the task.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Learner:
         store: Path,
         environments: Environments | None = None,
     ) -> None:
-        self.config, self.chat = config, ChatFormat(tokenizer, config.thought_tags)
+        self.config, self.chat = config, ChatFormat(tokenizer, config.thought_tags, model)
         self.method, self.estimator = config.method.entry, config.estimator.entry
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.method.needs_prm else {}
@@ -64,6 +64,14 @@ class Learner:
             raise ValueError(
                 f"method {self.method.name!r} needs a judge of turns, and the config names none: set judge"
             )
+        self._check_context()
+
+    def _check_context(self) -> None:
+        """Refuse a model whose context cannot hold a dialogue of all turns, most of them empty."""
+        examples = [self.task.sample(random.Random(f"context/{number}")) for number in range(8)]
+        opening = max(len(self.chat.opening(self.task.opening(example))) for example in examples)
+        turn = len(self.chat.user_block("")) + 1
+        self.chat.check_room(opening + (self.task.max_turns - 1) * turn, self.config.max_turn_tokens)
 
     def collect(
         self,
@@ -76,8 +84,8 @@ class Learner:
     ) -> tuple[list[Dialogue], TokenBatch]:
         """Hold ``rollouts`` dialogues with each of ``prompts`` users; problems, users and sampling follow ``stream``.
 
-        Dialogues whose user or judge failed have no responses in the batch. Raises :class:`DialoguesLost` when they are a
-        larger share than the config allows, or all.
+        Dialogues whose user or judge failed, or that outgrew the context, have no responses in the batch. Raises
+        :class:`DialoguesLost` when they are a larger share than the config allows, or all.
         """
         task = self.evaluation if evaluate else self.task
         problems = [task.sample(random.Random(f"{stream}/problem/{i}")) for i in range(prompts)]
@@ -94,8 +102,8 @@ class Learner:
         lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
         if lost and (len(lost) > self.config.max_failed * len(dialogues) or len(lost) == len(dialogues)):
             raise DialoguesLost(
-                f"user or judge failed for {len(lost)} of {len(dialogues)} dialogues, at last because: {lost[-1]}\nLook after "
-                "the server and start again (the run goes on from its last checkpoint), or raise max_failed"
+                f"user or judge failed for {len(lost)} of {len(dialogues)} dialogues, or they outgrew the context, at last "
+                f"because: {lost[-1]}\nMend that and start again (the run goes on from its last checkpoint), or raise max_failed"
             )
         return dialogues, collate(dialogues, rollouts, self.chat.pad_id)
 
@@ -265,7 +273,7 @@ class Learner:
 
         Users and judges that are not asked concurrently cannot fail, and are not counted.
         """
-        lost = {"lost": float(failures)} if isinstance(self.task, ConcurrentTask) else {}
+        lost = {"lost": float(failures)} if failures or isinstance(self.task, ConcurrentTask) else {}
         counts = {name: count - skipped[name] for name, count in self.skipped.items()}
         return lost | {f"skipped_{name}": float(count) for name, count in counts.items() if count}
 
