@@ -11,7 +11,7 @@ from typing import Any
 from itpo.chat_template import TODAY, ChatTemplate, Message, Tokenizer
 from itpo.thoughts import THOUGHT_TAGS, Speech, split_thoughts
 
-_KEPT, _SHORT = 4096, 1000  # texts whose tokens are remembered, and of how many characters at most
+_KEPT, _SHORT = 4096, 1000  # texts and turns that are remembered, and of how many signs or tokens at most
 
 
 class ContextError(ValueError):
@@ -55,6 +55,7 @@ class ChatFormat:
         self._ids = _remember(self._tokenise)
         self._opening = lru_cache(_KEPT // 16)(self._render_opening)
         self._block = _remember(self._render_block)
+        self._speech = _remember(self._split_speech)
         self._check()
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
@@ -109,13 +110,17 @@ class ChatFormat:
 
     def speech(self, ids: Sequence[int]) -> Speech:
         """What an assistant turn says aloud; nothing where it is all thought."""
-        written = self._written(ids)
-        speech = split_thoughts(written, self.thought_tags)
+        return self._speech(tuple(ids))
+
+    def _split_speech(self, ids: tuple[int, ...]) -> Speech:
+        written, lead = self._written(ids), self.template.lead
+        lead = lead if lead.strip() and written.startswith(lead) else ""
+        speech = split_thoughts(written[len(lead) :], self.thought_tags)
         # Without thoughts the tokens are decoded as ever.
         text = (
             self.text(ids) if speech.text == written else self.template.unspoken.sub("", speech.text).strip()
         )
-        return speech._replace(text=text)
+        return Speech(text, speech.begins + len(lead), speech.whole)
 
     def speech_begins(self, ids: Sequence[int]) -> int:
         """The first token of an assistant turn after its opening thoughts; the last one where the turn has no speech."""
@@ -244,9 +249,9 @@ def context_of(model: Any) -> int | None:
 
 
 def _remember(function: Any) -> Any:
-    """The function with a bounded memory for short texts, its first argument."""
+    """The function with a bounded memory for short texts or turns, its first argument."""
     remembered = lru_cache(_KEPT)(function)
-    return lambda text, *options: (remembered if len(text) <= _SHORT else function)(text, *options)
+    return lambda given, *options: (remembered if len(given) <= _SHORT else function)(given, *options)
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

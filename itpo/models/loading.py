@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from itpo.chat import ChatFormat
 from itpo.runs.files import file_hash
 from itpo.specs import PRECISIONS
 
@@ -29,7 +29,7 @@ def load_base(
     GPU where there is one. :class:`itpo.models.backbone.Backbone` then freezes it.
 
     Raises ``FileNotFoundError`` with the command that fetches a missing model, ``ImportError`` without bitsandbytes, and
-    ``ValueError`` for an unknown precision or a tokenizer without chat template, before any weights are read.
+    ``ValueError`` for an unknown precision or a chat template that is missing or cannot be used, before any weights are read.
 
     >>> load_base("models/none here", precision="full")
     Traceback (most recent call last):
@@ -40,12 +40,13 @@ def load_base(
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if precision == "nf4" and find_spec("bitsandbytes") is None:
         raise ImportError("NF4 needs bitsandbytes: pip install 'itpo[gpu]', or load in full precision")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     source = locate(name)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(f"the tokenizer of {name} has no chat template: use an instruction-tuned model")
+    ChatFormat(tokenizer)  # refuses what cannot hold a conversation
     quantised = {"quantization_config": nf4_config(dtype)} if precision == "nf4" else {}
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, device_map={"": str(device)}, **quantised
@@ -59,6 +60,8 @@ def nf4_config(compute_dtype: torch.dtype) -> Any:
     >>> nf4_config(torch.bfloat16).bnb_4bit_quant_type
     'nf4'
     """
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -103,7 +103,7 @@ class Learner:
         if lost and (len(lost) > self.config.max_failed * len(dialogues) or len(lost) == len(dialogues)):
             raise DialoguesLost(
                 f"user or judge failed for {len(lost)} of {len(dialogues)} dialogues, or they outgrew the context, at last "
-                f"because: {lost[-1]}\nMend that and start again (the run goes on from its last checkpoint), or raise max_failed"
+                f"because: {lost[-1]}\nMend that and start again (the run goes on from its last checkpoint) or raise max_failed"
             )
         return dialogues, collate(dialogues, rollouts, self.chat.pad_id)
 
