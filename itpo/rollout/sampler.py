@@ -114,7 +114,7 @@ def rollout(
     >>> with backbone.use("policy"):
     ...     dialogues = rollout(backbone, chat, task, problems, users, generator, Sampling())
     ...     answers = speak(backbone, chat, [[Message("user", "how many pens ?")]], generator, Sampling())
-    ...     turns = take_turns(backbone, chat, [[Message("user", "how many ?")]], generator, Sampling())
+    ...     turns = take_turns(backbone, chat, [[Message("user", "how many ?")]], [generator], Sampling())
     >>> [dialogue.messages[0].role for dialogue in dialogues], len(answers), len(turns)
     (['user', 'user'], 1, 1)
     """
@@ -160,7 +160,8 @@ def speak(
     sampling: Sampling,
 ) -> list[str]:
     """What the backbone under its active adapter says next in each conversation, which must end with a user message."""
-    return [text for text, _ in take_turns(backbone, chat, conversations, generator, sampling)]
+    generators = [generator] * len(conversations)  # which draw one after the other
+    return [text for text, _ in take_turns(backbone, chat, conversations, generators, sampling)]
 
 
 @torch.no_grad()
@@ -168,12 +169,14 @@ def take_turns(
     backbone: AdaptedModel,
     chat: ChatFormat,
     conversations: Sequence[Sequence[Message]],
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     sampling: Sampling,
+    engine: Engine | None = None,
 ) -> list[tuple[str, bool]]:
     """:func:`speak`, and whether each turn is whole: neither cut off by the limit of tokens nor within a thought.
 
-    Raises :class:`itpo.chat.ContextError` for a conversation that is too long for the model.
+    Each conversation is drawn by a generator of its own. Raises :class:`itpo.chat.ContextError` for one that is too long for the
+    model.
     """
     states = [_start(chat, sampling, None, messages, random.Random()) for messages in conversations]
     for state in states:
@@ -184,8 +187,9 @@ def take_turns(
         _hear([states[row] for row in rows], turns, chat, sampling)
         return lambda: [None] * len(rows)
 
-    uniforms = _uniforms(len(states), 1, sampling, generator)
-    TurnEngine(backbone).converse([state.ids for state in states], uniforms, _decoding(chat, sampling), ask)
+    uniforms = torch.cat([_uniforms(1, 1, sampling, generator) for generator in generators])
+    engine = engine or TurnEngine(backbone)
+    engine.converse([state.ids for state in states], uniforms, _decoding(chat, sampling), ask)
     return [(state.messages[-1].content, state.whole) for state in states]
 
 

@@ -117,11 +117,10 @@ class FrozenBaseModel:
                 n for n in range(len(prompts)) if isinstance(answers.get(n, EndpointError()), EndpointError)
             ]
             if left := [n for n in unread if n not in too_long]:
-                numbers = [seeds[n] + attempt for n in left]
-                generator = torch.Generator().manual_seed(random.Random(str(numbers)).getrandbits(63))
+                generators = [torch.Generator().manual_seed(seeds[n] + attempt) for n in left]
                 with self.backbone.use(None):
                     questions = [prompts[n] for n in left]
-                    turns = take_turns(self.backbone, self.chat, questions, generator, self.sampling)
+                    turns = take_turns(self.backbone, self.chat, questions, generators, self.sampling)
                 answers |= {n: self._read(*turn, read) for n, turn in zip(left, turns, strict=True)}
         answers |= too_long
         return [answers[n] for n in range(len(prompts))]

@@ -368,3 +368,14 @@ def test_the_base_plays_the_user(tiny_folder):
         held = rollout(backbone, chat, task, [MATH] * 3, rngs, seeded("a"), Sampling(6))
         assert backbone.active == "policy"
     assert any(dialogue.assistant_turns > 1 for dialogue in held) and task.lanes == 1
+
+
+def test_what_the_base_says_as_a_user_does_not_depend_on_who_else_is_asked(tiny_folder):
+    base, tokenizer = load(tiny_folder)
+    user = FrozenBaseModel(Backbone(base, ["policy"], SMALL.adapter), ChatFormat(tokenizer), Sampling(6))
+    questions = [[Message("user", f"how many {word} ?")] for word in ("pens", "coins", "apples")]
+    together = [str(answer) for answer in user.ask(questions, [7, 8, 9], str)]
+    assert (
+        all("cut off" in answer for answer in together) and len(set(together)) == 3
+    )  # the last of three tries
+    assert [str(answer) for answer in user.ask(questions[1:2], [8], str)] == together[1:2]
