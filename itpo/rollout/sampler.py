@@ -175,8 +175,8 @@ def take_turns(
 ) -> list[tuple[str, bool]]:
     """:func:`speak`, and whether each turn is whole: neither cut off by the limit of tokens nor within a thought.
 
-    Each conversation is drawn by a generator of its own. Raises :class:`itpo.chat.ContextError` for one that is too long for the
-    model.
+    Each conversation is drawn by a generator of its own. Raises :class:`itpo.chat.ContextError` for one that is too long for
+    the model.
     """
     states = [_start(chat, sampling, None, messages, random.Random()) for messages in conversations]
     for state in states:
