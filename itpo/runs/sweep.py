@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import sys
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
-from itpo.runs.store import Run, RunBusyError, RunFinishedError, Store
+from itpo.runs.files import hash_json
+from itpo.runs.processes import Executor, Pool, Processes, Train, function_of
+from itpo.runs.store import Run, Store
 
-Train = Callable[[Any, Run], None]
 Name = TypeVar("Name", bound=Hashable)
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _POLL_SECONDS = 2.0
 PROGRESS = "ITPO_PROGRESS"
+WORKERS = "ITPO_WORKERS"
 MOST_WORKERS = 16  # unless asked for [O]; each takes about 0.2 GB of memory beside what they share
 
 
@@ -46,27 +36,16 @@ class SweepError(RuntimeError):
         super().__init__(f"{len(failures)} of {total} runs failed. {run.folder}:\n{text.rstrip()}{others}")
 
 
-class _Result(NamedTuple):
-    """What became of a run in a child: "trained", or in another sweep "loaded" or "busy", or "failed" with a traceback."""
-
-    outcome: str
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class _Worker:
-    """One child process and our end of the pipe to it."""
-
-    process: Any
-    connection: Connection
-
-
 def default_workers() -> int:
     """How many processes train if nobody says: one for each core that this process may use, ``MOST_WORKERS`` at most.
+
+    The environment variable ``WORKERS`` says, where several sweeps share the cores.
 
     >>> 1 <= default_workers() <= MOST_WORKERS
     True
     """
+    if share := os.environ.get(WORKERS):
+        return int(share)
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
 
@@ -78,6 +57,7 @@ def sweep(
     workers: int | None = None,
     progress: bool = True,
     mix_platforms: bool = False,
+    executor: Executor = Processes,
 ) -> list[Run]:
     """Load or train the run of each config and return them in the order of ``configs``.
 
@@ -95,10 +75,13 @@ def sweep(
     positive, and :class:`itpo.runs.store.RunFolderError` for a damaged folder. A run that began on another numeric platform
     fails unless ``mix_platforms``. An interrupt ends the processes; their runs resume next time. A run that another process
     trains is waited for, and then loaded, or trained where that one left it.
+
+    The runs are trained by processes of this machine, or where ``executor`` says, such as :class:`itpo.integrations.ray.Ray`:
+    on machines that share the store's folder.
     """
-    if workers is None:
+    if workers is None and executor is Processes:
         workers = default_workers()
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}: at least one process must train")
     for thing in (train, *{type(config) for config in configs}):
         _require_importable(thing)
@@ -109,11 +92,12 @@ def sweep(
         run.release()
     start = time.monotonic()
     with _Progress(todo, progress) as bar:
-        trained, failures = _train_all(store, todo, train, workers, bar)
+        trained, failures = _train_all(executor(store, train, todo, workers), todo, bar) if todo else (0, [])
     if failures:
         raise SweepError(failures, len(runs))
     took = _duration(time.monotonic() - start)
-    bar.conclude(f"{len(runs)} runs: {len(runs) - trained} loaded, {trained} trained in {took}")
+    counts = f"{len(runs) - trained} loaded, {trained} trained in {took}"
+    bar.conclude(f"{len(runs)} runs: {counts}{_mixture(runs)}")
     return [store.open(config) for config in configs]
 
 
@@ -137,15 +121,8 @@ def sweep_groups(
     return trained
 
 
-def _function(thing: Any) -> Any:
-    """What a partial application calls in the end."""
-    while isinstance(thing, partial):
-        thing = thing.func
-    return thing
-
-
 def _require_importable(thing: Any) -> None:
-    thing = _function(thing)
+    thing = function_of(thing)
     in_notebook = thing.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
     if in_notebook or "<" in thing.__qualname__:
         name = f"{thing.__module__}.{thing.__qualname__}"
@@ -158,142 +135,42 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _train_all(
-    store: Store, todo: Sequence[Run], train: Train, workers: int, bar: _Progress
-) -> tuple[int, list[tuple[Run, str]]]:
-    """Hand out the runs, one at a time to each process; returns how many were trained, and (run, traceback) of the failed ones.
+def _train_all(pool: Pool, todo: Sequence[Run], bar: _Progress) -> tuple[int, list[tuple[Run, str]]]:
+    """Hand out the runs; returns how many were trained, and (run, traceback) of the failed ones.
 
     Runs that other processes train are left to the end, and waited for.
     """
     pending, waiting, trained = deque(todo), deque[Run](), 0
+    going: dict[Path, Run] = {}
     failures: list[tuple[Run, str]] = []
-    idle: list[_Worker] = []
-    busy: dict[_Worker, Run] = {}
     elsewhere: set[Path] = set()
     try:
-        while pending or waiting or busy:
-            while (pending or waiting) and len(busy) < workers:
-                worker, run = idle.pop() if idle else _start(store, train), (pending or waiting).popleft()
-                busy[worker] = run
-                with suppress(BrokenPipeError):  # it died: the wait below sees that
-                    worker.connection.send((train, run.config, run.folder, bool(pending)))
-            ready = wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
-            ended = len(todo) - len(pending) - len(waiting) - len(busy)
-            bar.update([*busy.values(), *waiting], ended, len(elsewhere))
-            for worker in [worker for worker in busy if worker.connection in ready]:
-                run, result = busy.pop(worker), _result(worker)
-                if worker.process.exitcode is None:
-                    idle.append(worker)
+        while pending or waiting or going:
+            while (pending or waiting) and pool.has_room():
+                hurried, run = bool(pending), (pending or waiting).popleft()
+                going[run.folder] = run
+                pool.submit(run, hurried)
+            ready = pool.wait(_POLL_SECONDS)
+            ended = len(todo) - len(pending) - len(waiting) - len(going)
+            bar.update([*going.values(), *waiting], ended, len(elsewhere))
+            for run, outcome in ready:
+                del going[run.folder]
                 elsewhere.discard(run.folder)
-                trained += result.outcome == "trained"
-                if result.outcome == "busy":
+                trained += outcome.kind == "trained"
+                if outcome.kind == "busy":
                     elsewhere.add(run.folder)
                     waiting.append(run)
-                if result.outcome == "failed":
-                    failures.append((run, result.text))
+                if outcome.kind == "failed":
+                    failures.append((run, outcome.text))
     finally:
-        _end([*idle, *busy])
+        pool.end()
     return trained, failures
 
 
-def _end(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join(5.0)
-        worker.process.kill()
-
-
-def _start(store: Store, train: Train) -> _Worker:
-    if (
-        torch.cuda.is_available()
-    ):  # which a fork does not survive once a library has used it while it was imported
-        context: Any = get_context("spawn")
-    else:
-        # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would
-        # take seconds to import them.
-        context = get_context("forkserver")
-        context.set_forkserver_preload([_function(train).__module__])
-    ours, theirs = context.Pipe()
-    with _environment(_ONE_THREAD):  # read when the server imports torch, before any code of ours runs there
-        process = context.Process(target=_work, args=(theirs, store, dict(os.environ)), daemon=True)
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _result(worker: _Worker) -> _Result:
-    """What a process sends at the end of a run."""
-    try:
-        return _Result(*worker.connection.recv())
-    except (EOFError, ConnectionResetError):
-        worker.process.join()
-        code = worker.process.exitcode
-        text = f"the process ended with exit code {code} (-9: killed, perhaps for lack of memory)"
-        return _Result("failed", text)
-
-
-def _work(connection: Connection, store: Store, environment: dict[str, str]) -> None:
-    """What a child does: train the runs it is sent until it is terminated or its parent is gone."""
-    os.environ.clear()  # the server's is that of the first sweep
-    os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the interrupt too, and ends its children
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    while True:
-        try:
-            train, config, folder, hurried = connection.recv()
-            result = _train_one(train, config, folder, store, hurried)
-        except EOFError:
-            return
-        except Exception:
-            result = _Result("failed", traceback.format_exc())
-        connection.send(tuple(result))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _train_one(train: Train, config: Any, folder: Path, store: Store, hurried: bool) -> _Result:
-    """Train one run; ``hurried`` is whether other runs could be trained while another process has this one."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    run = store.open(config)
-    if run.folder != folder:
-        text = "the library changed since the sweep began: restart the process that called it"
-        return _Result("failed", text)
-    if run.done or (hurried and run.busy()):
-        return _Result("loaded" if run.done else "busy")
-    try:
-        train(config, run)
-    except RunBusyError:
-        return _Result("busy")
-    except RunFinishedError:  # by another process since it was opened
-        return _Result("loaded")
-    except Exception:
-        return _Result("failed", traceback.format_exc())
-    finally:
-        run.release()
-    return _Result("trained") if run.done else _Result("failed", f"{train} returned without run.finish(...)")
+def _mixture(runs: Sequence[Run]) -> str:
+    """A few words where the runs were trained on several numeric platforms, which their records tell apart."""
+    platforms = {hash_json(entry["platform"]) for run in runs for entry in run.platforms()}
+    return f"; on {len(platforms)} numeric platforms, see platform.json" if len(platforms) > 1 else ""
 
 
 class _Cell:
