@@ -69,10 +69,14 @@ def _groups(rewards: Tensor, reward_mask: Tensor, group_size: int | Tensor) -> _
                 "consecutive rows, the same number for every prompt, or a tensor of one group id for each row"
             )
         return _Groups(everyone, rows // group_size, group_size)
-    if group_size.shape != (rows,) or group_size.dtype != torch.int64:
+    if group_size.dtype != torch.int64 or group_size.ndim != 1:
         raise ValueError(
-            f"group ids must be int64, one for each of the {rows} rows, got {group_size.dtype} of shape "
-            f"{tuple(group_size.shape)}; pass the id of its prompt for every row"
+            f"group ids must be int64 of shape (B,), got {group_size.dtype} of shape {tuple(group_size.shape)}; "
+            "pass the id of its prompt for every row"
+        )
+    if len(group_size) != rows:
+        raise ValueError(
+            f"{len(group_size)} group ids for {rows} rows; pass the id of its prompt for every row"
         )
     _, group, sizes = group_size.to(rewards.device).unique(return_inverse=True, return_counts=True)
     width = int(sizes.max()) if rows else 1

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -22,9 +23,15 @@ def kept_of(rewards, mask):
     return [[r for r, k in zip(*pair, strict=True) if k] for pair in zip(rewards, mask, strict=True)]
 
 
-def rest_of_group(kept, i, n):
+def ids_of(group, rows):
+    """The group of every row: as it is, or by the size of groups of consecutive rows."""
+    return [i // group for i in range(rows)] if isinstance(group, int) else group.tolist()
+
+
+def rest_of_group(kept, i, group):
     """The rewards of the other rollouts of row i's prompt, but of those that have none."""
-    return [kept[j] for j in range(i // n * n, i // n * n + n) if j != i and kept[j]]
+    ids = ids_of(group, len(kept))
+    return [other for j, other in enumerate(kept) if j != i and ids[j] == ids[i] and other]
 
 
 def brute_released(rewards, mask, n):
@@ -75,10 +82,17 @@ def drop_rows(data, mask):
     return mask & ~torch.tensor(dropped)[:, None]
 
 
+def draw_groups(data, rows):
+    """Ids of groups of any size, a single row too, in any order and of any value."""
+    values = st.sampled_from([0, 1, -7, 2**62])
+    return torch.tensor(data.draw(st.lists(values, min_size=rows, max_size=rows)))
+
+
 @given(data=st.data())
 def test_rloo_against_loops(batches, data):
     batch = data.draw(batches)
-    rewards, mask, n = batch.token_rewards, drop_rows(data, batch.response_mask), batch.group_size
+    rewards, mask = batch.token_rewards, drop_rows(data, batch.response_mask)
+    n = data.draw(st.sampled_from([batch.group_size, draw_groups(data, len(rewards))]))
     released = advantages.rloo(rewards, mask, n)
     expected = torch.tensor(brute_released(rewards.tolist(), mask.tolist(), n), dtype=torch.float64)
     torch.testing.assert_close(released, expected)
@@ -160,12 +174,14 @@ def test_a_row_without_reward_positions_is_left_out_of_its_group(baseline):
 @given(data=st.data())
 def test_grpo_against_the_standard_library(batches, data):
     batch = data.draw(batches)
-    rewards, mask, n = batch.token_rewards, drop_rows(data, batch.response_mask), batch.group_size
+    rewards, mask = batch.token_rewards, drop_rows(data, batch.response_mask)
+    n = data.draw(st.sampled_from([batch.group_size, draw_groups(data, len(rewards))]))
     result = advantages.grpo(rewards, mask, n)
     assert (result[~mask] == 0).all()
-    for start in range(0, len(mask), n):
-        group, keep = rewards[start : start + n], mask[start : start + n]
-        kept, actual = group[keep].tolist(), result[start : start + n][keep]
+    ids = torch.tensor(ids_of(n, len(rewards)))
+    for one in ids.unique():
+        group, keep = rewards[ids == one], mask[ids == one]
+        kept, actual = group[keep].tolist(), result[ids == one][keep]
         if len(kept) < 2:
             assert (actual == 0).all()
         else:
@@ -188,6 +204,37 @@ def test_grpo_of_a_group_is_the_same_alone_among_others_padded_and_in_any_order(
     torch.testing.assert_close(wide, pad(together, (0, 2)))
     torch.testing.assert_close(advantages.grpo(1000 * rewards + 5, mask, n), together, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(advantages.grpo(rewards, mask, len(mask)), advantages.whiten(rewards, mask))
+
+
+# Every estimator that compares the rollouts of a group.
+COMPARED = {name: partial(advantages.rloo, baseline=name) for name in advantages.BASELINES}
+COMPARED["grpo"] = advantages.grpo
+compared = pytest.mark.parametrize("estimator", COMPARED.values(), ids=COMPARED)
+
+
+@compared
+@given(data=st.data())
+def test_equal_groups_are_the_same_by_size_and_by_ids(batches, estimator, data):
+    batch = data.draw(batches)
+    rewards, mask, n = batch.token_rewards, drop_rows(data, batch.response_mask), batch.group_size
+    names = torch.randperm(len(mask) // n, generator=torch.Generator().manual_seed(0)) - 2
+    # Bit for bit: the recorded runs know sizes alone.
+    assert torch.equal(estimator(rewards, mask, names.repeat_interleave(n)), estimator(rewards, mask, n))
+
+
+@compared
+@given(data=st.data())
+def test_neither_the_order_of_rows_nor_other_groups_nor_names_matter(batches, estimator, data):
+    batch = data.draw(batches)
+    rewards, mask = batch.token_rewards, drop_rows(data, batch.response_mask)
+    ids = draw_groups(data, len(mask))
+    whole = estimator(rewards, mask, ids)
+    order = torch.tensor(data.draw(st.permutations(range(len(mask)))))
+    torch.testing.assert_close(estimator(rewards[order], mask[order], ids[order]), whole[order])
+    torch.testing.assert_close(estimator(rewards, mask, 3 - ids), whole)
+    part = torch.isin(ids, ids.unique()[: data.draw(st.integers(0, 4))])
+    for rows in (part, ~part):
+        torch.testing.assert_close(estimator(rewards[rows], mask[rows], ids[rows]), whole[rows])
 
 
 def test_grpo_is_biased_by_turn_counts_too():
@@ -398,6 +445,12 @@ ALL = ONES > 0
         (lambda: advantages.rloo(ONES, ALL, 3), "group_size 3 does not divide the 4 rows"),
         (lambda: advantages.rloo(ONES, ALL, 0), "group_size 0 does not divide"),
         (lambda: advantages.rloo(ONES, ALL, -2), "group_size -2 does not divide"),
+        (lambda: advantages.rloo(ONES, ALL, torch.tensor([0, 0, 1])), "3 group ids for 4 rows; pass"),
+        (
+            lambda: advantages.grpo(ONES, ALL, torch.zeros(4)),
+            "must be int64 of shape .B,., got torch.float32",
+        ),
+        (lambda: advantages.grpo(ONES, ALL, torch.zeros(4, 1).long()), "of shape .4, 1.; pass the id"),
         (lambda: advantages.rloo(ONES, ALL, 2, "mean"), "choose one of released, trajectory, to_go"),
         (lambda: advantages.returns(ONES, ALL.float()), "response_mask must be bool"),
         (lambda: advantages.returns(ONES[0], ALL[0]), "response_mask must be bool"),

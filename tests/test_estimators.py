@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from itpo import estimators, turns
-from itpo.estimators import ESTIMATORS, Source, estimate, merge_length
+from itpo.estimators import ESTIMATORS, Source, estimate, merge_length, method_sources
 
 GROUP = 3
 MASK = torch.tensor(
@@ -175,6 +175,37 @@ def test_a_dropped_dialogue_leaves_its_group(name):
     alone = credit_of(MASK[[0, 2]], [0, 2], group_size=2)
     assert not dropped[1].any() and alone.any()
     torch.testing.assert_close(dropped[[0, 2]], alone)
+
+
+@pytest.mark.parametrize(
+    "options", [{"baseline": "released"}, {"baseline": "trajectory"}, {"baseline": "to_go"}, None]
+)
+@SOURCES
+def test_rows_of_any_order_by_group_ids(sources, options):
+    name = "rloo" if options else "grpo"
+    usual = estimate(name, sources, **BATCH, **(options or {})).advantages
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    shuffled = [Source(s.name, s.rewards[order], s.positions[order]) for s in sources]
+    ids = torch.tensor([8, 8, 8, -1, -1, -1])[order]
+    credit = estimate(name, shuffled, response_mask=MASK[order], group_size=ids, **(options or {}))
+    torch.testing.assert_close(credit.advantages, usual[order])
+
+
+def test_method_sources_against_the_parts_they_are_made_of():
+    outcome, cost = torch.arange(6) / 5, torch.arange(6) / 100
+    signals = {"outcome": outcome, "turn_ids": IDS, "token_rewards": noise(4, MASK)}
+    for name, kinds in [
+        ("trajectory_share", ["method"]),
+        ("norm_itpo", ["method"]),
+        ("prime", ["method", "length", "outcome"]),
+    ]:
+        sources = method_sources(name, signals | {"response_mask": MASK}, 2.0, 3.0, cost)
+        assert [source.name for source in sources] == kinds
+        total = sum(source.rewards for source in sources).sum(1)
+        own = signals["token_rewards"].sum(1) if name == "prime" else outcome
+        beside = 3 * outcome if name == "prime" else 0
+        torch.testing.assert_close(total, 2 * own + beside - cost)
+        assert all((source.rewards[~source.positions] == 0).all() for source in sources)
 
 
 def test_the_length_penalty_is_a_source_of_its_own_for_rloo_only():
