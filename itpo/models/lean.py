@@ -158,15 +158,19 @@ class LeanModel(AdaptedModel):
             raise ValueError(
                 "a response token at position 0 has no context: begin each row with a prompt token"
             )
-        base, (rows, width), size = self.base, input_ids.shape, self.base.embedding.shape[1]
-        predicts = pad(response_mask[:, 1:], (0, 1)).flatten().nonzero().squeeze(1)
+        base, size = self.base, self.base.embedding.shape[1]
+        # The last token predicts nothing.
+        input_ids, predicts = input_ids[:, :-1], response_mask[:, 1:].flatten().nonzero().squeeze(1)
+        rows, width = input_ids.shape
         rotary = base.rotary(torch.arange(width, device=self.device))[:, None, None]
         x, layers = embedding(input_ids, base.embedding), self.merged()
         for weights in layers:
             qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, -1)
-            q, k = turned(qkv[:, :, :2], rotary).transpose(1, 3).unbind(2)
-            v = qkv[:, :, 2].transpose(1, 2)
-            heard = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+            queries_keys, v = qkv.transpose(1, 3).split([2, 1], dim=2)
+            q, k = turned(queries_keys, rotary).unbind(2)
+            heard = (
+                scaled_dot_product_attention(q, k, v.squeeze(2), is_causal=True).transpose(1, 2).flatten(2)
+            )
             if weights is layers[-1]:
                 heard, x = (t.reshape(-1, size)[predicts] for t in (heard, x))
             x = x + linear(heard, weights.out)
