@@ -41,8 +41,8 @@ class Decoding(NamedTuple):
 
 # What comes after the turns of these dialogues: the tokens up to the next turn, or None where a dialogue is over.
 Following = Sequence[list[int] | None]
-# Begins to ask for it; calling what is returned waits for the answers.
-Ask = Callable[[Sequence[int], Sequence[Turn]], Callable[[], Following]]
+# Begins to ask for it; the future has the answers.
+Ask = Callable[[Sequence[int], Sequence[Turn]], Future[Following]]
 
 
 @runtime_checkable
@@ -100,7 +100,7 @@ class TurnEngine:
     ) -> None:
         """The lanes speak one after the other, in an order that does not depend on how fast users answer."""
         size = -(-len(batch) // decoding.lanes) or 1
-        waiting: deque[tuple[Decoder, list[_Row], Callable[[], Following]]] = deque()
+        waiting: deque[tuple[Decoder, list[_Row], Future[Following]]] = deque()
 
         def let_speak(decoder: Decoder, rows: list[_Row]) -> None:
             """Let the policy speak in these dialogues, and begin to ask their users."""
@@ -117,7 +117,7 @@ class TurnEngine:
         while waiting:
             decoder, rows, answers = waiting.popleft()
             stay = []
-            for place, (row, block) in enumerate(zip(rows, answers(), strict=True)):
+            for place, (row, block) in enumerate(zip(rows, answers.result(), strict=True)):
                 if block is not None:
                     row.unseen += block
                     stay.append(place)
@@ -182,8 +182,15 @@ def _read(decoder: Decoder, ids: Tensor, mask: Tensor, budget: int) -> Tensor:
     return logits
 
 
-def meanwhile(ask: Callable[[], Following]) -> Callable[[], Following]:
-    """Begin to ask in another thread; calling what is returned waits for the answers."""
+def at_once(answers: Following) -> Future[Following]:
+    """A future that has its answers already."""
+    future: Future[Following] = Future()
+    future.set_result(answers)
+    return future
+
+
+def meanwhile(ask: Callable[[], Following]) -> Future[Following]:
+    """Begin to ask in another thread."""
     future: Future[Following] = Future()
 
     def work() -> None:
@@ -195,4 +202,4 @@ def meanwhile(ask: Callable[[], Following]) -> Callable[[], Following]:
 
     # A daemon, unlike those of an executor: Ctrl-C need not wait for a slow server.
     threading.Thread(target=work, daemon=True).start()
-    return future.result
+    return future

@@ -6,7 +6,8 @@ What the policy sampled is kept as the tokens that it sampled; what users say is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from itpo.chat import ChatFormat, ContextError
 from itpo.dialogue import Dialogue, Message
 from itpo.models.adapters import AdaptedModel
-from itpo.rollout.engine import Decoding, Engine, Following, Turn, TurnEngine, meanwhile
+from itpo.rollout.engine import Decoding, Engine, Following, Turn, TurnEngine, at_once, meanwhile
 from itpo.tasks.base import Answer, ConcurrentTask, Score, Task
 
 
@@ -130,15 +131,12 @@ def rollout(
     going = [number for number, state in enumerate(states) if state.failure is None]
     concurrent = isinstance(task, ConcurrentTask) and task.lanes > 1
 
-    def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Callable[[], Following]:
+    def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Future[Following]:
         """Let the users of these dialogues answer, in another thread where that pays."""
         heard = [states[going[row]] for row in rows]
         _hear(heard, turns, chat, sampling)
         answers = partial(_answers, task, heard, chat, sampling)
-        if concurrent:
-            return meanwhile(answers)
-        following = answers()
-        return lambda: following
+        return meanwhile(answers) if concurrent else at_once(answers())
 
     if engine is None:
         if backbone is None:
@@ -182,10 +180,10 @@ def take_turns(
     for state in states:
         chat.check_room(len(state.ids), sampling.max_turn_tokens)
 
-    def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Callable[[], Following]:
+    def ask(rows: Sequence[int], turns: Sequence[Turn]) -> Future[Following]:
         """One turn is all."""
         _hear([states[row] for row in rows], turns, chat, sampling)
-        return lambda: [None] * len(rows)
+        return at_once([None] * len(rows))
 
     uniforms = torch.cat([_uniforms(1, 1, sampling, generator) for generator in generators])
     engine = engine or TurnEngine(backbone)

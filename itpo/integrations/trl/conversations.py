@@ -131,7 +131,7 @@ class TRLEngine:
                 turns = self._write([open_[row] for row in rows])
                 if not rows:
                     continue
-                for row, turn, block in zip(rows, turns, ask(rows, turns)(), strict=True):
+                for row, turn, block in zip(rows, turns, ask(rows, turns).result(), strict=True):
                     if block is None:
                         del open_[row]
                     else:
