@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, pad, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
 from torch.nn.utils import skip_init
 
 from itpo.models.adapters import AdaptedModel
@@ -162,7 +162,7 @@ class LeanModel(AdaptedModel):
         # The last token predicts nothing.
         input_ids, predicts = input_ids[:, :-1], response_mask[:, 1:].flatten().nonzero().squeeze(1)
         rows, width = input_ids.shape
-        rotary = base.rotary(torch.arange(width, device=self.device))[:, None, None]
+        rotary = base.rotary(torch.arange(width, device=self.device))
         x, layers = embedding(input_ids, base.embedding), self.merged()
         for weights in layers:
             qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, -1)
