@@ -158,19 +158,22 @@ class ChatFormat:
         # Templates may render the last turn in a way of its own; it is to be as it will be once it is answered.
         frames, texts = self._frames([*taken, Message("user", "x")] if finished else taken)
         as_written = written or template.keeps_openings
-        close = template.written_close if written else template.close
+        over = template.gap + template.close
         for number, (frame, text) in enumerate(zip(frames, [*texts, None], strict=True)):
-            before = template.closed_by(frame)[1] if number else frame
+            before = frame.removeprefix(over) if number else frame
             if text is None:
                 if not finished:
                     yield before, "", ""
                 return
             past = next((p for p in (template.past, template.past.rstrip()) if before.endswith(p)), None)
-            turn = text + template.gap + close
+            # Before a message that no user says, a turn may end otherwise.
+            closed = frames[number + 1].startswith(over)
+            close = (template.written_close if written else template.close) if closed else ""
+            turn = text + template.gap * closed + close
             if past is not None and as_written:
                 before = before.removesuffix(past) + template.prompt
                 turn = (template.lead if past == template.past else template.lead.rstrip()) + turn
-            yield before, turn, close or template.written_close
+            yield before, turn, close or template.written_close * closed
 
     def _frames(self, messages: Sequence[Message]) -> tuple[list[str], list[str]]:
         """What the template renders around and in place of the assistant's words."""
