@@ -16,7 +16,7 @@ import ray
 import torch
 import transfer_queue as tq
 from torch import Tensor
-from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.utils import Role, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils
 from verl.utils.device import get_device_id
@@ -25,13 +25,13 @@ from verl.workers.utils.padding import no_padding_2_padding, response_from_neste
 
 from itpo import prm
 from itpo.attribution import get_method
-from itpo.integrations.verl.estimators import TURN_REWARDS, settings, token_rewards
+from itpo.integrations.verl.estimators import TURN_REWARDS, advantages, settings, token_rewards
 
 DIALOGUES = "itpo_dialogues"  # a mini-batch's number of dialogues over all ranks
 
 
 def count_dialogues(data: Any, group: Any) -> int:
-    """The dialogues of a mini-batch on all ranks of ``group``; rows that verl pads with have no assistant tokens and are none."""
+    """The dialogues of a mini-batch on all ranks of ``group``; what verl pads with has no assistant tokens and is none."""
     mask = data["response_mask"]
     rows = mask.unbind() if mask.is_nested else list(mask)
     count = torch.tensor(sum(int(row.any()) for row in rows), device=get_device_id())
@@ -76,11 +76,6 @@ class ITPOTrainer(PPOTrainerSync):
     def __init__(self, config: Any) -> None:
         self.itpo = _checked(config)
         super().__init__(config)
-        if not (self.use_critic and self.use_reference_policy):
-            raise ValueError(
-                "the PRM is compared with the reference model: set critic.enable=True and "
-                "actor_rollout_ref.actor.use_kl_loss=True (whose coefficient may be 0)"
-            )
 
     def _build_replay_buffer(self) -> Any:
         self.trainer_mode = (
@@ -99,6 +94,7 @@ class ITPOTrainer(PPOTrainerSync):
     def _compute_values(self, batch: Any, metrics: dict[str, Any]) -> Any:
         """Update the PRM, then have it score the batch; verl calls this between the reference's scores and advantages."""
         learned: dict[str, Any] = {}
+        batch.fields = None  # all; the list was made before the reference's log-probabilities came
         super()._update_critic(batch, learned)
         metrics.update({key.replace("critic", "prm"): value for key, value in learned.items()})
         # A new dict: the old one may hold "no_lora_adapter" of the reference, which would switch the PRM's adapter off.
@@ -158,6 +154,15 @@ def _checked(config: Any) -> dict[str, Any]:
         raise ValueError(
             f"method {method!r} has no PRM to train: set algorithm.itpo.method=norm_itpo, itpo or prime, or leave "
             "trainer.v1.trainer_mode at sync"
+        )
+    mask, zeros = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)  # on which every setting is tried
+    rewards = prm.rescale(prm.token_rewards(zeros, zeros, mask, found["beta"]), mask, found["scale"])
+    with token_rewards(rewards):
+        advantages(name.removeprefix("itpo_"), zeros, mask, ["", ""], config.algorithm)
+    if not (config.critic.enable and need_reference_policy(config)):
+        raise ValueError(
+            "the PRM takes the critic's place and is compared with the reference: set critic.enable=True and "
+            "actor_rollout_ref.actor.use_kl_loss=True (kl_loss_coef may be 0)"
         )
     policy, own = config.actor_rollout_ref.model.path, config.critic.model.path
     if policy != own:
