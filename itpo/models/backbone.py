@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear as linear_function
 from torch.utils.checkpoint import checkpoint
@@ -29,12 +28,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from itpo.models.adapters import AdaptedModel
-from itpo.models.cache import CachedDecoder
-from itpo.runs.files import explain_full_disk, write_file
+from itpo.models.cache import decoder_for
+from itpo.models.decoding import Decoder
+from itpo.models.head import Head, find_base
 from itpo.specs import Adapter
 
 _NARROW = 8  # a narrow layer's shorter side, in ranks of its adapter
-_WEIGHTS, _HEAD = "adapter_model.safetensors", "value_head.safetensors"
+_FUSED = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
 
 class Backbone(AdaptedModel):
@@ -45,7 +45,8 @@ class Backbone(AdaptedModel):
     :mod:`itpo.models.token_stats`. With ``checkpointing``, decoder layers keep only their inputs and are computed again for the
     backward pass.
 
-    Raises ``ValueError`` when the model has no linear layer to adapt, or none that can be checkpointed.
+    Raises ``ValueError``, which names the architecture, when the model cannot be decoded step by step, has no linear layer to
+    adapt, or none that can be checkpointed. Whether it is computed rightly is for :mod:`itpo.models.probe` to say.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -66,11 +67,16 @@ class Backbone(AdaptedModel):
         head_chunk: int = 2048,
         checkpointing: bool = False,
     ) -> None:
+        self._decoder = decoder_for(model)
         _check_linear(model)
         self._checkpointed = _prepare_checkpoints(model) if checkpointing else []
         model.requires_grad_(False)
         config = LoraConfig(
-            r=adapter.rank, lora_alpha=adapter.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            target_modules="all-linear",
+            exclude_modules=_excluded(model),
+            task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
             # peft asks transformers for a property by its old name
@@ -83,11 +89,12 @@ class Backbone(AdaptedModel):
         self.names, self.head_chunk = tuple(names), head_chunk
         self.device = next(self.model.parameters()).device
         self.full_precision = self.model.dtype in (torch.float32, torch.float64)
+        self._base, self._head = find_base(self.model)[1], Head(self.model)
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         for layer in filter(_is_narrow, self._layers):
             layer.forward = partial(_folded_forward, layer)
         self._heads = {
-            name: nn.Linear(self.model.config.hidden_size, outputs, device=self.device)
+            name: nn.Linear(self.model.config.get_text_config().hidden_size, outputs, device=self.device)
             for name, outputs in (heads or {}).items()
         }
         for value_head in self._heads.values():
@@ -129,63 +136,28 @@ class Backbone(AdaptedModel):
         for layer in self._checkpointed:
             layer.training = torch.is_grad_enabled()
         try:
-            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            hidden = self._base(input_ids=input_ids, use_cache=False).last_hidden_state
         finally:
             for layer in self._checkpointed:
                 layer.training = False
         return hidden[:, :-1][response_mask[:, 1:]]
 
-    def head(self) -> Any:
-        """The model's output embeddings."""
-        return self.model.get_output_embeddings()
+    def head(self) -> Head:
+        """What the model's own forward pass makes of last hidden states."""
+        return self._head
 
-    def decoder(self, rows: int) -> CachedDecoder:
+    def decoder(self, rows: int) -> Decoder:
         """An empty cache for decoding that many rows under the active adapter."""
-        return CachedDecoder(self.model, rows)
+        return self._decoder(self.model, self._head, rows)
 
-    def save_adapter(self, name: str, folder: Any) -> None:
-        """Write one adapter as a standard PEFT folder (safetensors), which ``PeftModel.from_pretrained`` reads.
-
-        A value head goes into a file of its own beside it. peft's own ``save_pretrained`` would put a named adapter into a
-        folder of that name inside ``folder``.
-        """
+    def _write_config(self, name: str, folder: Path) -> None:
+        """peft's own ``save_pretrained`` would put a named adapter into a folder of that name inside ``folder``."""
         config = copy(self.peft_model.peft_config[name])
         config.inference_mode = True
         config.base_model_name_or_path = _base_name(config.base_model_name_or_path or "")
         # peft keeps them as a set, whose order differs from process to process.
         config.target_modules = sorted(config.target_modules)
-        with explain_full_disk(Path(folder)):
-            self._write_adapter(name, config, Path(folder))
-
-    def _write_adapter(self, name: str, config: Any, folder: Path) -> None:
         config.save_pretrained(folder)
-        tensors = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
-        tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        write_file(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
-        if name in self._heads:
-            tensors = {key: tensor.cpu() for key, tensor in self._heads[name].state_dict().items()}
-            write_file(folder / _HEAD, save(tensors, metadata={"format": "pt"}))
-
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Take up the weights of :meth:`save_adapter`, of an adapter with the same shape on the same base.
-
-        Raises ``FileNotFoundError`` without weights in ``folder``, and ``ValueError``, which names the first tensor that is
-        missing, left over or of another shape, if they do not fit this adapter.
-        """
-        self._check(name)
-        if not (Path(folder) / _WEIGHTS).is_file():
-            raise FileNotFoundError(f"no adapter in {folder}: expected {_WEIGHTS}, as save_adapter writes it")
-        tensors = load_file(Path(folder) / _WEIGHTS)
-        own = get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
-        for key in sorted(tensors.keys() | own.keys()):
-            theirs, ours = (tuple(t[key].shape) if key in t else "no such tensor" for t in (tensors, own))
-            if theirs != ours:
-                raise ValueError(
-                    f"the adapter in {folder} is not one of this base and rank: {key} is {theirs} there and {ours} here"
-                )
-        set_peft_model_state_dict(self.peft_model, tensors, adapter_name=name)
-        if name in self._heads:
-            self._heads[name].load_state_dict(load_file(Path(folder) / _HEAD))
 
 
 def _base_name(path: str) -> str:
@@ -204,7 +176,26 @@ def _check_linear(model: Any) -> None:
     """Refuse a model in which LoRA would find nothing to adapt."""
     vocabulary = getattr(model, "get_output_embeddings", lambda: None)()
     if not any(isinstance(m, nn.Linear | Conv1D) and m is not vocabulary for m in model.modules()):
-        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA can adapt")
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer that LoRA can adapt: use a model of another architecture"
+        )
+
+
+def _excluded(model: Any) -> list[str] | None:
+    """Linear layers that LoRA must leave out, by the last part of their name.
+
+    Fused kernels of Mamba read the weight of their last layer past any adapter; routers that are linear layers of their own
+    kind return more than a product.
+    """
+    own = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _is_of_a_model(m))
+    names = {name.rpartition(".")[2] for name in own}
+    if getattr(model.config, "model_type", None) in _FUSED:
+        names.add("out_proj")
+    return sorted(names) or None
+
+
+def _is_of_a_model(module: Any) -> bool:
+    return type(module).__module__.startswith("transformers.models.")
 
 
 def _is_narrow(layer: Any) -> bool:
@@ -232,7 +223,9 @@ def _prepare_checkpoints(model: Any) -> list[Any]:
     """The layers that can be checkpointed, told how: without re-entrance, which would give another adapter the gradients."""
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no layer that can be checkpointed")
+        raise ValueError(
+            f"{type(model).__name__} has no layer that can be checkpointed: set checkpointing=False"
+        )
     for layer in layers:
         layer.gradient_checkpointing = True
         # Nothing is random in them: dropout is off.

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from itpo.dialogue import Dialogue, collate
 from itpo.models.adapters import micro_batches
@@ -315,11 +322,21 @@ def test_other_architectures_and_untied_heads():
     assert backbone.log_probs(batch, None, 100).double() == pytest.approx(expected[0], abs=2e-5)
 
 
-def test_a_model_without_linear_layers_is_refused():
-    with pytest.raises(ValueError, match="Sequential has no linear layer that LoRA can adapt"):
-        Backbone(torch.nn.Sequential(torch.nn.ReLU()), ["policy"], Adapter())
-    with pytest.raises(ValueError, match="Sequential has no layer that can be checkpointed"):
-        Backbone(torch.nn.Sequential(torch.nn.Linear(1, 1)), ["policy"], Adapter(), checkpointing=True)
+def test_models_that_cannot_be_adapted_are_refused_by_name():
+    config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration has an encoder: use a causal LM"):
+        Backbone(T5ForConditionalGeneration(config), ["policy"], Adapter())
+    model = RwkvForCausalLM(RwkvConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2))
+    with pytest.raises(ValueError, match="RwkvForCausalLM cannot be decoded step by step here"):
+        Backbone(model, ["policy"], Adapter())
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **size))
+    model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no linear layer that LoRA can adapt"):
+        Backbone(model, ["policy"], Adapter())
+    model.model.layers = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no layer that can be checkpointed"):
+        Backbone(model, ["policy"], Adapter(), checkpointing=True)
 
 
 def test_checkpointing_keeps_the_cache_of_rollouts_and_less_for_the_backward_pass(make_backbone):

@@ -227,7 +227,7 @@ def test_sampling_follows_the_policy(converse, plain_model, unchecked):
 
 def test_ended_dialogues_leave_the_batch(converse):
     sizes = []
-    hook = converse.backbone.model.register_forward_pre_hook(
+    hook = converse.backbone.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     lasting = [1, 4, 2, 2, 3, 1]
@@ -303,7 +303,7 @@ def test_a_list_that_fits_is_one_batch_in_its_own_order(converse):
     task = Chatter()
     examples = [1, 4, 2, 3, 1, 2]
     seen = []
-    hook = converse.backbone.model.register_forward_pre_hook(
+    hook = converse.backbone.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["attention_mask"].sum(1).tolist()), with_kwargs=True
     )
     whole = converse(task, examples, max_turn_tokens=4, max_rows=10**6)
@@ -317,7 +317,7 @@ def test_a_list_that_fits_is_one_batch_in_its_own_order(converse):
 def test_a_long_list_is_held_in_batches_of_similar_length(converse):
     task, examples = Chatter(), [1, 4, 2, 3, 1, 2, 4]
     seen = []
-    hook = converse.backbone.model.register_forward_pre_hook(
+    hook = converse.backbone.model.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
     )
     dialogues = converse(task, examples, max_turn_tokens=4, max_rows=3)
