@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce figures test notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test test-ray test-trl notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ figures: $(STAMP)  ## draw figures/ again from the data in it, without any run, 
 
 test: $(STAMP)  ## run the tests and the examples in docstrings
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest
+
+test-trl: $(STAMP)  ## hold ITPOTrainer against itpo and TRL, on one and two processes: prints what it compared (2 minutes)
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -n0 -m "engine or not engine" -W ignore \
+		tests/integrations/test_credit.py tests/integrations/test_trl.py tests/integrations/test_trl_runs.py \
+		tests/test_trl_parity.py
 
 notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
 	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)

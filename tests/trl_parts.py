@@ -1,6 +1,7 @@
 """What the tests of ``ITPOTrainer`` share: a tiny random model, made-up conversations, and a trainer of both.
 
-Run as a program, this is one process of several that train together: ``python tests/trl_parts.py FOLDER METHOD STEPS``.
+Run as a program, this is one process of several that train together, ``python tests/trl_parts.py FOLDER METHOD STEPS``, from
+a checkpoint if a fourth argument names one.
 """
 
 import os
@@ -107,10 +108,12 @@ def adapters(trainer: ITPOTrainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if "lora" in name}
 
 
-def main(folder: str, method: str, steps: str) -> None:
-    """Train, and leave the weights of this process in the folder."""
-    trainer = build(Path(folder, "model"), Path(folder, "run"), method=method, max_steps=int(steps))
-    trainer.train()
+def main(folder: str, method: str, steps: str, checkpoint: str | None = None) -> None:
+    """Train with a checkpoint at step 2, and leave the weights of this process in the folder."""
+    saving = {"save_strategy": "steps", "save_steps": 2.0}
+    options = {"method": method, "max_steps": int(steps), "baseline": "to_go", **saving}
+    trainer = build(Path(folder, "model"), Path(folder, "run"), **options)
+    trainer.train(resume_from_checkpoint=checkpoint)
     save_file(adapters(trainer), Path(folder, f"rank_{trainer.accelerator.process_index}.safetensors"))
 
 
