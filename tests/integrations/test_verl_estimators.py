@@ -1,4 +1,4 @@
-"""itpo's advantages inside verl: through verl's own `compute_advantage`, against itpo alone and against verl's own estimators."""
+"""itpo's advantages through verl's own `compute_advantage`, against itpo alone and against verl's own estimators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""verl's whole training loop on a CPU, with dialogues, rewards, PRM and policy of its own: two steps, in a process of their own."""
+"""verl's whole training loop on a CPU: two steps with dialogues, rewards, PRM and policy, in processes of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PRM in the place of verl's critic: equation (3) as a loss of verl's engines, and verl's own FSDP engine, here on a CPU."""
+"""The PRM in the place of verl's critic: equation (3) as a loss of verl's engines, and in verl's FSDP engine on a CPU."""
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 """Two steps of verl's own training loop on a CPU: its Ray workers, queue, rewards, FSDP engines, optimizers and checkpoints.
 
-Three things stand in for what needs a GPU: the platform (`verl_cpu`), the inference server (`Speaker`), and the hooks that would
-send weights to that server. `main` leaves results.json in its folder and ends the process.
+Three things stand in for what needs a GPU: the platform (`verl_cpu`), the inference server (`Speaker`), and the hooks that
+would send weights to that server. `main` leaves results.json in its folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +70,7 @@ class Loop(ITPOTrainer):
         names = ["uid", "log_probs", "ref_log_prob", "rm_scores", "response_mask", "advantages"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         rows = {name: [row.tolist() for row in data[name].unbind()] for name in names[1:]}
-        self.noted.append(("advantages", {**rows, "uid": data["uid"].tolist()}))
+        self.noted.append(("advantages", {**rows, "uid": list(data["uid"])}))
         return batch
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
@@ -160,7 +158,7 @@ def main(folder: Path, lora: bool) -> None:
         }
         config.actor_rollout_ref.ref.fsdp_config.model_dtype = "fp32"
 
-    ray.init(num_cpus=16, num_gpus=1, include_dashboard=False, object_store_memory=200_000_000)
+    ray.init("local", num_cpus=16, num_gpus=1, include_dashboard=False, object_store_memory=200_000_000)
     setup = Loop._setup
 
     def set_up(self: Loop) -> None:
@@ -180,5 +178,4 @@ def main(folder: Path, lora: bool) -> None:
     Loop._setup = set_up  # type: ignore[method-assign]
     TaskRunnerV1.__ray_metadata__.modified_class().run(config)
     (folder / "results.json").write_text(json.dumps(Loop.noted), encoding="utf-8")
-    sys.stdout.flush()
-    os._exit(0)  # Ray's own farewell takes long
+    ray.shutdown()

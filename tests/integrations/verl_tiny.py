@@ -13,18 +13,18 @@ from verl.utils import tensordict_utils
 WORDS = 64
 # Every message is its role's word, what is said, and an end; the assistant's word prompts the assistant.
 TEMPLATE = (
-    "{% for m in messages %}{{ 'w60 ' if m['role'] == 'user' else 'w61 ' }}{{ m['content'] }}{{ ' w2 ' }}{% endfor %}"
+    "{% for m in messages %}{{ 'w60 ' if m['role'] == 'user' else 'w61 ' }}{{ m['content'] }}{{ ' END ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'w61 ' }}{% endif %}"
 )
 
 
 def save(folder: Path) -> str:
     """Write model and tokenizer; the path as verl's config wants it."""
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
+    special = {"unk_token": "UNK", "pad_token": "PAD", "eos_token": "END"}  # the numbers 0 to 2
+    numbers = {word: i for i, word in enumerate([*special.values(), *(f"w{i}" for i in range(3, WORDS))])}
+    words = Tokenizer(models.WordLevel(numbers, unk_token="UNK"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="w0", pad_token="w1", eos_token="w2"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
