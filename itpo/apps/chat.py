@@ -17,8 +17,7 @@ from itpo.apps.terminal import visible
 from itpo.config import RunConfig
 from itpo.data import FORMATS, Example, load_examples
 from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message
-from itpo.models.backbone import Backbone
-from itpo.models.loading import load_base
+from itpo.models.loading import adapted, load_base, load_model
 from itpo.rollout.endpoint import EndpointError, EndpointModel
 from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
@@ -26,7 +25,7 @@ from itpo.rollout.sampler import Sampling, speak
 from itpo.rollout.users import ModelUser
 from itpo.runs.paths import runs_root
 from itpo.runs.store import Run, Store
-from itpo.specs import Adapter, Endpoint, PretrainedModel
+from itpo.specs import Adapter, Endpoint
 from itpo.tasks.base import MAX_TURNS, ScriptedTask
 from itpo.tasks.registry import NAMES, get_task
 from itpo.training.build import base_model
@@ -41,13 +40,11 @@ class Talker:
     """A policy that answers one conversation at a time: a base model, or the policy that a finished run trained on it."""
 
     def __init__(self, base: Path | str, run: Run | None, max_turn_tokens: int, seed: int) -> None:
-        spec = None if run is None else run.config.model
-        precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
-        model, tokenizer = load_base(base, precision)
+        model, tokenizer = load_base(base) if run is None else load_model(run.config.model, base)
         tags = THOUGHT_TAGS if run is None else run.config.thought_tags
         self.chat, self.sampling = ChatFormat(tokenizer, tags), Sampling(max_turn_tokens)
         self.generator = torch.Generator().manual_seed(seed)
-        self.backbone = Backbone(model, [_POLICY], run.config.adapter if run else Adapter())
+        self.backbone = adapted(model, [_POLICY], run.config.adapter if run else Adapter())
         self.adapter = None if run is None else _POLICY
         if run is not None:
             self.backbone.load_adapter(_POLICY, run.folder / _POLICY)

@@ -59,6 +59,7 @@ class AdaptedModel(ABC):
     def decoder(self, rows: int) -> Decoder:
         """An empty cache for decoding that many rows under the active adapter."""
 
+    @abstractmethod
     def _write_config(self, name: str, folder: Path) -> None:
         """Write the adapter_config.json by which peft reads this adapter."""
 

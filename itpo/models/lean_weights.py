@@ -42,6 +42,7 @@ class LeanBase:
 
     folder: Path
     heads: int
+    context: int  # positions that it was made for
     eps: float  # of the norms
     theta: float  # of the rotary embedding
     embedding: Float[Tensor, "V H"]  # which makes logits of states, too
@@ -84,6 +85,7 @@ def read_base(folder: Path | str, dtype: torch.dtype = torch.float32) -> LeanBas
     base = LeanBase(
         folder,
         config["num_attention_heads"],
+        config["max_position_embeddings"],
         config["rms_norm_eps"],
         config["rope_parameters"]["rope_theta"],
         weights["embed_tokens.weight"],

@@ -6,6 +6,7 @@ original weights. The reference is the base as it is loaded, never the original.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from typing import Any
 import torch
 
 from itpo.chat import ChatFormat
+from itpo.models.adapters import AdaptedModel
+from itpo.models.lean import LeanModel
+from itpo.models.lean_weights import LeanBase, read_base
+from itpo.models.words import Words
 from itpo.runs.files import file_hash
-from itpo.specs import PRECISIONS
+from itpo.specs import PRECISIONS, Adapter, PretrainedModel, TinyLM
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")  # weights, tokenizer and chat template
 
@@ -52,6 +57,50 @@ def load_base(
         source, dtype=dtype, device_map={"": str(device)}, **quantised
     )
     return tame(model.eval()), tokenizer
+
+
+def load_model(spec: TinyLM | PretrainedModel, base: Path | str) -> tuple[Any, Any]:
+    """Read (model, tokenizer) of a run's base model, which is the folder or name ``base``.
+
+    A tiny model is read by our own code, on the CPU and without transformers (:class:`itpo.models.lean.LeanModel` computes with
+    it), others by :func:`load_base`. Raises as these do.
+
+    >>> import tempfile
+    >>> from itpo.models.tiny import pretrain_by_imitation
+    >>> from itpo.specs import Adapter
+    >>> from itpo.tasks.registry import get_task
+    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, tokenizer = load_model(spec, pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
+    >>> backbone = adapted(model, ["policy"], Adapter(rank=2))
+    >>> with backbone.use("policy"):
+    ...     logp, entropy = backbone.token_stats(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
+    >>> len(tokenizer("how many pens ?")["input_ids"]), logp.shape
+    (4, torch.Size([1, 3]))
+    """
+    if isinstance(spec, TinyLM):
+        return read_base(base), Words(base)
+    return load_base(base, spec.precision)
+
+
+def adapted(
+    model: Any,
+    names: Sequence[str],
+    adapter: Adapter,
+    seed: int = 0,
+    heads: Mapping[str, int] | None = None,
+    head_chunk: int = 2048,
+    checkpointing: bool = False,
+) -> AdaptedModel:
+    """A loaded model with adapters, by what suits it: see :func:`load_model`, and :class:`itpo.models.backbone.Backbone`.
+
+    A tiny model is never checkpointed, which would save nothing worth the time.
+    """
+    if isinstance(model, LeanBase):
+        return LeanModel(model, names, adapter, seed, heads, head_chunk)
+    from itpo.models.backbone import Backbone
+
+    return Backbone(model, names, adapter, seed, heads, head_chunk, checkpointing)
 
 
 def nf4_config(compute_dtype: torch.dtype) -> Any:

@@ -13,7 +13,7 @@ import torch
 from itpo.chat import ChatFormat, ContextError
 from itpo.data import Example
 from itpo.dialogue import THOUGHT_TAGS, Message
-from itpo.models.backbone import Backbone
+from itpo.models.adapters import AdaptedModel
 from itpo.rollout.endpoint import EndpointError, LanguageModel
 from itpo.rollout.parsing import ReplyError, read_response
 from itpo.rollout.prompts import fill, transcript
@@ -94,7 +94,7 @@ class FrozenBaseModel:
 
     lanes = 1  # it needs the policy's own processor
 
-    def __init__(self, backbone: Backbone, chat: ChatFormat, sampling: Sampling) -> None:
+    def __init__(self, backbone: AdaptedModel, chat: ChatFormat, sampling: Sampling) -> None:
         self.backbone, self.chat, self.sampling = backbone, chat, sampling
 
     def ask(

@@ -21,7 +21,7 @@ from torch import Tensor
 from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, Message
 from itpo.fields import check
-from itpo.models.backbone import Backbone
+from itpo.models.adapters import AdaptedModel
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
@@ -75,7 +75,7 @@ class TurnValues:
 
 
 def turn_values(
-    backbone: Backbone,
+    backbone: AdaptedModel,
     chat: ChatFormat,
     task: Task,
     dialogues: Sequence[Dialogue],
@@ -95,6 +95,7 @@ def turn_values(
 
     >>> import tempfile
     >>> from pathlib import Path
+    >>> from itpo.models.backbone import Backbone
     >>> from itpo.specs import Adapter
     >>> from itpo.models.tiny import load, pretrain_by_imitation
     >>> from itpo.specs import TinyLM

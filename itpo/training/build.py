@@ -9,8 +9,8 @@ import torch
 from itpo.config import RunConfig, TaskSpec
 from itpo.models import memory
 from itpo.models.imitation import PACKAGED, imitate
-from itpo.models.loading import load_base, locate, model_hashes
-from itpo.models.tiny import load, pretrain_by_imitation
+from itpo.models.loading import load_model, locate, model_hashes
+from itpo.models.tiny import pretrain_by_imitation
 from itpo.runs.files import sha256
 from itpo.runs.store import Run, Store
 from itpo.specs import PretrainedModel, RealData, TinyLM
@@ -57,14 +57,10 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
     Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where the GPU has too little memory.
     """
     base = base_model(config, store)
-    if isinstance(config.model, TinyLM):
-        model, tokenizer = load(Path(base))
-    else:
-        if torch.cuda.is_available():
-            gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB
-            memory.check(memory.find_shape(locate(base)), *memory.of_run(config), gib)
-        model, tokenizer = load_base(base, config.model.precision)
-    return Learner(config, model, tokenizer, store.root)
+    if isinstance(config.model, PretrainedModel) and torch.cuda.is_available():
+        gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB
+        memory.check(memory.find_shape(locate(base)), *memory.of_run(config), gib)
+    return Learner(config, *load_model(config.model, base), store.root)
 
 
 def trained(run: Run) -> Learner:

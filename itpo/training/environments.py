@@ -15,7 +15,7 @@ from itpo.config import RunConfig, TaskSpec
 from itpo.data import Example, split
 from itpo.dialogue import ChatFormat
 from itpo.fields import load_named
-from itpo.models.backbone import Backbone
+from itpo.models.adapters import AdaptedModel
 from itpo.rollout.endpoint import EndpointModel, LanguageModel
 from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealTask, make_real_task
@@ -34,7 +34,7 @@ class Environments(NamedTuple):
     judge: Judge | None = None
 
 
-def build_environments(config: RunConfig, backbone: Backbone, chat: ChatFormat, store: Path) -> Environments:
+def build_environments(config: RunConfig, backbone: AdaptedModel, chat: ChatFormat, store: Path) -> Environments:
     """Make tasks, users and judges as the config says; replies of servers are kept in a folder of the ``store``.
 
     Real examples are divided into training and a tenth for evaluation [C]; there users are greedy [S]. Users of plain
@@ -76,7 +76,7 @@ def _real_task(data: RealData, examples: Sequence[Example], user: Any, judge: An
 class _Models:
     """Language models that play users and judges."""
 
-    def __init__(self, backbone: Backbone, chat: ChatFormat, config: RunConfig, store: Path) -> None:
+    def __init__(self, backbone: AdaptedModel, chat: ChatFormat, config: RunConfig, store: Path) -> None:
         self.backbone, self.chat, self.config, self.store = backbone, chat, config, store
 
     def user(self, spec: ScriptedUser | FrozenBase | Endpoint | Custom, greedy: bool) -> Any:

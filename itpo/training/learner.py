@@ -15,7 +15,7 @@ from itpo import advantages, losses, prm, turns
 from itpo.config import RunConfig
 from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
 from itpo.models.adapters import micro_batches
-from itpo.models.backbone import Backbone
+from itpo.models.loading import adapted
 from itpo.models.optimizers import adamw, get_state, set_state
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
@@ -54,7 +54,7 @@ class Learner:
         # A value for each source of reward: the method's own, and the outcome where it comes beside it.
         heads = {"critic": 1 + bool(config.method.outcome_coef)} if self.estimator.has_critic else {}
         sizes = (config.head_chunk, config.checkpointing)
-        self.backbone = Backbone(model, list(rates), config.adapter, config.seed, heads, *sizes)
+        self.backbone = adapted(model, list(rates), config.adapter, config.seed, heads, *sizes)
         self.optimizers = {n: adamw(self.backbone.parameters(n).values(), rate) for n, rate in rates.items()}
         self.skipped = dict.fromkeys(rates, 0)  # optimizer steps left out, by adapter
         self.task, self.evaluation, self.judge = environments or build_environments(
