@@ -161,7 +161,8 @@ def _start(store: Store, train: Train) -> _Worker:
         # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would
         # take seconds to import them.
         context = get_context("forkserver")
-        context.set_forkserver_preload([function_of(train).__module__])
+        given = [value for value in getattr(train, "args", ()) if callable(value)]
+        context.set_forkserver_preload([function_of(thing).__module__ for thing in (train, *given)])
     ours, theirs = context.Pipe()
     with _environment(_ONE_THREAD):  # read when the server imports torch, before any code of ours runs there
         process = context.Process(target=_work, args=(theirs, store, dict(os.environ)), daemon=True)

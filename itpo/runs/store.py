@@ -90,6 +90,7 @@ class Run(Readings):
         super().__init__(folder, config)
         self.mix_platforms = mix_platforms
         self.inputs: Mapping[str, Mapping[str, str]] | None = None
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
     @contextmanager
     def _writing(self, restoring: bool = False) -> Iterator[None]:
@@ -124,11 +125,15 @@ class Run(Readings):
             file.write(content)
 
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Append one line to ``metrics.jsonl``; what is not finite is written as null and read back as nan.
+        """Append one line to ``metrics.jsonl``; what is not finite is written as null and read back as nan. Then each of
+        ``listeners`` gets the line.
 
         Raises ``ValueError`` if a metric is called "step".
         """
-        self._append("metrics.jsonl", [_numbers(step, metrics)])
+        line = _numbers(step, metrics)
+        self._append("metrics.jsonl", [line])
+        for hear in self.listeners:
+            hear(line)
 
     def log_time(self, step: int, seconds: Mapping[str, SupportsFloat]) -> None:
         """Append the seconds that each part of a step took to ``timing.jsonl``, which no comparison reads."""
