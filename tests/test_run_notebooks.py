@@ -1,8 +1,12 @@
 """The notebook runner, held to what it promises with a real kernel and throw-away notebooks."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,17 +118,66 @@ def test_a_terminal_shows_how_far_training_is(root: Path) -> None:
 
 
 def test_a_failure_names_the_cell_and_keeps_the_old_outputs(root: Path) -> None:
+    """What runs beside it ends; nothing is started after it."""
     source, pair = (root / "notebooks" / f"00_first.{end}" for end in ("py", "ipynb"))
-    (root / "notebooks" / "01_never.py").write_text(SOURCE)
+    for name in ("01_beside", "02_never"):
+        (root / "notebooks" / f"{name}.py").write_text(f"# %%\nimport time\ntime.sleep(3)\nprint({name!r})\n")
     source.write_text(SOURCE + "\n# %%\nraise ValueError('no such luck')\n")
     pair.write_text("old")
     with pytest.raises(
         SystemExit, match=r"(?s)no such luck.*00_first.py failed.*build/laptop/00_first.ipynb"
     ):
-        call(root)
+        call(root, "--jobs", "2")
     assert pair.read_text() == "old"
     assert printed(root / "build" / "laptop" / "00_first.ipynb").startswith("laptop")
-    assert not (root / "build" / "laptop" / "01_never.ipynb").exists()
+    assert printed(root / "notebooks" / "01_beside.ipynb") == "01_beside\n"
+    assert not (root / "build" / "laptop" / "02_never.ipynb").exists()
+
+
+MEET = """\
+# %%
+import os, time
+from pathlib import Path
+Path("{own}").touch()
+while not Path("{other}").exists():
+    time.sleep(0.02)
+print(os.environ["ITPO_WORKERS"])
+"""
+
+
+def test_two_run_side_by_side_and_share_the_cores(root: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(run_notebooks, "cores", lambda: 6)
+    (root / "notebooks" / "00_first.py").write_text(MEET.format(own="a", other="b"))
+    (root / "notebooks" / "01_second.py").write_text(MEET.format(own="b", other="a"))
+    call(root)
+    for name in ("00_first", "01_second"):
+        assert printed(root / "notebooks" / f"{name}.ipynb") == "3\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.partition(" ")[0] for line in lines) == ["00_first", "01_second"]
+    assert all(re.fullmatch(r"\w+ \.\.\. \d+ s -> notebooks/\w+\.ipynb", line) for line in lines)
+
+
+def test_ctrl_c_ends_every_kernel_and_keeps_the_old_outputs(root: Path) -> None:
+    text = "# %%\nimport os, time\nopen(f'{}', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    for name in ("00_first", "01_second"):
+        (root / "notebooks" / f"{name}.py").write_text(text.replace("{}", f"../{name}.pid"))
+        (root / "notebooks" / f"{name}.ipynb").write_text("old")
+    command = [sys.executable, run_notebooks.__file__, "--root", str(root), "--jobs", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    pids = [root / f"{name}.pid" for name in ("00_first", "01_second")]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in pids))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    wait_for(lambda: not any(Path(f"/proc/{path.read_text()}").exists() for path in pids))
+    assert {path.read_text() for path in (root / "notebooks").glob("*.ipynb")} == {"old"}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Look again and again until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_sync_keeps_outputs_of_unchanged_cells_only(root: Path) -> None:

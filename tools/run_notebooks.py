@@ -8,36 +8,31 @@
 A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, and `notebooks/NN_name.ipynb`,
 the same cells with the outputs of its own profile. One that depends on the profile has a cell tagged
 `parameters` with `profile = "laptop"` in it, or `"smol"` where a real language model is trained; with another
-profile only the notebooks are run that have it. At the end the gallery is rebuilt: index.html beside the
-figures that they publish.
+profile only the notebooks are run that have it. As many run side by side as there are cores, two at most, and
+each trains with its share of the cores; runs that several need are trained once. After a failure no further
+one is started. At the end the gallery is rebuilt: index.html beside the figures that they publish.
 """
 
 import os
 import re
 import shutil
+import signal
 import sys
-import threading
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict, deque
 from itertools import zip_longest
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import jupytext
 import nbformat
-import papermill
-from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
-from itpo.figures.publishing import gallery
-from itpo.figures.publishing.registry import PublishedError
 from itpo.runs.files import IN_WORK, explain_full_disk, write_file
-from itpo.runs.sweep import PROGRESS
 
 DEFAULT = "laptop"
 # The profiles that a notebook can be run at, by its own one, whose outputs are kept in the repository.
@@ -169,58 +164,138 @@ def has_profile(source: Path, profile: str) -> bool:
     return profile in PROFILES[own_profile(source) or DEFAULT]
 
 
-@contextmanager
-def announced(name: str) -> Iterator[None]:
-    """Print a notebook's name; on a terminal also how far its training is, renewed until the block ends."""
-    print(f"{name} ... ", end="", flush=True)
-    if not sys.stdout.isatty():
-        yield
-        return
-    over = threading.Event()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "progress"
-        path.touch()
-
-        def show() -> None:
-            while not over.wait(2.0):
-                line = f"{name} ... {path.read_text(encoding='utf-8')}"
-                print(f"\r{line[: shutil.get_terminal_size().columns - 1]}{ERASE}", end="", flush=True)
-
-        os.environ[PROGRESS] = str(path)  # the kernel has it too
-        thread = threading.Thread(target=show, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            del os.environ[PROGRESS]
-            print(f"\r{name} ... {ERASE}", end="", flush=True)
+class Failed(Exception):
+    """A notebook failed; the message says which, at what and where the partial result is."""
 
 
-def run(source: Path, profile: str, root: Path) -> None:
-    """Execute one notebook in build/<profile>/; if it succeeds at its own profile, write its .ipynb."""
+def execute(source: Path, profile: str, root: Path) -> Path:
+    """Execute one notebook in build/<profile>/, and, at its own profile, write its .ipynb; returns what was written."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     target = root / "build" / profile / f"{source.stem}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{IN_WORK}-{target.name}")  # papermill writes after each cell, in place
     write_whole(read_source(source), partial)
     own = own_profile(source)
     parameters = {} if own in (None, profile) else {"profile": profile}
-    start = time.monotonic()
     settings = {"progress_bar": False, "extra_arguments": QUIET, "cwd": source.parent}
     try:
-        with announced(source.stem):
-            executed = papermill.execute_notebook(partial, partial, parameters, **settings)
+        executed = papermill.execute_notebook(partial, partial, parameters, **settings)
         partial.replace(target)
     except (PapermillExecutionError, DeadKernelError) as error:
-        print(f"FAILED after {time.monotonic() - start:.0f} s", flush=True)
         partial.replace(target)
         message = f"{error}\n{source.name} failed; partial result: {target.relative_to(root)}"
-        raise SystemExit(message) from None
-    if profile == (own or DEFAULT):
-        write_pair(source, executed, root)
-        target = source.with_suffix(".ipynb")
-    print(f"{time.monotonic() - start:.0f} s -> {target.relative_to(root)}", flush=True)
+        raise Failed(message) from None
+    if profile != (own or DEFAULT):
+        return target
+    write_pair(source, executed, root)
+    return source.with_suffix(".ipynb")
+
+
+def work(connection: Connection, source: Path, profile: str, root: Path, environment: dict[str, str]) -> None:
+    """What the process of one notebook does: execute it, and send what was written, or (what went wrong,)."""
+    os.environ |= environment  # its kernel has it too
+    try:
+        with explain_full_disk(root):
+            connection.send(execute(source, profile, root))
+    except (Failed, OSError) as error:
+        connection.send((str(error),))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the kernel is shut down by now
+
+
+class Running:
+    """One notebook in a process of its own."""
+
+    def __init__(self, source: Path, profile: str, root: Path, folder: Path, workers: int) -> None:
+        self.name, self.start, self.progress = source.stem, time.monotonic(), folder / source.stem
+        self.progress.touch()
+        environment = {"ITPO_PROGRESS": str(self.progress), "ITPO_WORKERS": str(workers)}  # for sweeps
+        import papermill  # noqa: F401  # once, for all
+
+        context = get_context("fork")
+        self.connection, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(target=work, args=(theirs, source, profile, root, environment))
+        self.process.start()
+        theirs.close()
+
+    def result(self) -> Any:
+        """What it wrote; raises :class:`Failed`."""
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            answer = (f"{self.name}: its process ended with exit code {self.process.exitcode}",)
+        self.process.join()
+        if isinstance(answer, tuple):
+            raise Failed(answer[0])
+        return answer
+
+    def end(self) -> None:
+        """Interrupt it, so that its kernel ends too."""
+        if self.process.is_alive():
+            os.kill(self.process.pid or 0, signal.SIGINT)
+            self.process.join(30.0)
+            self.process.kill()
+
+
+class Display:
+    """A line for each notebook that has ended; on a terminal also how far the training of those that run is."""
+
+    def __init__(self, alone: bool) -> None:
+        self.terminal, self.alone = sys.stdout.isatty(), alone
+
+    def begin(self, name: str) -> None:
+        """Announce one, where no other's line can come between."""
+        if self.alone:
+            print(f"{name} ... ", end="", flush=True)
+
+    def update(self, running: list[Running]) -> None:
+        """Renew the line of those that run."""
+        if self.terminal and running:
+            states = (f"{one.name} ... {one.progress.read_text(encoding='utf-8')}" for one in running)
+            line = " | ".join(states)
+            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}{ERASE}", end="", flush=True)
+
+    def end(self, name: str, text: str) -> None:
+        """Leave a line for one that has ended."""
+        start = f"\r{name} ... {ERASE}" if self.terminal else "" if self.alone else f"{name} ... "
+        print(f"{start}{text}", flush=True)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def run(sources: list[Path], profile: str, root: Path, jobs: int) -> None:
+    """Execute notebooks, ``jobs`` side by side; raises :class:`Failed` once those have ended that ran beside a failed one."""
+    pending, running, failures = deque(sources), list[Running](), list[str]()
+    display, workers = Display(alone=jobs == 1), max(1, cores() // jobs)
+    with TemporaryDirectory() as folder:
+        try:
+            while running or (pending and not failures):
+                while pending and not failures and len(running) < jobs:
+                    running.append(Running(pending.popleft(), profile, root, Path(folder), workers))
+                    display.begin(running[-1].name)
+                ready = wait([one.connection for one in running], timeout=2.0)
+                display.update(running)
+                for one in [one for one in running if one.connection in ready]:
+                    running.remove(one)
+                    try:
+                        written = one.result().relative_to(root)
+                        display.end(one.name, f"{time.monotonic() - one.start:.0f} s -> {written}")
+                    except Failed as error:
+                        display.end(one.name, f"FAILED after {time.monotonic() - one.start:.0f} s")
+                        failures.append(str(error))
+        finally:
+            for one in running:
+                one.end()
+    if failures:
+        raise Failed("\n".join(failures))
 
 
 def build_gallery(root: Path, profile: str) -> None:
@@ -228,6 +303,9 @@ def build_gallery(root: Path, profile: str) -> None:
     folder = root / "figures" if profile in PROFILES else root / "build" / profile / "figures"
     if not any(folder.glob("*.json")):
         return
+    from itpo.figures.publishing import gallery
+    from itpo.figures.publishing.registry import PublishedError
+
     try:
         print(f"gallery -> {gallery.build(folder).relative_to(root)}")
     except (PublishedError, OSError) as error:
@@ -241,6 +319,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", default=DEFAULT, help="default: %(default)s")
     parser.add_argument("--sync", action="store_true", help="update each .ipynb from its .py; run nothing")
     parser.add_argument("--check", action="store_true", help="fail if a pair is out of step; run nothing")
+    jobs = min(2, cores())
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, help="how many run side by side; default: %(default)s"
+    )
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="default: this project")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
@@ -255,13 +337,15 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
     try:
         with explain_full_disk(root):
-            for source in sources:
-                if running:
-                    run(source, options.profile, root)
-                elif options.sync and difference(source):
+            if running:
+                run(sources, options.profile, root, min(options.jobs, len(sources)) or 1)
+            for source in sources if options.sync else ():
+                if difference(source):
                     write_pair(source, read_pair(source.with_suffix(".ipynb")) or read_source(source), root)
-    except OSError as error:
+    except (Failed, OSError) as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     if running:
         build_gallery(root, options.profile)
     if options.check and (wrong := [f"{s.name}: {how}" for s in sources if (how := difference(s))]):

