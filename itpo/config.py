@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from itpo import attribution, estimators, prm, specs
+from itpo import attribution, estimators, losses, prm, specs
 from itpo.dialogue import THOUGHT_TAGS
 from itpo.fields import Options, check, check_fields, check_named, setting
 from itpo.runs.files import UNNAMED
@@ -182,6 +182,11 @@ class RunConfig:
     policy_minibatches: int = setting(4, low=1)  # per step [C]
     policy_clip_norm: float = setting(1.0, above=0)  # gradient norm [O]
     clip: float = setting(0.2, above=0)  # of the surrogate [C]
+    # In 16 bits, and where another engine samples, tokens were drawn by slightly other probabilities than training's. Each is
+    # weighted by the ratio of the two, or each dialogue by the product of its ratios, cut off at a cap; TRL and verl do so.
+    correction: str = setting("token", among=losses.CORRECTIONS)  # [O]
+    correction_cap: float = setting(2.0, low=1)  # verl's default
+    max_mismatch: float = setting(0.1, above=0)  # mean difference, in nats, before the run stops [O]
     kl_coef: float = setting(1e-3, low=0)  # k3 [C]
     entropy_coef: float = setting(1e-3, low=0)  # [C]
     prm_lr: float = setting(1e-3, above=0)  # [O]; 1e-6 [C]

@@ -11,6 +11,11 @@ from torch import Tensor
 # A log-ratio above this is cut before it is exponentiated, since exp overflows float32 from 89 on. No token
 # of a policy that is anywhere near the one it is compared with gets there.
 MAX_LOG_RATIO = 20.0
+CORRECTIONS = (
+    "none",
+    "token",
+    "sequence",
+)  # of sampling by slightly other probabilities, see `truncated_weights`
 
 
 def _masked_log_ratio(logp: Tensor, other_logp: Tensor, mask: Tensor) -> Tensor:
@@ -85,11 +90,13 @@ def clipped_surrogate(
     mask: Bool[Tensor, "B T"],
     clip: float = 0.2,
     denominator: int | None = None,
+    weights: Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Score a policy step, -mean_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t), to be minimised.
+    """Score a policy step, -mean_t w_t min(rho_t A_t, clip(rho_t, 1 - c, 1 + c) A_t), to be minimised.
 
     Source: PPO (Schulman et al., 2017), averaged over assistant tokens as in the released code, whose c is 0.2. Deviation:
-    ratios are cut at exp(20), which keeps them finite. Gradients reach `logp` only. For `denominator` see `masked_mean`.
+    ratios are cut at exp(20), which keeps them finite. Gradients reach `logp` only. For `denominator` see `masked_mean`. The
+    weights w_t are 1, or those of `truncated_weights`.
 
     Raises ValueError if shapes differ, if the mask is not bool, or for a clip or denominator that is not positive.
 
@@ -103,7 +110,79 @@ def clipped_surrogate(
     ratio = importance_ratio(logp, old_logp.detach(), mask)
     advantages = advantages.detach()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    if weights is not None:
+        if weights.shape != logp.shape:
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)} do not match log-probabilities of shape {tuple(logp.shape)}; "
+                "pass one weight for each token"
+            )
+        surrogate = weights.detach() * surrogate
     return -masked_mean(surrogate, mask, denominator)
+
+
+def truncated_weights(
+    logp: Float[Tensor, "B T"],
+    sampled_logp: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    correction: str = "token",
+    cap: float = 2.0,
+) -> Float[Tensor, "B T"]:
+    """Weigh tokens that were sampled by slightly other probabilities than training's, w_t = min(pi_t / mu_t, C).
+
+    Here pi_t is the token's probability as training computes it before the policy moves, and mu_t that by which it was sampled.
+    "token" takes each token's own ratio; "sequence" takes the product of the ratios of a row's tokens for all of them; "none"
+    is 1, as is every weight off the mask.
+
+    Source: truncated importance sampling (Ionides, 2008) against the mismatch of sampler and trainer, in the two forms of TRL
+    and verl; 2 is verl's cap C. The sequence form is unbiased but for the cap, and noisier the longer the rows are.
+
+    Raises ValueError if shapes differ, if the mask is not bool, for an unknown correction, or for a cap below 1.
+
+    >>> logp, sampled = torch.log(torch.tensor([[0.5, 0.9, 0.1]])), torch.log(torch.tensor([[0.4, 0.3, 0.1]]))
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> truncated_weights(logp, sampled, mask).tolist()
+    [[1.25, 2.0, 1.0]]
+    >>> truncated_weights(logp, sampled, mask, "sequence", cap=5.0).round(decimals=2).tolist()
+    [[3.75, 3.75, 1.0]]
+    """
+    if correction not in CORRECTIONS:
+        raise ValueError(f"unknown correction {correction!r}; known: {', '.join(CORRECTIONS)}")
+    if not cap >= 1:
+        raise ValueError(f"cap must be at least 1, got {cap}; verl uses 2")
+    log_ratio = _masked_log_ratio(logp, sampled_logp, mask).detach()
+    if correction == "none":
+        return torch.ones_like(log_ratio)
+    if correction == "sequence":
+        log_ratio = log_ratio.sum(1, keepdim=True).clamp(max=MAX_LOG_RATIO).expand_as(log_ratio)
+    return torch.where(mask, log_ratio.exp().clamp(max=cap), 1.0)
+
+
+def sampling_mismatch(
+    logp: Float[Tensor, "B T"], sampled_logp: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> dict[str, float]:
+    """Measure by how much training's log-probabilities differ from those that sampled, in nats: mean, median, 99 % and largest.
+
+    `ess` is the effective sample size of the untruncated token ratios r_t, (sum r)^2 / (n sum r^2), as a share of the n tokens:
+    1 where both agree (Kong, 1992). An empty mask gives 0 and an `ess` of 1.
+
+    Raises ValueError if shapes differ, or if the mask is not bool.
+
+    >>> logp, sampled = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
+    >>> mismatch = sampling_mismatch(logp, sampled, torch.ones(1, 2, dtype=torch.bool))
+    >>> {name: round(value, 3) for name, value in mismatch.items()}
+    {'mismatch': 0.25, 'mismatch_median': 0.0, 'mismatch_99': 0.5, 'mismatch_max': 0.5, 'ess': 0.943}
+    """
+    ratios = _masked_log_ratio(logp, sampled_logp, mask)[mask].double().exp()
+    sizes = (logp - sampled_logp)[mask].double().abs().sort().values
+    if not len(sizes):
+        return {"mismatch": 0.0, "mismatch_median": 0.0, "mismatch_99": 0.0, "mismatch_max": 0.0, "ess": 1.0}
+    return {
+        "mismatch": sizes.mean().item(),
+        "mismatch_median": sizes[(len(sizes) - 1) // 2].item(),
+        "mismatch_99": sizes[-1 - (len(sizes) - 1) // 100].item(),
+        "mismatch_max": sizes[-1].item(),
+        "ess": (ratios.sum().square() / (len(ratios) * ratios.square().sum())).item(),
+    }
 
 
 def clip_fraction(

@@ -302,3 +302,65 @@ X = torch.zeros(3, 3)
 def test_wrong_input_is_named(unchecked, call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(data=st.data(), cap=st.floats(1.0, 4.0))
+def test_truncated_weights_against_loops(batches, data, cap):
+    batch = data.draw(batches)
+    logp, sampled, advantage = three(batch)
+    mask = batch.response_mask
+    for correction in losses.CORRECTIONS:
+        weights = losses.truncated_weights(logp, sampled, mask, correction, cap)
+        for row in range(len(mask)):
+            ratios = [math.exp(p - m) for p, m in kept(mask[row], logp[row], sampled[row])]
+            product = min(math.prod(ratios), cap)
+            wanted = {
+                "none": [1.0] * len(ratios),
+                "token": [min(ratio, cap) for ratio in ratios],
+                "sequence": [product] * len(ratios),
+            }[correction]
+            assert weights[row][mask[row]].tolist() == pytest.approx(wanted, rel=1e-6)
+            assert (weights[row][~mask[row]] == 1).all()
+    terms = [
+        w * min(math.exp(n - s) * a, min(max(math.exp(n - s), 0.8), 1.2) * a)
+        for n, s, a, w in kept(mask, logp, sampled, advantage, weights)
+    ]
+    loss = losses.clipped_surrogate(logp, sampled, advantage, mask, weights=weights)
+    assert loss.item() == pytest.approx(-mean(terms), rel=1e-6, abs=1e-9)
+
+
+@given(data=st.data())
+def test_sampling_mismatch_against_loops(batches, data):
+    batch = data.draw(batches)
+    logp, sampled, _ = three(batch)
+    pairs = kept(batch.response_mask, logp, sampled)
+    found = losses.sampling_mismatch(logp, sampled, batch.response_mask)
+    sizes, ratios = sorted(abs(p - m) for p, m in pairs), [math.exp(p - m) for p, m in pairs]
+    assert found["mismatch"] == pytest.approx(mean(sizes), abs=1e-9)
+    assert found["mismatch_max"] == pytest.approx(max(sizes, default=0.0), abs=1e-9)
+    assert sum(size <= found["mismatch_median"] + 1e-9 for size in sizes) * 2 >= len(sizes)
+    assert sum(size > found["mismatch_99"] + 1e-9 for size in sizes) * 100 <= len(sizes)
+    if ratios:
+        share = sum(ratios) ** 2 / sum(r * r for r in ratios) / len(ratios)
+        assert found["ess"] == pytest.approx(share, rel=1e-6)
+
+
+def test_the_correction_keeps_expectations_but_for_the_cap():
+    """Tokens drawn by mu and weighted by pi / mu have the mean that tokens drawn by pi have."""
+    generator = torch.Generator().manual_seed(0)
+    mu, pi = (torch.log_softmax(torch.randn(2, 5, generator=generator), dim=1)[i] for i in (0, 1))
+    tokens = torch.multinomial(mu.exp(), 200_000, replacement=True, generator=generator)[None]
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    weights = losses.truncated_weights(pi[tokens], mu[tokens], mask, cap=100.0)
+    value = torch.arange(5.0)
+    assert (weights * value[tokens]).mean().item() == pytest.approx(float(pi.exp() @ value), abs=0.03)
+
+
+def test_what_cannot_be_corrected_is_refused():
+    zeros = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="unknown correction 'both'; known: none, token, sequence"):
+        losses.truncated_weights(zeros, zeros, MASK, "both")
+    with pytest.raises(ValueError, match="cap must be at least 1, got 0.5"):
+        losses.truncated_weights(zeros, zeros, MASK, cap=0.5)
+    assert losses.sampling_mismatch(zeros, zeros, torch.zeros_like(MASK))["ess"] == 1.0
+    assert losses.truncated_weights(zeros, zeros - 1e4, MASK, "sequence", cap=1e3).max() == 1e3

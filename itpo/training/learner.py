@@ -25,6 +25,8 @@ from itpo.tasks.judging import JudgeError, judge_dialogues
 from itpo.training.environments import Environments, build_environments
 from itpo.training.ranking import kendall, ranking_auc
 
+MIN_EFFECTIVE = 0.5  # effective sample size, as a share of the tokens, below which a run stops
+
 
 class DialoguesLost(RuntimeError):
     """Users or judges of outcomes failed, or the context was full, in a larger share of a batch than the config allows."""
@@ -238,22 +240,22 @@ class Learner:
         """Clipped surrogate plus k3 KL to the reference minus entropy bonus, in a few minibatches.
 
         ``ratio_error`` is the largest deviation of an importance ratio from 1 in the first minibatch, where the policy has
-        not moved yet: anything but rounding is a fault of the numerics.
+        not moved yet: anything but rounding is a fault of the numerics. In 16 bits, where the old log-probabilities are
+        computed again, the metrics also say by how much they differ from those that sampled, see
+        :func:`itpo.losses.sampling_mismatch`. Raises ``FloatingPointError``, before the policy moves, where that is too much.
         """
         config = self.config
         parts = self._minibatches(batch, config.policy_minibatches, stream, "policy")
-        # Known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
-        old = batch.sampled_logp
-        if not self.backbone.full_precision:
-            old = self.backbone.log_probs_as_trained(batch, "policy", config.token_budget, parts)
+        old, weights, mismatch = self._before(batch, parts)
         tallies: list[dict[str, float]] = []
 
         def loss_of(rows: Tensor, width: int, minibatch: Tensor) -> Tensor:
             """The micro-batch's part of the minibatch's loss; what it measures on the way goes to ``tallies``."""
             tokens = int(batch.response_mask[minibatch].sum())
             mask, before, gain = (x[rows, :width] for x in (batch.response_mask, old, advantage))
+            weight = None if weights is None else weights[rows, :width]
             logp, entropies = self.backbone.token_stats(batch.input_ids[rows, :width], mask)
-            surrogate = losses.clipped_surrogate(logp, before, gain, mask, config.clip, denominator=tokens)
+            surrogate = losses.clipped_surrogate(logp, before, gain, mask, config.clip, tokens, weight)
             kl = losses.kl_k3(logp, reference[rows, :width], mask, denominator=tokens)
             entropy = losses.masked_mean(entropies, mask, denominator=tokens)
             clipped = losses.clip_fraction(logp.detach(), before, gain, mask, config.clip)
@@ -266,7 +268,31 @@ class Learner:
         for minibatch in parts:
             self._step("policy", batch, minibatch, loss_of, config.policy_clip_norm)
         sums = {key: sum(t[key] for t in tallies) for key in ("kl", "entropy", "clip_fraction")}
-        return sums | {"ratio_error": max(t["ratio_error"] for t in tallies)}
+        return sums | {"ratio_error": max(t["ratio_error"] for t in tallies)} | mismatch
+
+    def _before(
+        self, batch: TokenBatch, parts: list[Tensor]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"] | None, dict[str, float]]:
+        """Log-probabilities before the update, weights that correct for other ones having sampled, and the difference.
+
+        They are known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
+        """
+        config, mask = self.config, batch.response_mask
+        if self.backbone.full_precision:
+            return batch.sampled_logp, None, {}
+        old = self.backbone.log_probs_as_trained(batch, "policy", config.token_budget, parts)
+        mismatch = losses.sampling_mismatch(old, batch.sampled_logp, mask)
+        if not (mismatch["mismatch"] <= config.max_mismatch and mismatch["ess"] >= MIN_EFFECTIVE):
+            raise FloatingPointError(
+                "the policy that sampled is not the one that learns: their log-probabilities differ by "
+                f"{mismatch['mismatch']:.2g} nats in the mean, where max_mismatch allows {config.max_mismatch:g}, and the "
+                f"effective sample size is {mismatch['ess']:.2f} of the tokens, where {MIN_EFFECTIVE:g} is the least; "
+                "`itpo check-model` tells whether the model is the cause"
+            )
+        weights = losses.truncated_weights(
+            old, batch.sampled_logp, mask, config.correction, config.correction_cap
+        )
+        return old, None if config.correction == "none" else weights, mismatch
 
     def losses_since(self, skipped: dict[str, int], failures: int) -> dict[str, float]:
         """What a step lost, as metrics: optimizer steps beyond those ``skipped`` before, and dialogues that failed.

@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "adapter": Adapter(2),
     "estimator": Estimator("grpo"),
     "judge_failure": "uniform",
+    "correction": "sequence",
     "scale": "released",
     "precision": "nf4",
     "format": "collabllm-math",
