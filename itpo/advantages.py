@@ -189,7 +189,7 @@ def grpo(
     Mean and variance are taken over all reward positions of the group together; the variance is Bessel-corrected. The
     advantage of a token is the sum of the normalised rewards from its position on, see `returns`; with one reward a rollout
     this is GRPO with outcome supervision. A group with one reward position, or with rewards that differ by no more than
-    rounding, gives zeros.
+    rounding, gives zeros; the turns of a rollout that is alone in its group are compared with one another.
 
     Source: GRPO with process supervision (DeepSeekMath, Shao et al., 2024), with 1e-8 added to the variance; the paper's own
     GRPO is known to us by name only. As in the released RLOO a mean is subtracted at every reward position, so that dialogues

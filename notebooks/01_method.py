@@ -36,8 +36,9 @@ use_style("01_method")
 # %% [markdown]
 # ## Four dialogues with one user
 #
-# A dialogue that the policy held is called a *rollout*; rollouts of the same prompt form a *group*. Ours have 1, 2, 3 and 4 turns. Below, `u` is a user token, `a` an assistant
-# token, a dot is padding. An outcome $R\in[0,1]$ comes once, at the end [P]; the last one here is half a success.
+# A dialogue that the policy held is called a *rollout*; rollouts of the same prompt form a *group*. Groups may differ in size, and
+# a batch may have their rows in any order, if each row says to which prompt it belongs. Our group has rollouts of 1, 2, 3 and
+# 4 turns. Below, `u` is a user token, `a` an assistant token, a dot is padding. An outcome $R\in[0,1]$ comes once, at the end [P]; the last one here is half a success.
 
 # %%
 rollouts = ["uaaa.........", "uaauaa.......", "uaauaaauaa...", "uaauaauaaauaa"]

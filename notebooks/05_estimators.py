@@ -39,7 +39,9 @@ scale = get_profile(profile)
 # %% [markdown]
 # ## 1. The same four rollouts under three estimators
 #
-# The four rollouts of 01_method, a group: rollouts of one prompt. `u` is a user token, `a` an assistant token. Their turn
+# The four rollouts of 01_method, a group: rollouts of one prompt. `advantages.rloo` and `grpo` are told the groups by their
+# size, here 4, or by one id for each row. A rollout that is alone in its group has nobody to be compared with: RLOO subtracts
+# nothing from it. `u` is a user token, `a` an assistant token. Their turn
 # rewards $R_k$ are those of that notebook; Norm-ITPO splits each outcome $R$ in proportion to
 # $w_k=\mathrm{softmax}_k(R_k/\eta)$, (5)-(6).
 
