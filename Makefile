@@ -42,6 +42,15 @@ test-trl: $(STAMP)  ## hold ITPOTrainer against itpo and TRL, on one and two pro
 		tests/integrations/test_credit.py tests/integrations/test_trl.py tests/integrations/test_trl_runs.py \
 		tests/test_trl_parity.py
 
+build/venv-ray/.installed: pyproject.toml constraints.txt
+	@echo "Installing itpo[ray] into build/venv-ray (2 minutes)"
+	@test -x build/venv-ray/bin/python || $(PYTHON) -m venv build/venv-ray
+	@build/venv-ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	@touch $@
+
+test-ray: build/venv-ray/.installed  ## hold sweeps on Ray against local ones, a worker and a node killed on the way (3 minutes)
+	@OMP_NUM_THREADS=1 build/venv-ray/bin/python tests/integrations/ray_cluster.py 2>build/ray.log || (tail -60 build/ray.log; exit 1)
+
 notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
 	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)
 

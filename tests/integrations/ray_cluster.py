@@ -79,7 +79,6 @@ class Accidents(threading.Thread):
                 elif run.folder.name != self.killed[0] and self.is_there(who["pid"]):
                     self.cluster.remove_node(self.second, allow_graceful=False)
                     self.removed = run.folder.name, step
-                    self.cluster.add_node(**NODE)
                     return
 
     def is_there(self, pid: int) -> bool:
