@@ -34,7 +34,7 @@ def test_methods_lists_every_method_and_estimator() -> None:
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    commands = ["train", "runs", "check", "chat", "export", "data", "plan", "methods", "figures"]
+    commands = ["train", "sweep", "runs", "check", "chat", "export", "data", "plan", "methods", "figures"]
     assert re.findall(r"^  (\w+)  ", printed, re.MULTILINE) == commands
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
 
