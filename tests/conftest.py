@@ -11,21 +11,18 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jaxtyping
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from method_fixtures import _unchecked, batches, unchecked  # noqa: F401  (the fixtures, for all)
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,54 +33,6 @@ from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, TinyLM
 from itpo.study.profiles import Profile, get_profile
 from itpo.tasks.registry import get_task
-
-torch.set_num_threads(1)
-# Derandomised, so that a failure on one machine is a failure on all.
-settings.register_profile("itpo", deadline=None, max_examples=40, derandomize=True)
-settings.load_profile("itpo")
-
-
-class Batch(NamedTuple):
-    """A random batch in float64: B = groups * group_size dialogues of T tokens."""
-
-    response_mask: Tensor
-    token_rewards: Tensor
-    outcome: Tensor
-    group_size: int
-
-
-@st.composite
-def _batches(draw: st.DrawFn) -> Batch:
-    group_size = draw(st.integers(1, 3))
-    rows = group_size * draw(st.integers(1, 3))
-    tokens = draw(st.integers(1, 10))
-    row = st.lists(st.booleans(), min_size=tokens, max_size=tokens)
-    mask = torch.tensor(draw(st.lists(row, min_size=rows, max_size=rows)))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    # Values stand on every token, user tokens too: what ignores the mask is seen.
-    rewards = torch.randn(rows, tokens, dtype=torch.float64, generator=generator)
-    return Batch(mask, rewards, torch.rand(rows, dtype=torch.float64, generator=generator), group_size)
-
-
-@pytest.fixture(scope="session")
-def batches() -> st.SearchStrategy[Batch]:
-    """Strategy for batches, dialogues without any assistant token among them."""
-    return _batches()
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Run without shape checks, as users do, so that the functions' own checks are reached (and much faster)."""
-    with _unchecked():
-        yield
-
 
 # Big enough to end its turns and to hold a conversation, small enough to be trained in a few seconds.
 TINY = TinyLM(hidden_size=32, layers=2, heads=4, steps=80, dialogues_per_step=16)
