@@ -14,10 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from itpo.chat import ChatFormat as ChatFormat
-from itpo.chat import Message
-from itpo.thoughts import THOUGHT_TAGS as THOUGHT_TAGS
-from itpo.thoughts import split_thoughts as split_thoughts
+from itpo.chat_template import Message
 from itpo.turns import turn_ids as number_turns
 
 
@@ -27,8 +24,8 @@ class Dialogue:
 
     ``response_mask[t]`` is true where the policy chose token ``t``; ``sampled_logp[t]`` is the log-probability
     it had when it was chosen (nats; 0 at the other tokens). ``outcome`` is the task's score in [0, 1]. ``failure``
-    says why the user or the judge of the outcome failed, where one did: the outcome then means nothing. The policy's first
-    turn begins after ``prompt_length`` tokens; ``None``: with the first token that it chose.
+    says why the user or the judge of the outcome failed, where one did, or that the context was full: the outcome then means
+    nothing. The policy's first turn begins after ``prompt_length`` tokens; ``None``: with the first token that it chose.
     """
 
     example: Any
