@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 
 class Words:
-    """What :class:`itpo.dialogue.ChatFormat` asks of a tokenizer, with the ids that ``AutoTokenizer`` gives.
+    """What :class:`itpo.chat.ChatFormat` asks of a tokenizer, with the ids that ``AutoTokenizer`` gives.
 
     Raises ``FileNotFoundError`` without a tokenizer in ``folder``.
 
