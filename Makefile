@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce figures test test-ray test-trl notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test test-ray test-trl test-verl notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,24 @@ build/venv-ray/.installed: pyproject.toml constraints.txt
 
 test-ray: build/venv-ray/.installed  ## hold sweeps on Ray against local ones, a worker and a node killed on the way (3 minutes)
 	@OMP_NUM_THREADS=1 build/venv-ray/bin/python tests/integrations/ray_cluster.py 2>build/ray.log || (tail -60 build/ray.log; exit 1)
+
+VERL := build/venv-verl/bin/python
+METHOD := turns prm attribution advantages losses estimators rivals
+
+build/venv-verl/.installed: tests/integrations/verl-constraints.txt
+	@echo "Installing verl into build/venv-verl (3 minutes)"
+	@test -x $(VERL) || $(PYTHON) -m venv build/venv-verl
+	@$(VERL) -m pip install -qq --disable-pip-version-check torch==2.13.0
+	@$(VERL) -m pip install -qq --disable-pip-version-check -c tests/integrations/verl-constraints.txt \
+		verl TransferQueue cachetools fastapi uvicorn openai json-repair jaxtyping beartype hypothesis pytest
+	@touch $@
+
+test-verl: build/venv-verl/.installed  ## hold itpo.integrations.verl against itpo and verl, two steps of verl's loop among it: prints what it compared
+	@VERL_USE_EXTERNAL_MODULES=verl_cpu PYTHONPATH=.:tests:tests/integrations OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+		$(VERL) -W ignore -m pytest -q -s -W ignore -p method_fixtures --noconftest -o addopts= --import-mode=importlib \
+		--doctest-modules --jaxtyping-packages=itpo,beartype.beartype \
+		$(METHOD:%=itpo/%.py) $(METHOD:%=tests/test_%.py) itpo/integrations/credit.py itpo/integrations/verl \
+		tests/integrations/test_credit.py tests/test_turn_baselines.py tests/integrations/test_verl_*.py
 
 notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
 	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)
