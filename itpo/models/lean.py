@@ -92,7 +92,7 @@ class LeanModel(AdaptedModel):
         self._heads = {
             n: _zero_head(base.embedding.shape[1], outputs) for n, outputs in (heads or {}).items()
         }
-        self._head = nn.Linear(1, 1, bias=False)  # whose weight is the embedding
+        self._head = skip_init(nn.Linear, *base.embedding.shape[::-1], bias=False)
         self._head.weight = nn.Parameter(base.embedding, requires_grad=False)
         self._activate(None)
 
@@ -165,7 +165,7 @@ class LeanModel(AdaptedModel):
         rotary = base.rotary(torch.arange(width, device=self.device))
         x, layers = embedding(input_ids, base.embedding), self.merged()
         for weights in layers:
-            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, -1)
+            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, base.head_dim)
             queries_keys, v = qkv.transpose(1, 3).split([2, 1], dim=2)
             q, k = turned(queries_keys, rotary).unbind(2)
             heard = (

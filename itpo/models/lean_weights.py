@@ -115,14 +115,17 @@ def _layer(weights: Mapping[str, Tensor], number: int, pairs: Tensor) -> Layer:
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse what this code would compute wrongly."""
+    numbers = (*_SIZES, "max_position_embeddings", "rms_norm_eps")
+    found = {key: config.get(key) for key in numbers if not isinstance(config.get(key), int | float)}
     wanted = _FIXED | {"num_key_value_heads": config.get("num_attention_heads")}
-    found = {key: config.get(key) for key in wanted}
+    found |= {key: config.get(key) for key in wanted}
     if config.get("head_dim") not in (None, _head_dim(config)):
         found["head_dim"] = config["head_dim"]
     rotary = config.get("rope_parameters") or {}
-    if rotary.get("rope_type") != "default" or "rope_theta" not in rotary:
+    if rotary.get("rope_type") != "default" or rotary.keys() != {"rope_type", "rope_theta"}:
         found["rope_parameters"] = rotary
-    found |= {key: config.get(key) for key in _SIZES if not isinstance(config.get(key), int)}
+    if "quantization_config" in config:
+        found["quantization_config"] = config["quantization_config"]
     wrong = [f"{key} is {value!r}" for key, value in found.items() if wanted.get(key, ...) != value]
     if wrong:
         raise ValueError(
