@@ -3,25 +3,35 @@
 The conversations are made up (`trl_parts`), the trainer, its model and its adapters are real ones.
 """
 
+import itertools
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import trl_parts
+from datasets import Dataset
 from huggingface_hub import constants
+from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import Trainer
 
 from itpo import prm, turns
 from itpo.attribution import known_methods
+from itpo.chat import ChatFormat
 from itpo.config import Estimator, RunConfig
-from itpo.dialogue import Dialogue, collate
+from itpo.dialogue import Dialogue, Message, collate
 from itpo.estimators import estimate
-from itpo.integrations.trl import ITPOConfig
+from itpo.integrations.trl import Conversations, ITPOConfig, ITPOTrainer, outcome_reward
 from itpo.integrations.trl.config import TESTED, check_version
+from itpo.models.tiny import load
 from itpo.rollout.seeding import seeded
+from itpo.runs.artifacts import SHIPPED
+from itpo.tasks.judging import JudgeError, ScriptedJudge
+from itpo.tasks.registry import get_task
 from itpo.trainer import reward_sources
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -276,11 +286,6 @@ def test_settings_that_do_not_fit_are_refused_in_a_line(options, message, tmp_pa
 
 
 def test_a_method_without_its_prm_is_refused(model_folder, tmp_path):
-    from datasets import Dataset
-    from peft import LoraConfig
-
-    from itpo.integrations.trl import ITPOTrainer
-
     args = ITPOConfig(str(tmp_path), method="prime", use_cpu=True, bf16=False, num_generations=2)
     data = Dataset.from_dict({"prompt": ["x"]})
     for config, message in [
@@ -299,6 +304,78 @@ def test_outcomes_that_a_prm_cannot_learn_are_refused(build):
     trainer.model.train()
     with pytest.raises(ValueError, match=r"runs from 0 to 3; method 'norm_itpo' learns outcomes in \[0, 1\]"):
         batch_of(trainer)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_engines_that_shard_the_adapters_are_refused_with_a_prm(build, monkeypatch, name):
+    set_up = Trainer.create_accelerator_and_postprocess
+
+    def sharding(self):
+        set_up(self)
+        setattr(self, f"is_{name.lower()}_enabled", True)
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", sharding)
+    with pytest.raises(ValueError, match=f"'norm_itpo' trains a PRM beside the policy, which {name} shards"):
+        build(method="norm_itpo")
+    build(method="judge")
+
+
+def test_conversations_with_the_users_of_a_task(tmp_path):
+    """Sampled by the trainer itself: what TRL trains on is what was said, and each part of it belongs to who said it."""
+    task, (model, tokenizer) = get_task("math"), load(SHIPPED / "smoke-math")
+    chat = ChatFormat(tokenizer)
+    users = Conversations(task, tokenizer, max_turn_tokens=6, judge=ScriptedJudge(task, 0.0))
+    args = ITPOConfig(
+        str(tmp_path),
+        method="judge",
+        num_generations=4,
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        bf16=False,
+    )
+    trainer = ITPOTrainer(
+        model, outcome_reward, args, users.problems(2), processing_class=tokenizer, rollout_func=users
+    )
+    trainer.model.train()
+    limit = trainer.generation_config.max_new_tokens
+    prompts = [prompt for prompt in users.problems(2)["prompt"] for _ in range(4)]
+    out = users(prompts, trainer)
+    assert trainer.generation_config.max_new_tokens == limit
+    assert out["prompt_ids"][0] == out["prompt_ids"][3] != out["prompt_ids"][4]
+    several = 0
+    for row, prompt in enumerate(prompts):
+        example = task.sample(random.Random(f"0/problem/{prompt}"))
+        assert out["prompt_ids"][row] == chat.opening(task.opening(example))
+        runs = [
+            (own, [token for token, _ in run])
+            for own, run in itertools.groupby(
+                zip(out["completion_ids"][row], out["env_mask"][row], strict=True), key=lambda pair: pair[1]
+            )
+        ]
+        assert [own for own, _ in runs] == [1, 0] * (len(runs) // 2) + [1] * (len(runs) % 2)
+        assert all(len(ids) <= 6 for own, ids in runs if own)
+        said = [ids for own, ids in runs if own]
+        assert len(out["judge_scores"][row]) == len(said) <= task.max_turns
+        messages, rng = task.opening(example), random.Random(f"user/0/{prompt}/0/{row}")
+        for ids, heard in itertools.zip_longest(said, [ids for own, ids in runs if not own]):
+            messages.append(Message("assistant", chat.text(ids)))
+            if heard is not None:
+                messages.append(Message("user", task.reply(example, messages, rng)))
+                assert heard == chat.user_block(messages[-1].content, closed=ids[-1] == chat.eos_id)
+        assert out["outcome"][row] == task.score(example, messages)
+        several += len(said) > 1
+    assert several and out["logprobs"] is None
+    assert len({tuple(ids) for ids in out["completion_ids"]}) > 1, "rollouts of a prompt differ"
+    inputs = [{"prompt": prompt} for prompt in prompts]
+    batch = trainer._generate_and_score_completions(inputs)
+    assert batch["advantages"].shape == batch["completion_ids"].shape
+
+    class Mute:
+        def scores(self, example, messages, rng):
+            raise JudgeError("no comment")
+
+    users.judge = Mute()
+    assert users(prompts, trainer)["outcome"] == [None] * 8, "what could not be judged is left out"
 
 
 def test_scores_of_turns_that_are_missing_are_named(build):
