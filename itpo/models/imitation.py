@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from itpo.dialogue import ChatFormat
+from itpo.chat import ChatFormat
 from itpo.models.fine_tuning import Encoded, fine_tune, threads
 from itpo.models.loading import load_base
 from itpo.models.packaged import smollm2
@@ -59,7 +59,7 @@ def _fit(
 
     def draw(rng: random.Random) -> Sequence[Encoded]:
         """Encode the conversations of one step."""
-        return [chat.encode(scripted_dialogue(task, params, rng)[1]) for _ in range(count)]
+        return [chat.encode(scripted_dialogue(task, params, rng)[1], written=True) for _ in range(count)]
 
     rate, pad_id = spec.learning_rate, chat.pad_id
     fine_tune(model, draw, rng, spec.steps, rate, pad_id, dialogues_per_pass=per_pass, folder=folder)

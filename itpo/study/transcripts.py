@@ -127,7 +127,7 @@ def scripted(learner: Learner, params: Any, number: int) -> Conversation:
     if not isinstance(task, ScriptedTask):
         raise TypeError(f"{type(task).__name__} has no scripted assistant: only scripted tasks do")
     problem, messages, outcome = scripted_dialogue(task, params, random.Random(f"scripted/{number}"))
-    ids, mask = learner.chat.encode(messages)
+    ids, mask = learner.chat.encode(messages, written=True)
     unsampled = (0.0,) * len(ids)
     dialogue = Dialogue(problem, tuple(messages), tuple(ids), tuple(mask), unsampled, outcome)
     return read(learner, [dialogue])[0]
