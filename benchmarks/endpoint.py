@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from itpo.chat import ChatFormat
 from itpo.data import generate_gsm
-from itpo.dialogue import ChatFormat, Dialogue
+from itpo.dialogue import Dialogue
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
 from itpo.rollout.endpoint import EndpointModel

@@ -19,7 +19,8 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 
 from benchmarks.shapes import VOCABULARY, seconds, smollm2_shape
-from itpo.dialogue import ChatFormat, Message
+from itpo.chat import ChatFormat
+from itpo.dialogue import Message
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import build_tokenizer
 from itpo.rollout.sampler import Sampling, rollout

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itpo import attribution, estimators, losses, prm, specs
-from itpo.dialogue import THOUGHT_TAGS
 from itpo.fields import Options, check, check_fields, check_named, setting
 from itpo.runs.files import UNNAMED
 from itpo.specs import (
@@ -26,8 +25,10 @@ from itpo.specs import (
 )
 from itpo.tasks import registry
 from itpo.tasks.base import ScriptedTask
+from itpo.thoughts import THOUGHT_TAGS
 
 JUDGE_FAILURES = ("drop", "uniform")
+ENGINES = ("own", "vllm")  # of rollouts
 
 
 @dataclass(frozen=True)
@@ -205,13 +206,15 @@ class RunConfig:
     max_failed: float = setting(0.5, low=0, high=1)  # share of a batch that may fail before the run stops [O]
     # Optimizer steps with a loss or gradient that is not finite before the run stops [O].
     max_skipped: int = setting(10, low=0)
-    # What must fit into memory [O]; `python -m itpo plan` says what does. Changes no result beyond rounding, but for max_rows,
-    # which changes the order of the sampler's draws.
+    # What must fit into memory [O]; `python -m itpo plan` says what does. Changes no result beyond rounding.
     token_budget: int = setting(2048, low=1)  # padded tokens of one forward pass
     head_chunk: int = setting(2048, low=1)  # positions that have logits at a time
     max_rows: int = setting(512, low=1)  # dialogues held at a time
     read_budget: int = setting(16384, low=1)  # padded tokens of one forward pass of a rollout
     checkpointing: bool = False  # keep only the inputs of decoder layers for the backward pass
+    # What writes the turns of a pretrained model: our own decoding, or vLLM, which draws by other numbers [O].
+    engine: str = setting("own", among=ENGINES)
+    engine_memory: float = setting(0.45, above=0, high=1)  # share of the GPU's memory that vLLM may take [O]
     eval_every: int = setting(10, low=1)  # steps [O]
     eval_dialogues: int = setting(256, low=1)  # fresh problems, the same for all runs [O]
     monitor_dialogues: int = setting(
@@ -241,6 +244,8 @@ class RunConfig:
                 if self.method.entry.compares
                 else f"method {self.method.name!r} needs the values of a critic, which {self.estimator.name!r} lacks: use ppo"
             )
+        engine_fits = self.engine == "own" or isinstance(self.model, PretrainedModel)
+        check("engine", engine_fits, self.engine, "'own' for a tiny model, which vLLM does not know")
         self._check_coefficients()
 
     def _check_real(self, data: RealData) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from itpo.dialogue import ChatFormat, Dialogue, Message, collate
+from itpo.chat import ChatFormat
+from itpo.dialogue import Dialogue, Message, collate
 from itpo.models.tiny import build_tokenizer
 
 WORDS = ["how", "many", "apples", "?", "there", "are", "7", "."]

@@ -14,9 +14,10 @@ import torch
 
 from itpo.apps.configs import check_name
 from itpo.apps.terminal import visible
+from itpo.chat import ChatFormat
 from itpo.config import RunConfig
 from itpo.data import FORMATS, Example, load_examples
-from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.loading import adapted, load_base, load_model
 from itpo.rollout.endpoint import EndpointError, EndpointModel
 from itpo.rollout.llm_judge import ModelJudge
@@ -28,6 +29,7 @@ from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, Endpoint
 from itpo.tasks.base import MAX_TURNS, ScriptedTask
 from itpo.tasks.registry import NAMES, get_task
+from itpo.thoughts import THOUGHT_TAGS
 from itpo.training.build import base_model
 
 Role = Literal["user", "assistant"]

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from itpo.dialogue import ChatFormat, Message
+from itpo.chat import ChatFormat
+from itpo.dialogue import Message
 from itpo.models.fine_tuning import Encoded, fine_tune, threads
 from itpo.specs import TinyLM
 from itpo.tasks.base import ScriptedTask

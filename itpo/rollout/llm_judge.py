@@ -11,10 +11,11 @@ from functools import partial
 from typing import TypeVar
 
 from itpo.data import Example
-from itpo.dialogue import THOUGHT_TAGS, Message
+from itpo.dialogue import Message
 from itpo.rollout.endpoint import EndpointError, LanguageModel, the_only
 from itpo.rollout.parsing import read_document, read_number, read_numbers
 from itpo.rollout.prompts import fill, transcript
+from itpo.thoughts import THOUGHT_TAGS
 
 _T = TypeVar("_T")
 HIGHEST = 10.0  # of a judge's scores [S]

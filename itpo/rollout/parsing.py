@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from itpo.dialogue import THOUGHT_TAGS, split_thoughts
 from itpo.tasks.bleu import MARKER
+from itpo.thoughts import THOUGHT_TAGS, split_thoughts
 
 TERMINATE = "[[TERMINATE CHAT]]"  # what a simulated user says to end the conversation [S]
 _TERMINATE = r"terminate[\s_-]*chat"  # as models spell it: between brackets anywhere, or alone

@@ -12,12 +12,14 @@ import torch
 
 from itpo.chat import ChatFormat, ContextError
 from itpo.data import Example
-from itpo.dialogue import THOUGHT_TAGS, Message
+from itpo.dialogue import Message
 from itpo.models.adapters import AdaptedModel
 from itpo.rollout.endpoint import EndpointError, LanguageModel
+from itpo.rollout.engine import Engine
 from itpo.rollout.parsing import ReplyError, read_response
 from itpo.rollout.prompts import fill, transcript
 from itpo.rollout.sampler import Sampling, take_turns
+from itpo.thoughts import THOUGHT_TAGS
 
 _T = TypeVar("_T")
 ATTEMPTS = 3  # to have a user open a conversation, or to have the base model reply readably [O]
@@ -90,12 +92,17 @@ class ModelUser:
 
 
 class FrozenBaseModel:
-    """The frozen base of a backbone as a language model, its adapters off: one GPU holds policy, user and judge [O]."""
+    """The frozen base of a backbone as a language model, its adapters off: one GPU holds policy, user and judge [O].
+
+    ``engine`` writes what it says; by default the backbone's own decoding.
+    """
 
     lanes = 1  # it needs the policy's own processor
 
-    def __init__(self, backbone: AdaptedModel, chat: ChatFormat, sampling: Sampling) -> None:
-        self.backbone, self.chat, self.sampling = backbone, chat, sampling
+    def __init__(
+        self, backbone: AdaptedModel, chat: ChatFormat, sampling: Sampling, engine: Engine | None = None
+    ) -> None:
+        self.backbone, self.chat, self.sampling, self.engine = backbone, chat, sampling, engine
 
     def ask(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[int], read: Callable[[str], _T]
@@ -120,7 +127,8 @@ class FrozenBaseModel:
                 generators = [torch.Generator().manual_seed(seeds[n] + attempt) for n in left]
                 with self.backbone.use(None):
                     questions = [prompts[n] for n in left]
-                    turns = take_turns(self.backbone, self.chat, questions, generators, self.sampling)
+                    parts = (self.backbone, self.chat, questions, generators, self.sampling)
+                    turns = take_turns(*parts, engine=self.engine)
                 answers |= {n: self._read(*turn, read) for n, turn in zip(left, turns, strict=True)}
         answers |= too_long
         return [answers[n] for n in range(len(prompts))]

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from itpo.chat import ChatFormat
 from itpo.config import RunConfig
-from itpo.dialogue import ChatFormat, Dialogue, Message
+from itpo.dialogue import Dialogue, Message
 from itpo.fields import check
 from itpo.models.adapters import AdaptedModel
 from itpo.rollout.sampler import Sampling, rollout

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
+
 from itpo import turns
 from itpo.attribution import get_method
-from itpo.dialogue import ChatFormat, Message
+from itpo.chat import ChatFormat
+from itpo.dialogue import Message
 from itpo.models.loading import locate
 from itpo.models.tiny import build_tokenizer
 from itpo.runs.store import Run, Store

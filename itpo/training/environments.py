@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from itpo.chat import ChatFormat
 from itpo.config import RunConfig, TaskSpec
 from itpo.data import Example, split
-from itpo.dialogue import ChatFormat
 from itpo.fields import load_named
 from itpo.models.adapters import AdaptedModel
 from itpo.rollout.endpoint import EndpointModel, LanguageModel
+from itpo.rollout.engine import Engine
 from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealTask, make_real_task
 from itpo.rollout.sampler import Sampling
@@ -34,8 +35,12 @@ class Environments(NamedTuple):
     judge: Judge | None = None
 
 
-def build_environments(config: RunConfig, backbone: AdaptedModel, chat: ChatFormat, store: Path) -> Environments:
+def build_environments(
+    config: RunConfig, backbone: AdaptedModel, chat: ChatFormat, store: Path, engine: Engine | None = None
+) -> Environments:
     """Make tasks, users and judges as the config says; replies of servers are kept in a folder of the ``store``.
+
+    The ``engine`` writes what users and judges say that the base plays.
 
     Real examples are divided into training and a tenth for evaluation [C]; there users are greedy [S]. Users of plain
     problems, which hide nothing, first write an opening that does. Raises :class:`itpo.data.DataError` for data that cannot
@@ -47,7 +52,7 @@ def build_environments(config: RunConfig, backbone: AdaptedModel, chat: ChatForm
             return Environments(task, task, ScriptedJudge(task, config.judge.error_rate))
         assert isinstance(config.judge, Custom)  # as the config saw to
         return Environments(task, task, _own(config.judge, ["scores"]))
-    data, models = config.task, _Models(backbone, chat, config, store)
+    data, models = config.task, _Models(backbone, chat, config, store, engine)
     outcomes = [] if data.name == "math" and not data.judged else [_OUTCOMES[data.name]]
     judge = models.judge(config.judge, outcomes + ["scores"] * config.method.entry.needs_judge)
     training, held_out = split(data.examples())
@@ -76,8 +81,16 @@ def _real_task(data: RealData, examples: Sequence[Example], user: Any, judge: An
 class _Models:
     """Language models that play users and judges."""
 
-    def __init__(self, backbone: AdaptedModel, chat: ChatFormat, config: RunConfig, store: Path) -> None:
-        self.backbone, self.chat, self.config, self.store = backbone, chat, config, store
+    def __init__(
+        self,
+        backbone: AdaptedModel,
+        chat: ChatFormat,
+        config: RunConfig,
+        store: Path,
+        engine: Engine | None,
+    ) -> None:
+        self.backbone, self.chat, self.config = backbone, chat, config
+        self.store, self.engine = store, engine
 
     def user(self, spec: ScriptedUser | FrozenBase | Endpoint | Custom, greedy: bool) -> Any:
         """Users of training, or, ``greedy``, of evaluation."""
@@ -98,7 +111,7 @@ class _Models:
         if isinstance(spec, FrozenBase):
             rows, read = self.config.max_rows, self.config.read_budget
             sampling = Sampling(spec.max_tokens, greedy, rows, read_budget=read)
-            return FrozenBaseModel(self.backbone, self.chat, sampling)
+            return FrozenBaseModel(self.backbone, self.chat, sampling, self.engine)
         place = replace(spec, temperature=0.0) if greedy else spec
         return EndpointModel(place, None if spec.cache is None else self.store / spec.cache)
 

@@ -12,11 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from itpo import advantages, losses, prm, turns
+from itpo.chat import ChatFormat
 from itpo.config import RunConfig
-from itpo.dialogue import ChatFormat, Dialogue, TokenBatch, collate
-from itpo.models.adapters import micro_batches
+from itpo.dialogue import Dialogue, TokenBatch, collate
+from itpo.models.adapters import AdaptedModel, micro_batches
 from itpo.models.loading import adapted
 from itpo.models.optimizers import adamw, get_state, set_state
+from itpo.rollout.engine import Engine
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run
@@ -37,6 +39,7 @@ class Learner:
 
     One AdamW per adapter, so that a step of one never moves the other. Tasks, users and judges are those of the config; replies
     of servers are kept in the folder ``store``. ``environments`` replaces them, for experiments whose results no run keeps.
+    ``make_engine`` gives what writes the turns, where that is not the backbone's own decoding.
     Raises ``ValueError`` if the method needs a judge and there is none, or the model's context is too short for the task.
     """
 
@@ -47,6 +50,7 @@ class Learner:
         tokenizer: Any,
         store: Path,
         environments: Environments | None = None,
+        make_engine: Callable[[AdaptedModel], Engine] | None = None,
     ) -> None:
         self.config, self.chat = config, ChatFormat(tokenizer, config.thought_tags, model)
         self.method, self.estimator = config.method.entry, config.estimator.entry
@@ -59,8 +63,9 @@ class Learner:
         self.backbone = adapted(model, list(rates), config.adapter, config.seed, heads, *sizes)
         self.optimizers = {n: adamw(self.backbone.parameters(n).values(), rate) for n, rate in rates.items()}
         self.skipped = dict.fromkeys(rates, 0)  # optimizer steps left out, by adapter
+        self.engine = make_engine(self.backbone) if make_engine else None
         self.task, self.evaluation, self.judge = environments or build_environments(
-            config, self.backbone, self.chat, store
+            config, self.backbone, self.chat, store, self.engine
         )
         if self.judge is None and self.method.needs_judge:
             raise ValueError(
@@ -98,9 +103,9 @@ class Learner:
             config.max_turn_tokens, greedy, config.max_rows, config.thought_credit, config.read_budget
         )
         with self.backbone.use(adapter):
-            dialogues = rollout(
-                self.backbone, self.chat, task, examples, users, seeded(stream, "sampling"), sampling
-            )
+            generator = seeded(stream, "sampling")
+            parts = (self.backbone, self.chat, task, examples, users, generator, sampling)
+            dialogues = rollout(*parts, engine=self.engine)
         lost = [dialogue.failure for dialogue in dialogues if dialogue.failure is not None]
         if lost and (len(lost) > self.config.max_failed * len(dialogues) or len(lost) == len(dialogues)):
             raise DialoguesLost(
@@ -275,10 +280,11 @@ class Learner:
     ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"] | None, dict[str, float]]:
         """Log-probabilities before the update, weights that correct for other ones having sampled, and the difference.
 
-        They are known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2).
+        They are known from sampling, unless its numerics differ from training's (bf16: 1 % of ratios leave 0.8-1.2; another
+        engine).
         """
         config, mask = self.config, batch.response_mask
-        if self.backbone.full_precision:
+        if self.backbone.full_precision and self.engine is None:
             return batch.sampled_logp, None, {}
         old = self.backbone.log_probs_as_trained(batch, "policy", config.token_budget, parts)
         mismatch = losses.sampling_mismatch(old, batch.sampled_logp, mask)
@@ -297,7 +303,7 @@ class Learner:
     def losses_since(self, skipped: dict[str, int], failures: int) -> dict[str, float]:
         """What a step lost, as metrics: optimizer steps beyond those ``skipped`` before, and dialogues that failed.
 
-        Users and judges that are not asked concurrently cannot fail, and are not counted.
+        Where users and judges are not asked concurrently, they cannot fail, and only what outgrew the context is counted.
         """
         lost = {"lost": float(failures)} if failures or isinstance(self.task, ConcurrentTask) else {}
         counts = {name: count - skipped[name] for name, count in self.skipped.items()}

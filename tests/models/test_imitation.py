@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from itpo import trainer
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig, TaskSpec
-from itpo.dialogue import ChatFormat
 from itpo.models import fine_tuning
 from itpo.models.imitation import imitate
 from itpo.models.loading import load_base

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from itpo.dialogue import ChatFormat
+from itpo.chat import ChatFormat
 from itpo.models.tiny import build_tokenizer, load, pretrain_by_imitation, scripted_dialogue
 from itpo.specs import TinyLM
 from itpo.tasks.registry import get_task

@@ -11,9 +11,10 @@ from functools import partial
 import pytest
 from misbehaving import FINAL, PASSING, REPLY, Server, page, say
 
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
 from itpo.data import Example
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import load
 from itpo.rollout.endpoint import EndpointError, EndpointModel

@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from itpo.dialogue import ChatFormat, Message
+from itpo.chat import ChatFormat
+from itpo.dialogue import Message
 from itpo.models.backbone import Backbone
 from itpo.rollout.sampler import Sampling, rollout
 from itpo.specs import Adapter

@@ -15,9 +15,10 @@ import torch
 from transformers import AutoTokenizer
 
 from itpo import turns
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
 from itpo.data import Example
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.packaged import smollm2
 from itpo.models.tiny import load, scripted_dialogue
 from itpo.rollout.endpoint import EndpointError, EndpointModel

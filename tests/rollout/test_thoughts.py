@@ -7,8 +7,9 @@ import torch
 from test_dialogue import CHATML, chatml_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
-from itpo.dialogue import THOUGHT_TAGS, ChatFormat, Message, collate, split_thoughts
+from itpo.dialogue import Message, collate
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import build_tokenizer
 from itpo.rollout.endpoint import EndpointError
@@ -16,6 +17,7 @@ from itpo.rollout.parsing import read_response
 from itpo.rollout.sampler import Sampling, rollout, speak
 from itpo.rollout.users import FrozenBaseModel
 from itpo.specs import Adapter
+from itpo.thoughts import THOUGHT_TAGS, split_thoughts
 from itpo.turns import turn_ids
 
 TURN = "<think> 12 plus 18 </think> 30 ."

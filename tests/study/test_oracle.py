@@ -10,8 +10,9 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo import trainer
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import build_tokenizer
 from itpo.rollout.sampler import Sampling, rollout

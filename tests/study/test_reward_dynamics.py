@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from itpo.dialogue import ChatFormat, Message
+from itpo.chat import ChatFormat
+from itpo.dialogue import Message
 from itpo.models.tiny import build_tokenizer, scripted_dialogue
 from itpo.runs.store import Run
 from itpo.study import reward_dynamics, statistics, tables

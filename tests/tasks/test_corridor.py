@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from itpo.chat import ChatFormat
 from itpo.config import TaskSpec
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.tiny import CONTEXT, build_tokenizer, scripted_dialogue
 from itpo.tasks.base import ScriptedTask
 from itpo.tasks.corridor import Corridor, Walk

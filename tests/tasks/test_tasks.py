@@ -5,8 +5,8 @@ import random
 import pytest
 from own_task import Guess
 
+from itpo.chat import ChatFormat
 from itpo.config import TaskSpec
-from itpo.dialogue import ChatFormat
 from itpo.models.tiny import build_tokenizer, scripted_dialogue
 from itpo.tasks.base import ScriptedTask, Task
 from itpo.tasks.registry import NAMES, PROSE, TASKS, TaskEntry, default_options, get_entry, get_task

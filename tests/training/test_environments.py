@@ -6,9 +6,10 @@ import random
 import pytest
 import torch
 
+from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
 from itpo.data import DataError, Example
-from itpo.dialogue import ChatFormat, Message
+from itpo.dialogue import Message
 from itpo.models.tiny import load
 from itpo.rollout.endpoint import EndpointError
 from itpo.rollout.llm_judge import ModelJudge
