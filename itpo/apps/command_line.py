@@ -361,6 +361,29 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+@app.command("check-model")
+def check_model(
+    model: Annotated[str, typer.Argument(help="Folder, name on the hub, or smollm2")],
+    precision: Annotated[Precision, typer.Option(help="Of the base")] = "full",
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters")] = 16,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens, for memory and time")] = 1024,
+    response: Annotated[int, typer.Option(min=1, help="Tokens of all turns, for memory and time")] = 4096,
+) -> int:
+    """Whether a model can be trained here: template, turn end, numbers, adapters, memory, time."""
+    from itpo.apps import check_model as checking
+
+    with one_line(OSError, ImportError):
+        question = checking.Question(checking.find(model), precision, rank, prompt, response)
+        try:
+            for line in checking.check_model(question):
+                print(visible(line), flush=True)
+        except checking.UnfitError as error:
+            print(visible(f"cannot be trained here: {error}"), file=sys.stderr)
+            return 1
+    print("can be trained here")
+    return 0
+
+
 @app.command()
 def methods() -> int:
     """List methods and estimators: what each needs, and which trains which."""

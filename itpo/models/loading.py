@@ -6,6 +6,7 @@ original weights. The reference is the base as it is loaded, never the original.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,7 @@ def load_base(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     source = locate(name)
+    _check_kind(source, name)
     tokenizer = AutoTokenizer.from_pretrained(source)
     ChatFormat(tokenizer)  # refuses what cannot hold a conversation
     quantised = {"quantization_config": nf4_config(dtype)} if precision == "nf4" else {}
@@ -101,6 +103,28 @@ def adapted(
     from itpo.models.backbone import Backbone
 
     return Backbone(model, names, adapter, seed, heads, head_chunk, checkpointing)
+
+
+def _check_kind(source: str, name: Path | str) -> None:
+    """Refuse what is no causal LM of this transformers, before its weights are read. Code that a model brings is never run."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (ValueError, KeyError) as error:
+        kind = json.loads((Path(source) / "config.json").read_text(encoding="utf-8")).get("model_type")
+        raise ValueError(
+            f"{name} is of the kind {kind!r}, which transformers {transformers.__version__} does not know, and code that a "
+            "model brings is not run: use a model of another architecture"
+        ) from error
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or type(config) not in AutoModelForCausalLM._model_mapping
+    ):
+        raise ValueError(
+            f"{name} is of the kind {config.model_type!r}, which is no causal LM: use one that is"
+        )
 
 
 def nf4_config(compute_dtype: torch.dtype) -> Any:

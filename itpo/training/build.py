@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from itpo.config import RunConfig, TaskSpec
 from itpo.models import memory
+from itpo.models.adapters import AdaptedModel
 from itpo.models.imitation import PACKAGED, imitate
 from itpo.models.loading import load_model, locate, model_hashes
 from itpo.models.shapes import CannotPlan
 from itpo.models.tiny import pretrain_by_imitation
+from itpo.rollout.engine import Engine
 from itpo.runs.files import sha256
 from itpo.runs.store import Run, Store
 from itpo.specs import PretrainedModel, RealData, TinyLM
@@ -51,10 +55,11 @@ def inputs(config: RunConfig, store: Store) -> dict[str, dict[str, str]]:
     return read
 
 
-def build_learner(config: RunConfig, store: Store) -> Learner:
-    """Load base model, tokenizer and task of a run, with fresh adapters.
+def build_learner(config: RunConfig, store: Store, to_train: bool = True) -> Learner:
+    """Load base model, tokenizer and task of a run, with fresh adapters, and ``to_train`` it the engine of its rollouts.
 
-    Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where the GPU has too little memory.
+    Raises :class:`itpo.models.memory.DoesNotFit`, before anything is loaded, where the GPU has too little memory, and
+    :class:`itpo.models.probe.InexactModelError` for a pretrained model that is trained on other numbers than it samples by.
     """
     base = base_model(config, store)
     if isinstance(config.model, PretrainedModel) and (room := memory.free_gib()) is not None:
@@ -62,7 +67,42 @@ def build_learner(config: RunConfig, store: Store) -> Learner:
             memory.check(memory.find_shape(locate(base)), *memory.of_run(config), room)
         except CannotPlan as error:
             warnings.warn(f"whether it fits the GPU is not known: {error}", stacklevel=2)
-    return Learner(config, *load_model(config.model, base), store.root)
+    model, tokenizer = load_model(config.model, base)
+    make_engine = None
+    if to_train and config.engine == "vllm":
+        make_engine = partial(_vllm, config, readable_by_engines(config, store, base, model, tokenizer))
+    learner = Learner(config, model, tokenizer, store.root, make_engine=make_engine)
+    if isinstance(config.model, PretrainedModel):
+        from itpo.models.backbone import Backbone
+        from itpo.models.probe import check_parity
+
+        assert isinstance(learner.backbone, Backbone)  # as every pretrained model's
+        check_parity(learner.backbone)
+    return learner
+
+
+def readable_by_engines(
+    config: RunConfig, store: Store, base: Path | str, model: Any, tokenizer: Any
+) -> Path:
+    """The folder from which another engine reads the base that a learner has loaded: its own, or its 4 bits written out."""
+    assert isinstance(config.model, PretrainedModel)
+    if config.model.precision == "full":
+        return Path(locate(base))
+    determinants = {"task": config.task, "model": config.model}
+    return store.artifact("dequantised", determinants, partial(_dequantised, model, tokenizer))
+
+
+def _dequantised(model: Any, tokenizer: Any, folder: Path) -> Path:
+    from itpo.models.dequantise import dequantise
+
+    return dequantise(model, tokenizer, folder)
+
+
+def _vllm(config: RunConfig, folder: Path, backbone: AdaptedModel) -> Engine:
+    """vLLM on the run's base."""
+    from itpo.rollout.vllm_engine import VLLMEngine
+
+    return VLLMEngine(backbone, folder, config.adapter.rank, config.max_rows, config.engine_memory)
 
 
 def trained(run: Run) -> Learner:
@@ -75,7 +115,7 @@ def trained(run: Run) -> Learner:
         raise ValueError(f"the run {run.folder} is not finished: train it first")
     store = Store(run.folder.parent, mix_platforms=True)  # its inputs are compared; nothing is trained here
     run.declare(inputs(run.config, store))
-    learner = build_learner(run.config, store)
+    learner = build_learner(run.config, store, to_train=False)
     for name in learner.backbone.names:
         learner.backbone.load_adapter(name, run.folder / name)
     return learner
