@@ -43,6 +43,10 @@ class AdaptedModel(ABC):
         """The adapter's own parameters by their full name, those of its value head included."""
 
     @abstractmethod
+    def frozen(self) -> list[Tensor]:
+        """The weights of the base, which all adapters share."""
+
+    @abstractmethod
     def states(
         self, input_ids: Int64[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N H"]:

@@ -113,6 +113,10 @@ class Backbone(AdaptedModel):
             own |= {f"value_head.{key}": p for key, p in self._heads[name].named_parameters()}
         return own
 
+    def frozen(self) -> list[Tensor]:
+        """The weights of the base, which all adapters share."""
+        return [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+
     def _activate(self, name: str | None) -> None:
         for layer in self._layers:
             layer._disable_adapters = name is None

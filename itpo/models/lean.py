@@ -118,6 +118,10 @@ class LeanModel(AdaptedModel):
         head = self._heads[name].named_parameters() if name in self._heads else ()
         return self._adapters[name] | {f"value_head.{key}": p for key, p in head}
 
+    def frozen(self) -> list[Tensor]:
+        """The weights of the base."""
+        return [self.base.embedding, self.base.final_norm, *(m for layer in self.base.layers for m in layer)]
+
     def _activate(self, name: str | None) -> None:
         self.active = name
 

@@ -66,9 +66,12 @@ def model_bytes(model: nn.Module) -> int:
     >>> model_bytes(nn.Linear(2, 2))
     24
     """
-    size = tensor_bytes(list(model.parameters()))
-    states = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
-    return size + sum(
+    return _weight_bytes(list(model.parameters()))
+
+
+def _weight_bytes(weights: Sequence[Tensor]) -> int:
+    states = [getattr(weight, "quant_state", None) for weight in weights]
+    return tensor_bytes(weights) + sum(
         tensor_bytes([state.absmax, state.state2.absmax]) for state in states if state is not None
     )
 
@@ -103,7 +106,7 @@ def memory(learner: Learner) -> pd.DataFrame:
     """
     backbone, config, device = learner.backbone, learner.config, learner.backbone.device
     adapters = [p for name in backbone.names for p in backbone.parameters(name).values()]
-    lines = [("base", "held", model_bytes(backbone.model) - tensor_bytes(adapters))]
+    lines = [("base", "held", _weight_bytes(backbone.frozen()))]
     lines += [(f"adapters ({len(backbone.names)})", "held", tensor_bytes(adapters))]
     taken: list[Any] = []
     rollout = peak_bytes(

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from itpo.config import Method, RunConfig
-from itpo.models.loading import load_base
+from itpo.models.loading import load_base, load_model
 from itpo.runs.store import Store
-from itpo.specs import Adapter
+from itpo.specs import Adapter, TinyLM
 from itpo.training import profiling
 from itpo.training.learner import Learner
 
@@ -22,8 +22,10 @@ SMALL = RunConfig(
 )
 
 
-def test_memory_by_part(tiny_folder, unchecked):
-    learner = Learner(SMALL, *load_base(tiny_folder, device="cpu"), tiny_folder.parent)
+@pytest.mark.parametrize("lean", [False, True])
+def test_memory_by_part(tiny_folder, unchecked, lean):
+    loaded = load_model(TinyLM(), tiny_folder) if lean else load_base(tiny_folder, device="cpu")
+    learner = Learner(SMALL, *loaded, tiny_folder.parent)
     frame = profiling.memory(learner)
     sizes = dict(zip(frame["part"], frame["bytes"], strict=True))
     plain, _ = load_base(tiny_folder, device="cpu")
