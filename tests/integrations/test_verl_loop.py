@@ -43,6 +43,9 @@ def run(folder: Path, lora: bool) -> list:
 def test_two_steps_of_verls_loop(tmp_path, lora):
     noted = run(tmp_path, lora)
 
+    assert noted.pop(0)[0] == "ReplayBuffer, sync", (
+        "what verl does by mode is done as in its synchronous trainer"
+    )
     order = [event for event, _ in noted]
     learning = ["PRM learned", "PRM scored", "advantages", "policy learned", "metrics"]
     scored = ["reference or policy scored"] * (2 if lora else 1)  # with LoRA both are one worker's

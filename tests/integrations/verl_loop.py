@@ -163,6 +163,7 @@ def main(folder: Path, lora: bool) -> None:
 
     def set_up(self: Loop) -> None:
         setup(self)
+        self.noted.append((f"{type(self.replay_buffer).__name__}, {self.trainer_mode}", None))
         for group, name, event in (
             (
                 self.ref_policy_wg,
