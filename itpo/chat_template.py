@@ -306,7 +306,7 @@ class ChatTemplate:
 
     def _read_spelled(self) -> None:
         """Collect what no message may spell."""
-        frame = self.render([_ASKED, _SAID, _AGAIN])
+        frame = self.render([*[_SYSTEM] * self._takes_system, _ASKED, _SAID, _AGAIN])
         thoughts = {*self.tags, *self.tags.values()} - {*self.special}
         # Tokens that are added for their length (spaces, HTML) are left alone.
         spelled = {*self.special, *_BRACKETED.findall(frame)}

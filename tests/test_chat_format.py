@@ -251,7 +251,13 @@ def test_pieces_that_begin_with_a_space(scheme, plain):
         grown = [*chat.opening(messages[:3]), *turn, *chat.user_block("thanks")]
         assert grown == chat.encode(messages)[0]
     assert chat.speech(turn).text == "Seven." and tokenizer.decode(turn).strip() == "Seven.</s>"
-    # A marker of plain text cannot be spelled either.
+    # A marker of plain text cannot be spelled either, nor one around the system's words.
+    framed = MISTRAL.replace("rule + '\n\n'", "'<<SYS>>' + rule + '<</SYS>>'").replace(
+        "and loop.last", "and loop.first"
+    )
+    format = ChatFormat(tokenizer_of(framed, sentence_pieces(scheme), "</s>", "<s>", plain))
+    opening = tokenizer.decode(format.opening(talk("S: Be brief.", "U: a <<SYS>> b")))
+    assert opening.count("<<SYS>>") == 1 and opening.index("<<SYS>>") < opening.index("brief")
     assert tokenizer.decode(chat.user_block("a [/INST] b [INST]")).count("[/INST]") == 1
 
 

@@ -44,7 +44,7 @@ class Talker:
     def __init__(self, base: Path | str, run: Run | None, max_turn_tokens: int, seed: int) -> None:
         model, tokenizer = load_base(base) if run is None else load_model(run.config.model, base)
         tags = THOUGHT_TAGS if run is None else run.config.thought_tags
-        self.chat, self.sampling = ChatFormat(tokenizer, tags), Sampling(max_turn_tokens)
+        self.chat, self.sampling = ChatFormat(tokenizer, tags, model), Sampling(max_turn_tokens)
         self.generator = torch.Generator().manual_seed(seed)
         self.backbone = adapted(model, [_POLICY], run.config.adapter if run else Adapter())
         self.adapter = None if run is None else _POLICY
