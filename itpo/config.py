@@ -187,7 +187,7 @@ class RunConfig:
     # weighted by the ratio of the two, or each dialogue by the product of its ratios, cut off at a cap; TRL and verl do so.
     correction: str = setting("token", among=losses.CORRECTIONS)  # [O]
     correction_cap: float = setting(2.0, low=1)  # verl's default
-    max_mismatch: float = setting(0.1, above=0)  # mean difference, in nats, before the run stops [O]
+    max_mismatch: float = setting(0.2, above=0)  # mean difference, in nats, before the run stops [O]
     kl_coef: float = setting(1e-3, low=0)  # k3 [C]
     entropy_coef: float = setting(1e-3, low=0)  # [C]
     prm_lr: float = setting(1e-3, above=0)  # [O]; 1e-6 [C]

@@ -1,8 +1,9 @@
 """vLLM as the engine that writes the assistant's turns: exact tokens in and out, and no dialogue waits for the slowest.
 
 The policy's adapter is written out for each rollout and read under a new number, so that no cached prefix of an older policy
-is taken up. Users and judges that the base plays are served by the same engine, without an adapter. vLLM draws tokens by numbers
-of its own, seeded by those of the dialogue; its log-probabilities are those of other kernels, so that a learner recomputes them.
+is taken up. Users and judges that the base plays are served by the same engine, without an adapter. vLLM draws tokens by
+numbers of its own, seeded by those of the dialogue; its log-probabilities are those of other kernels, so that a learner
+computes them again.
 """
 
 from __future__ import annotations
@@ -30,16 +31,15 @@ TESTED = ("0.32",)  # versions of vLLM
 class VLLMEngine:
     """Writes turns by vLLM under the backbone's active adapter; see :class:`itpo.rollout.engine.Engine`.
 
-    ``folder`` is the backbone's own base model as vLLM can read it, in full precision (:func:`itpo.models.loading.dequantised`
-    writes a 4-bit one). ``context`` is the longest dialogue in tokens, ``rank`` that of the adapters, ``memory`` the share of
-    the GPU that vLLM may take. On a GPU it sleeps while the learner learns. Raises ``ImportError`` without vLLM.
+    ``folder`` is the backbone's own base model as vLLM can read it, in full precision, where a 4-bit one was written out by
+    :func:`itpo.models.dequantise.dequantise`. ``rank`` is that of the adapters, ``memory`` the share of the GPU that vLLM may
+    take. On a GPU it sleeps while the learner learns. Raises ``ImportError`` without vLLM.
     """
 
     def __init__(
         self,
         backbone: AdaptedModel,
         folder: Path,
-        context: int,
         rank: int,
         max_rows: int = 64,
         memory: float = 0.45,
@@ -58,7 +58,6 @@ class VLLMEngine:
             enable_lora=True,
             max_lora_rank=max(rank, 8),
             max_loras=1,
-            max_model_len=context,
             max_num_seqs=max_rows,
             enable_prefix_caching=True,
             enforce_eager=not self.on_gpu,
