@@ -10,7 +10,7 @@ from trl import GRPOConfig
 
 from itpo.config import Estimator, Method, RunConfig
 
-TESTED = ("1.16.0",)
+TESTED = ("1.14.2", "1.16.0")  # 1.15.0 needs triton, which a CPU has not
 
 
 def check_version(version: str) -> None:
@@ -22,12 +22,11 @@ def check_version(version: str) -> None:
     >>> check_version("0.9.6")
     Traceback (most recent call last):
         ...
-    RuntimeError: trl 0.9.6 was not tested with itpo, 1.16.0 was: install it, or set ITPO_UNTESTED_ENGINES=1 to go on anyway
+    RuntimeError: trl 0.9.6 was not tested with itpo, 1.14.2 and 1.16.0 were: install one, or set ITPO_UNTESTED_ENGINES=1
     """
     if version not in TESTED and os.environ.get("ITPO_UNTESTED_ENGINES") != "1":
         raise RuntimeError(
-            f"trl {version} was not tested with itpo, {', '.join(TESTED)} was: install it, or set "
-            "ITPO_UNTESTED_ENGINES=1 to go on anyway"
+            f"trl {version} was not tested with itpo, {' and '.join(TESTED)} were: install one, or set ITPO_UNTESTED_ENGINES=1"
         )
 
 
