@@ -18,6 +18,8 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> learner = build_learner(config, Store(folder.name))
 >>> build_environments(config, learner.backbone, learner.chat, run.folder.parent).task.name  # as the learner did
 'math'
+>>> is_watched(learner), can_share(learner, run)
+(True, True)
 >>> warm_up(learner, run)
 >>> monitor_set = collect_monitor_set(learner, run)
 >>> observe(learner, run, 0, monitor_set)
@@ -47,9 +49,10 @@ from itpo.estimators import Source, estimate, method_sources
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
 from itpo.training.build import build_learner, inputs
-from itpo.training.evaluation import collect_monitor_set, describe, final_evaluation, observe
+from itpo.training.evaluation import collect_monitor_set, describe, final_evaluation, is_watched, observe
 from itpo.training.learner import Learner
 from itpo.training.profiling import Timer
+from itpo.training.sharing import Held, hold
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
 
@@ -70,7 +73,7 @@ def train(config: RunConfig, run: Run) -> None:
     if start == 0:
         warm_up(learner, run)
     stop_if_diverged(learner, run, start)
-    monitor_set = collect_monitor_set(learner, run)
+    monitor_set = collect_monitor_set(learner, run) if is_watched(learner) else None
     for step in range(start, config.steps):
         observe(learner, run, step, monitor_set)
         timer = Timer()
@@ -86,18 +89,20 @@ def train(config: RunConfig, run: Run) -> None:
 
 
 def training_step(
-    learner: Learner, stream: str, timer: Timer, warming_up: bool = False
+    learner: Learner, stream: str, timer: Timer, held: Held | None = None
 ) -> tuple[TokenBatch, dict[str, float]]:
     """One pass of Algorithm 1; ``stream`` decides all of its randomness. Returns the batch as rolled out, and its metrics.
 
-    Warming up, the reference speaks instead of the policy, and only PRM and critic learn.
+    Where dialogues of the reference are ``held`` already, to warm up, only PRM and critic learn, from these.
     """
     config, skipped = learner.config, dict(learner.skipped)
-    with timer("generation"):  # roll out, and score
-        speaker = None if warming_up else "policy"
-        dialogues, rolled_out = learner.collect(stream, config.prompts, config.rollouts, speaker)
-    with timer("reference"):
-        reference = learner.log_probs(rolled_out, None)
+    if held is not None:
+        dialogues, rolled_out, reference = held
+    else:
+        with timer("generation"):  # roll out, and score
+            dialogues, rolled_out = learner.collect(stream, config.prompts, config.rollouts, "policy")
+        with timer("reference"):
+            reference = learner.log_probs(rolled_out, None)
     with timer("prm"):  # update the PRM, before its rewards are computed: equation (3)
         metrics = learner.update_prm(rolled_out, reference, stream)
     with timer("signals"):  # what the method reads beside outcomes, such as token rewards: equations (1)-(2)
@@ -116,7 +121,7 @@ def training_step(
     with timer("critic"):
         metrics |= learner.update_critic(batch, credit.value_targets, signals.get("values"), stream)
     metrics |= judge_counts
-    if warming_up:
+    if held is not None:
         return rolled_out, metrics
     with timer("policy"):
         metrics |= learner.update_policy(batch, credit.advantages, reference, stream)
@@ -169,10 +174,12 @@ def warm_up(learner: Learner, run: Run) -> None:
     Their first rewards and values would otherwise be noise that the policy follows [O].
     """
     config = learner.config
-    if not (learner.method.needs_prm or learner.estimator.has_critic):
+    if not is_watched(learner):
         return
     for batch_number in range(config.warmup):
-        _, metrics = training_step(learner, f"{config.seed}/warmup/{batch_number}", Timer(), warming_up=True)
+        stream = f"{config.seed}/warmup/{batch_number}"
+        held = hold(learner, run, stream, config.prompts, config.rollouts)
+        _, metrics = training_step(learner, stream, Timer(), held)
         run.log(batch_number - config.warmup, metrics)
 
 

@@ -35,6 +35,7 @@ from itpo.trainer import reward_sources, training_step
 from itpo.training.build import build_learner
 from itpo.training.evaluation import describe
 from itpo.training.profiling import Timer
+from itpo.training.sharing import hold
 
 use_style("01_training")
 torch.set_num_threads(1)
@@ -90,7 +91,8 @@ print(f"\noutcome of this dialogue {dialogues[0].outcome:g}, mean of 100: {batch
 
 # %%
 for number in range(config.warmup):
-    training_step(learner, f"{config.seed}/warmup/{number}", Timer(), warming_up=True)
+    stream = f"{config.seed}/warmup/{number}"
+    training_step(learner, stream, Timer(), hold(learner, None, stream, config.prompts, config.rollouts))
 stream = f"{config.seed}/0"
 
 # %% [markdown]

@@ -17,6 +17,7 @@ from itpo import prm
 from itpo.dialogue import Dialogue, TokenBatch, collate
 from itpo.runs.store import Run
 from itpo.training.learner import DialoguesLost, Learner
+from itpo.training.sharing import can_share, hold
 
 FINAL = 2  # times the problems of an evaluation are those of the last one, on which results are compared [O]
 ATTEMPTS = 4  # at a whole monitor set, the further ones for the dialogues that were lost alone [O]
@@ -45,6 +46,11 @@ class MonitorSet(NamedTuple):
         return cls(batch, kept["reference"])
 
 
+def is_watched(learner: Learner) -> bool:
+    """Whether a PRM or a critic learns, which is warmed up, and whose opinion of the monitor set is kept over training."""
+    return learner.method.needs_prm or learner.estimator.has_critic
+
+
 def collect_monitor_set(learner: Learner, run: Run | None = None) -> MonitorSet:
     """The dialogues whose rewards and values are kept over training; the same for all runs of a task and base model.
 
@@ -55,7 +61,8 @@ def collect_monitor_set(learner: Learner, run: Run | None = None) -> MonitorSet:
     kept = dict(run.monitor()).get(0) if run is not None else None
     if kept is not None:
         return MonitorSet.from_tensors(kept)
-    dialogues, batch = learner.collect("probe", learner.config.monitor_dialogues, 1, None, evaluate=True)
+    count = learner.config.monitor_dialogues
+    dialogues, batch, reference = hold(learner, run, "probe", count, 1, evaluate=True)
     for attempt in range(1, ATTEMPTS):
         lost = [row for row, dialogue in enumerate(dialogues) if dialogue.failure is not None]
         if not lost:
@@ -66,17 +73,22 @@ def collect_monitor_set(learner: Learner, run: Run | None = None) -> MonitorSet:
                 dialogues[row] = dialogue
         held = [dialogue for dialogue in dialogues if dialogue.failure is None]
         batch = collate(held, 1, learner.chat.pad_id)
-    return MonitorSet(batch, learner.log_probs(batch, None))
+        reference = learner.log_probs(batch, None)
+    return MonitorSet(batch, reference)
 
 
-def observe(learner: Learner, run: Run, step: int, monitor_set: MonitorSet) -> None:
+def observe(learner: Learner, run: Run, step: int, monitor_set: MonitorSet | None) -> None:
     """Measure without learning: success on fresh problems, and what PRM and critic say of the monitor set."""
     config = learner.config
     if step % config.eval_every == 0 or step == config.steps:
-        dialogues, batch = learner.collect("evaluation", config.eval_dialogues, 1, "policy", evaluate=True)
+        count = config.eval_dialogues
+        if step == 0 and can_share(learner, run):  # the policy still is the reference
+            dialogues, batch, _ = hold(learner, run, "evaluation", count, 1, evaluate=True)
+        else:
+            dialogues, batch = learner.collect("evaluation", count, 1, "policy", evaluate=True)
         run.log(step, {f"eval_{key}": value for key, value in describe(batch).items()})
         run.save_dialogues(step, [record(dialogue) for dialogue in dialogues[:4]])
-    if step % config.monitor_every == 0 or step == config.steps:
+    if monitor_set is not None and (step % config.monitor_every == 0 or step == config.steps):
         batch = monitor_set.batch
         readings: dict[str, Tensor] = {}
         if learner.method.needs_prm:
@@ -85,8 +97,7 @@ def observe(learner: Learner, run: Run, step: int, monitor_set: MonitorSet) -> N
             )
         if learner.estimator.has_critic:
             readings["values"] = learner.values(batch)
-        if readings:
-            run.save_monitor(step, readings | (monitor_set.tensors() if step == 0 else {}))
+        run.save_monitor(step, readings | (monitor_set.tensors() if step == 0 else {}))
 
 
 def describe(batch: TokenBatch) -> dict[str, float]:

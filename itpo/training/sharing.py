@@ -1,0 +1,92 @@
+"""Dialogues of the reference that every run of a task, base model and seed has alike: held once, and kept in the store.
+
+Warm-up batches, the monitor set and the evaluation before training depend on neither method nor estimator: the reference
+speaks, or a policy that still equals it. Only what is the same bit for bit is shared: whatever decides a dialogue, the
+numeric platform included, decides the folder's name.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from itpo.config import TaskSpec
+from itpo.dialogue import Dialogue, Message, TokenBatch, collate
+from itpo.runs.files import json_lines, read_json_lines
+from itpo.runs.platform import numeric_platform
+from itpo.runs.store import Run, Store
+from itpo.training.learner import Learner
+
+# Settings of a run that decide what the reference says, and the rounding of its log-probabilities; and when too much is lost.
+_DECIDING = ("max_turn_tokens", "max_rows", "read_budget", "thought_credit", "thought_tags", "max_failed")
+_DECIDING += ("token_budget", "head_chunk")
+
+
+class Held(NamedTuple):
+    """Dialogues of the reference, as a batch too, and its log-probabilities of the responses (nats)."""
+
+    dialogues: list[Dialogue]
+    batch: TokenBatch
+    reference: Float[Tensor, "B T"]
+
+
+def can_share(learner: Learner, run: Run | None) -> bool:
+    """Whether other runs have the same dialogues of the reference: those of a scripted task, on a CPU, from a noted base."""
+    scripted = isinstance(learner.config.task, TaskSpec)
+    return scripted and learner.backbone.device.type == "cpu" and run is not None and run.inputs is not None
+
+
+def hold(
+    learner: Learner, run: Run | None, stream: str, prompts: int, rollouts: int, evaluate: bool = False
+) -> Held:
+    """Dialogues of the reference by :meth:`itpo.training.learner.Learner.collect`, or those that the run's store has.
+
+    Raises as that method, and as :meth:`itpo.runs.store.Store.artifact`.
+    """
+    if not can_share(learner, run):
+        return _hold(learner, stream, prompts, rollouts, evaluate)
+    assert run is not None and run.inputs is not None
+    held: list[Held] = []
+
+    def keep(folder: Path) -> None:
+        """Hold them, and write them down."""
+        held.append(_hold(learner, stream, prompts, rollouts, evaluate))
+        lines = map(_plain, held[0].dialogues)
+        (folder / "dialogues.jsonl").write_bytes(json_lines(lines))
+        save_file({"reference": held[0].reference.contiguous()}, folder / "reference.safetensors")
+
+    config = learner.config
+    deciding: dict[str, Any] = {name: getattr(config, name) for name in _DECIDING}
+    deciding |= {"task": config.task, "base": run.inputs["base model"], "platform": numeric_platform()}
+    deciding |= {"stream": stream, "prompts": prompts, "rollouts": rollouts, "evaluate": evaluate}
+    folder = Store(run.folder.parent).artifact("dialogues", deciding, keep)
+    if held:
+        return held[0]
+    task = learner.evaluation if evaluate else learner.task
+    examples = [task.sample(random.Random(f"{stream}/problem/{number}")) for number in range(prompts)]
+    lines = read_json_lines(folder / "dialogues.jsonl")
+    dialogues = [_dialogue(line, examples[number // rollouts]) for number, line in enumerate(lines)]
+    batch = collate(dialogues, rollouts, learner.chat.pad_id)
+    return Held(dialogues, batch, load_file(folder / "reference.safetensors")["reference"])
+
+
+def _hold(learner: Learner, stream: str, prompts: int, rollouts: int, evaluate: bool) -> Held:
+    dialogues, batch = learner.collect(stream, prompts, rollouts, None, evaluate=evaluate)
+    return Held(dialogues, batch, learner.log_probs(batch, None))
+
+
+def _plain(dialogue: Dialogue) -> dict[str, Any]:
+    """A dialogue as JSON, but for its example, which its stream decides."""
+    record = {name: value for name, value in vars(dialogue).items() if name != "example"}
+    return record | {"messages": [message.as_dict() for message in dialogue.messages]}
+
+
+def _dialogue(record: dict[str, Any], example: Any) -> Dialogue:
+    messages = tuple(Message(**message) for message in record.pop("messages"))
+    parts = {name: tuple(record.pop(name)) for name in ("ids", "response_mask", "sampled_logp")}
+    return Dialogue(example, messages, **parts, **record)
