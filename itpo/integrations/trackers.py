@@ -15,7 +15,9 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from itpo.runs.store import Run
 TRACKERS = ("trackio", "wandb", "tensorboard", "mlflow")
 _PROJECT = "itpo"
 _MOST_WAITING = 1000  # lines that wait for a slow tracker before some are left out [O]
-_PATIENCE = 5.0  # seconds that the end of a run waits for the last lines to be sent [O]
+_PATIENCE = 15.0  # seconds that the end of a run waits for the last lines to be sent [O]; MLflow takes half of them to start
+_given_up: set[str] = set()  # trackers that did not answer in time: this process waits for none of them twice
 
 
 def tracked(train: Callable[[Any, Run], None], tracker: str, config: Any, run: Run) -> None:
@@ -42,6 +45,8 @@ def tracked(train: Callable[[Any, Run], None], tracker: str, config: Any, run: R
     """
     if tracker not in TRACKERS:
         raise ValueError(f"unknown tracker {tracker!r}: use one of {', '.join(TRACKERS)}")
+    if tracker in _given_up:
+        return train(config, run)
     sender = _Sender(tracker, run)
     run.listeners.append(sender.hear)
     try:
@@ -72,13 +77,13 @@ class _Sender:
 
     def close(self) -> None:
         """Let the last lines be sent, for a moment."""
-        try:
+        end = time.monotonic() + _PATIENCE
+        with suppress(queue.Full):
             self.lines.put(None, timeout=_PATIENCE)
-        except queue.Full:
-            return self._warn("does not answer: its curves end early")
-        self.thread.join(_PATIENCE)
+        self.thread.join(max(0.0, end - time.monotonic()))
         if self.thread.is_alive():
-            self._warn("does not answer: its curves may end early")
+            _given_up.add(self.tracker)
+            self._warn("does not answer: its curves end early, and further runs of this process have none")
 
     def _warn(self, text: str) -> None:
         if not self.warned:

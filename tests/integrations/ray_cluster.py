@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import ray
@@ -88,11 +88,11 @@ class Accidents(threading.Thread):
             return False
 
 
-def main(root: Path) -> None:
+def main(root: Path, shown: TextIO) -> None:
     start = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"{time.monotonic() - start:5.0f} s  {text}", flush=True)
+        print(f"{time.monotonic() - start:5.0f} s  {text}", file=shown, flush=True)
 
     local = [fingerprint(run) for run in sweep(root / "local", CONFIGS, train, progress=False)]
     say(f"trained {len(local)} runs by processes of this machine")
@@ -162,5 +162,7 @@ def check_platforms(root: Path, address: str, say: Any) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as place:
-        main(Path(place))
+    shown = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what Ray tells of lost nodes goes where errors go
+    with tempfile.TemporaryDirectory() as place:
+        main(Path(place), shown)

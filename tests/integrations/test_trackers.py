@@ -123,6 +123,7 @@ def test_a_tracker_that_hangs_neither_stops_nor_slows_a_run(
     monkeypatch.setattr(trackers, "_open", lambda *_: Odd(log=lambda values, step: hung.wait()))
     monkeypatch.setattr(trackers, "_MOST_WAITING", 3)
     monkeypatch.setattr(trackers, "_PATIENCE", 0.2)
+    monkeypatch.setattr(trackers, "_given_up", set())
     took: list[float] = []
 
     def timed(config: Any, run: Run) -> None:
@@ -134,6 +135,9 @@ def test_a_tracker_that_hangs_neither_stops_nor_slows_a_run(
     start = time.monotonic()
     tracked(timed, "mlflow", run.config, run)
     assert time.monotonic() - start - took[0] < 5, "its end waits for a moment alone"
+    other = Store(tmp_path / "with").open(toy.Toy(seed=1))
+    tracked(toy.walk, "mlflow", other.config, other)
+    assert other.done and trackers._given_up == {"mlflow"}, "nobody waits for it twice"
     hung.set()
     assert fingerprint(run) == fingerprint(_trained(tmp_path / "without"))
     (line,) = capfd.readouterr().err.splitlines()
