@@ -20,7 +20,7 @@ def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
     """
     own = list(parameters)
     if all(parameter.device.type != "cuda" for parameter in own):
-        return torch.optim.AdamW(own, lr=learning_rate, weight_decay=0.0)
+        return torch.optim.AdamW(own, lr=learning_rate, weight_decay=0.0, fused=True)
     if find_spec("bitsandbytes") is None:
         raise ImportError("8-bit optimizer states need bitsandbytes: pip install 'itpo[gpu]'")
     from bitsandbytes.optim import PagedAdamW8bit
