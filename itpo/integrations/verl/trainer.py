@@ -30,7 +30,7 @@ from itpo.integrations.verl.estimators import TURN_REWARDS, advantages, settings
 DIALOGUES = "itpo_dialogues"  # a mini-batch's number of dialogues over all ranks
 
 
-def count_dialogues(data: Any, group: Any) -> int:
+def _count_dialogues(data: Any, group: Any) -> int:
     """The dialogues of a mini-batch on all ranks of ``group``; what verl pads with has no assistant tokens and is none."""
     mask = data["response_mask"]
     rows = mask.unbind() if mask.is_nested else list(mask)
@@ -46,6 +46,17 @@ def prm_loss(
 
     verl adds up the micro-batches of a rank and averages over ranks. The outcome is the sum of a row's ``rm_scores``. Raises
     ``ValueError`` where one is not in [0, 1].
+
+    >>> from tensordict import TensorDict
+    >>> def nested(*rows):
+    ...     return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+    >>> texts = {"prompts": nested([5]), "responses": nested([6, 7]), "response_mask": nested([1, 1])}
+    >>> scores = {"ref_log_prob": nested([-1.0, -2.0]), "rm_scores": nested([0.0, 1.0])}
+    >>> data = TensorDict(texts | scores, batch_size=1)
+    >>> tensordict_utils.assign_non_tensor(data, dp_size=1, **{DIALOGUES: 1})
+    >>> loss, _ = prm_loss({"log_probs": nested([-1.0, -2.0, -9.0])}, data)  # of what follows each token
+    >>> round(loss.item(), 4)  # log 2, as PRM and reference are equal
+    0.6931
     """
     logp = no_padding_2_padding(model_output["log_probs"], data)
     fields = data.select("ref_log_prob", "response_mask", "rm_scores").to_padded_tensor()
@@ -64,7 +75,7 @@ class PRMWorker(TrainingWorker):
 
     def train_batch(self, data: Any) -> Any:
         """One optimizer step on this rank's part of a mini-batch, which verl goes on to cut into micro-batches."""
-        count = count_dialogues(data, self.engine.get_data_parallel_group())
+        count = _count_dialogues(data, self.engine.get_data_parallel_group())
         tensordict_utils.assign_non_tensor(data, **{DIALOGUES: max(count, 1)})
         return super().train_batch(data)
 
