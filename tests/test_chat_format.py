@@ -381,3 +381,27 @@ def test_templates_are_probed_without_a_model():
     template = ChatTemplate(chatml())
     assert (template.gap, template.close, template.lead) == ("", "<|im_end|>", "")
     assert template.departures == () and template.opened == ""
+
+
+THOUGHTS = {
+    "qwen3": "<think>\nhm, a box\n</think>\n\nSeven.<|im_end|>",
+    "qwen3_5_think": "hm, a box\n</think>\n\nSeven.<|im_end|>",  # the template has opened the thought
+    "deepseek_r1_distill": "hm, a box\n</think>\n\nSeven.<｜end▁of▁sentence｜>",
+    "gptoss": "<|channel|>analysis<|message|>hm, a box<|end|><|start|>assistant<|channel|>final<|message|>Seven.<|return|>",
+    "glm4moe": "\n<think>hm, a box</think>\nSeven.<|user|>",
+    "muse_glimmer": " to=user<|message|>Seven.<|eot|>",
+}
+
+
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_the_thoughts_that_a_policy_writes_stay_in_its_context_and_are_not_said(formats, name):
+    chat = formats(name)
+    turn = ids_of(chat.tokenizer, THOUGHTS[name])
+    assert turn[-1] == chat.eos_id and not {*turn[:-1]} & {*chat.end_ids}
+    speech = chat.speech(turn)
+    assert speech.text == "Seven." and speech.whole
+    begins = chat.speech_begins(turn)
+    assert 0 < begins < len(turn) and "Seven." in chat.tokenizer.decode(turn[begins:])
+    assert "hm" not in chat.tokenizer.decode(turn[begins:])
+    if name != "muse_glimmer":
+        assert not chat.speech(turn[: begins - 2]).text  # cut off within its thought, it says nothing

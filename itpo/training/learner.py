@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Learner:
         make_engine: Callable[[AdaptedModel], Engine] | None = None,
     ) -> None:
         self.config, self.chat = config, ChatFormat(tokenizer, config.thought_tags, model)
+        for departure in self.chat.departures:
+            warnings.warn(f"{self.chat.template.name}: {departure}", stacklevel=2)
         self.method, self.estimator = config.method.entry, config.estimator.entry
         rates = {"policy": config.method.policy_lr}
         rates |= {"prm": config.prm_lr} if self.method.needs_prm else {}

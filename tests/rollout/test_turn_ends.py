@@ -146,9 +146,10 @@ def test_users_and_answers_that_do_not_fit_are_errors(speaker):
         take_turns(backbone, chat, [short, long], [torch.Generator()] * 2, Sampling(5))
 
 
-def learner(context, store):
+def learner(context, store, template=None):
     task = get_task("math")
     tokenizer = build_tokenizer(task.words)
+    tokenizer.chat_template = template or tokenizer.chat_template
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(tokenizer), **SIZE, max_position_embeddings=context)
     return Learner(
@@ -167,3 +168,13 @@ def test_a_context_too_short_for_the_task_is_refused_and_one_that_was_outgrown_c
     assert enough.losses_since(enough.skipped, failures=2) == {"lost": 2.0}
     assert enough.losses_since(enough.skipped, failures=0) == {}
     assert not [d for d in enough.collect("stream", 2, 2, None)[0] if d.failure]
+
+
+def test_a_run_says_where_its_models_template_treats_earlier_turns_otherwise(tmp_path, unchecked):
+    template = build_tokenizer([]).chat_template.replace(
+        "<|assistant|>{% endif", "<|assistant|> <think>{% endif"
+    )
+    with pytest.warns(
+        UserWarning, match="this model: the template opens a turn by .*<think>.* earlier turns keep"
+    ):
+        assert len(learner(512, tmp_path, template).chat.departures) == 1
