@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo.models.backbone import Backbone
-from itpo.rollout.engine import Decoding, TurnEngine
+from itpo.rollout.engine import Decoding, TurnEngine, at_once
 from itpo.rollout.sampler import Sampling
 from itpo.specs import Adapter
 
@@ -21,7 +21,7 @@ def backbone():
     return Backbone(LlamaForCausalLM(LlamaConfig(vocab_size=30, **size, **heads)), ["policy"], Adapter(2))
 
 
-def written(backbone, budget, seen=None):
+def written(backbone, budget):
     """Two turns of each dialogue, the users' blocks between them."""
     turns, widths = [[] for _ in PROMPTS], []
     decoder = type(backbone.decoder(1))
@@ -34,7 +34,7 @@ def written(backbone, budget, seen=None):
     def ask(rows, said):
         for row, turn in zip(rows, said, strict=True):
             turns[row].append(turn)
-        return lambda: [BLOCKS[row] if len(turns[row]) == 1 else None for row in rows]
+        return at_once([BLOCKS[row] if len(turns[row]) == 1 else None for row in rows])
 
     uniforms = torch.rand(len(PROMPTS), 2, 5, generator=torch.Generator().manual_seed(1)).double()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
