@@ -10,8 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itpo.__main__ import main
-from itpo.chat import ChatFormat
-from itpo.dialogue import Message
+from itpo.chat import ChatFormat, Message
 from itpo.models.backbone import Backbone
 from itpo.models.loading import load_base
 from itpo.models.memory import (
