@@ -103,11 +103,14 @@ def _configs(document: dict[str, Any]) -> "Iterator[RunConfig]":
 
     for key in document:
         check_name("key", key, [*_LISTS, "profile", "seeds", "set"])
-    lists = {key: _names(key, document.get(key, default)) for key, default in _LISTS.items()}
-    (profile,) = _names("profile", document.get("profile", "laptop"))
+    tasks, methods, estimators = (_names(key, document.get(key, default)) for key, default in _LISTS.items())
+    profile = document.get("profile", "laptop")
+    if not isinstance(profile, str):
+        raise ValueError(f'profile is {profile!r}: write a name, such as "laptop"')
     changes = dict(_flat(document.get("set", {})))
     options = {name[5:]: value for name, value in changes.items() if name.startswith("task.")}
-    for task, method, estimator, seed in product(*lists.values(), _seeds(document.get("seeds", [0]))):
+    seeds = _seeds(document.get("seeds", [0]))
+    for task, method, estimator, seed in product(tasks, methods, estimators, seeds):
         yield with_settings(named_config(profile, task, method, estimator, seed, options), changes)
 
 

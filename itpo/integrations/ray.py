@@ -108,7 +108,7 @@ class _Tasks:
 
 def _train(
     store: Store, train: Train, config: Any, folder: Path, hurried: bool, base: Any
-) -> tuple[str, str]:
+) -> tuple[str, ...]:
     """One run, in a worker of Ray; ``base`` was waited for."""
     if not (folder / "config.json").exists():
         return "failed", _not_shared(folder)

@@ -123,18 +123,15 @@ def _open(tracker: str, run: Run, step: int) -> Any:
         raise ImportError(f"it is not installed: pip install {tracker}")
     PartialState()  # without it accelerate's own messages raise
     title = _title(run)
-    kind, options = (
-        LOGGER_TYPE_TO_CLASS[tracker],
-        {
-            "trackio": {"run_name": _PROJECT, "name": title},
-            "wandb": {"run_name": _PROJECT, "name": title, "id": title, "resume": "allow"},
-            "tensorboard": {"run_name": title, "logging_dir": run.folder.parent / "tensorboard"},
-            "mlflow": {"experiment_name": _PROJECT, "run_name": title},
-        }[tracker],
-    )
-    if tracker == "tensorboard" and step > 0:
-        options["purge_step"] = step  # what an interrupted run sent after its last checkpoint
-    opened = kind(**options)
+    every: dict[str, dict[str, Any]] = {
+        "trackio": {"run_name": _PROJECT, "name": title},
+        "wandb": {"run_name": _PROJECT, "name": title, "id": title, "resume": "allow"},
+        "tensorboard": {"run_name": title, "logging_dir": run.folder.parent / "tensorboard"},
+        "mlflow": {"experiment_name": _PROJECT, "run_name": title},
+    }
+    if step > 0:
+        every["tensorboard"]["purge_step"] = step  # what an interrupted run sent after its last checkpoint
+    opened = LOGGER_TYPE_TO_CLASS[tracker](**every[tracker])
     if hasattr(opened, "start"):  # older versions start when they are made
         opened.start()
     return opened

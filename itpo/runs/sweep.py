@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from itpo.runs.artifacts import being_made
 from itpo.runs.files import hash_json
 from itpo.runs.processes import Executor, Pool, Processes, Train, function_of
 from itpo.runs.store import Run, Store
@@ -235,7 +236,9 @@ class _Progress:
         for run in running:
             self.steps[run.folder] = max(self.steps[run.folder], min(run.steps_done(), run.config.steps))
         waiting = f", waiting for {elsewhere} that others train" if elsewhere else ""
-        self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs{waiting}", refresh=False)
+        models = {folder.parent / "models" for folder in self.steps}
+        making = "".join(f", a model is being made: {text}" for place in models for text in being_made(place))
+        self.bar.set_postfix_str(f"{ended} of {len(self.steps)} runs{waiting}{making}", refresh=False)
         self.bar.update(sum(self.steps.values()) - self.bar.n)
 
     def conclude(self, text: str) -> None:

@@ -69,6 +69,7 @@ def test_a_dry_run_lists_runs_and_folders_and_makes_nothing(
         ("tasks = 3", "tasks is 3: write a name, or a list of names"),
         ("estimators = ['rlo']", "unknown estimator 'rlo': did you mean rloo?"),
         ("profile = 'smok'", "unknown profile 'smok': did you mean smok"),
+        ("profile = ['smoke', 'laptop']", "profile is ['smoke', 'laptop']: write a name"),
         ("seeds = ['a']", "seeds is ['a']: write how many, or a list of whole numbers"),
         ("seeds = 0", "seeds is 0: write how many"),
         ("set = 3", "set is 3: write a table of settings, [set]"),
