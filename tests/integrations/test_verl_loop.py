@@ -34,7 +34,7 @@ def run(folder: Path, lora: bool) -> list:
     # Imported, so that what is registered and pickled has the same name in every process.
     code = f"import pathlib, verl_loop; verl_loop.main(pathlib.Path({str(folder)!r}), {lora})"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500)
     assert (folder / "results.json").exists(), done.stdout[-3000:] + done.stderr[-6000:]
     return json.loads((folder / "results.json").read_text())
 

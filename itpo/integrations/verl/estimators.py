@@ -157,7 +157,10 @@ def advantages(
     options = settings(config or {}, estimator)
     method, mask = options["method"], response_mask.bool()
     placed = by_turn(token_level_rewards, mask)
-    signals = {"token_rewards": _token_rewards.get(), "generator": _generator(options["seed"], placed)}
+    signals: dict[str, Any] = {
+        "token_rewards": _token_rewards.get(),
+        "generator": _generator(options["seed"], placed),
+    }
     if method == TURN_REWARDS:  # equation (4), whose token rewards are here the environment's
         method, signals["token_rewards"] = "itpo", placed
     entry = get_method(method)

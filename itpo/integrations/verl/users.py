@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
@@ -56,7 +56,7 @@ class ServedUser:
                 "a row has no extra_info.interaction_kwargs.single_turn_prompt, which is what its user wants: prepare the data "
                 "as verl's collabllm recipe does"
             )
-        said = [Message(message["role"], split_thoughts(message["content"]).text) for message in messages]
+        said = [Message(cast(Any, m["role"]), split_thoughts(m["content"]).text) for m in messages]
         prompt = fill(f"user_{self.task}", goal=goal, conversation=transcript(said))
         number = random.Random(seed).getrandbits(31)
         return the_only(self.model.ask([[Message("user", prompt)]], [number], read_response))
@@ -91,7 +91,8 @@ class UserAgentLoop(AgentLoopBase):
         """Hold the dialogue of one row of the dataset."""
         messages = list(row["raw_prompt"])
         ids = await self.ct_build_initial_tokens(messages)
-        limit, request, spent = self.rollout_config.response_length, uuid4().hex, {}
+        limit, request = self.rollout_config.response_length, uuid4().hex
+        spent: dict[str, float] = {}
         mask: list[int] = []
         logprobs: list[float] | None = None
         extra: dict[str, Any] = {}
