@@ -35,19 +35,19 @@ def _check_finite(kept: Tensor, name: str) -> None:
 
 
 class _Groups(NamedTuple):
-    """A table of `count` groups by `width` places: each row of the batch has one, and places of smaller groups stay empty.
+    """A table of `groups` by `width` places: each row of the batch has one, and places of smaller groups stay empty.
 
     A sum over the places of a group has a fixed order, which a scattered sum on a GPU does not have.
     """
 
     place: Tensor
-    count: int
+    groups: int
     width: int
 
     def table(self, values: Tensor) -> Tensor:
-        """The rows' values, (count, width, ...), with 0 or False in empty places."""
-        empty = values.new_zeros(self.count * self.width, *values.shape[1:])
-        return empty.index_copy(0, self.place, values).unflatten(0, (self.count, self.width))
+        """The rows' values, (groups, width, ...), with 0 or False in empty places."""
+        empty = values.new_zeros(self.groups * self.width, *values.shape[1:])
+        return empty.index_copy(0, self.place, values).unflatten(0, (self.groups, self.width))
 
     def rows(self, table: Tensor) -> Tensor:
         """The inverse of `table`."""

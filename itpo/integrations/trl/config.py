@@ -78,8 +78,8 @@ class ITPOConfig(GRPOConfig):
             raise ValueError(
                 "fp16 would lose the PRM's small gradients: train in bf16 or float32, or without a PRM"
             )
-        weights = {"length_penalty": self.length_penalty, "prm_clip_norm": self.prm_clip_norm}
-        of_prm = {"prm_lr": self.prm_lr, "prm_minibatches": self.prm_minibatches}
+        weights: dict[str, Any] = {"length_penalty": self.length_penalty, "prm_clip_norm": self.prm_clip_norm}
+        of_prm: dict[str, Any] = {"prm_lr": self.prm_lr, "prm_minibatches": self.prm_minibatches}
         RunConfig(method, seed=0, steps=1, estimator=estimator, **weights, **of_prm)  # its checks are ours
 
     def as_method(self) -> Method:
@@ -89,7 +89,7 @@ class ITPOConfig(GRPOConfig):
             if "temperature" not in Method(self.method).options:
                 raise ValueError(f"method {self.method!r} has no temperature: leave eta={self.eta} out")
             options["temperature"] = self.eta
-        weights = {"coef": self.coef, "outcome_coef": self.outcome_coef}
+        weights: dict[str, Any] = {"coef": self.coef, "outcome_coef": self.outcome_coef}
         return Method(self.method, options, beta=self.prm_beta, scale=self.prm_scale, **weights)
 
     def as_estimator(self) -> Estimator:
