@@ -48,6 +48,8 @@ class Head(nn.Module):
     True
     """
 
+    shell: Any
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         shell = copy(model)

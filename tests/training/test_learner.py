@@ -8,6 +8,7 @@ import torch
 
 from itpo import attribution
 from itpo.config import Estimator, Method, RunConfig
+from itpo.models.cache import CachedDecoder
 from itpo.models.tiny import load
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Store
@@ -246,6 +247,17 @@ def test_another_sampler_is_stopped_before_the_policy_moves(tiny_folder, shift):
         learner.config = dataclasses.replace(learner.config, max_mismatch=1.0)
         metrics = learner.update_policy(off, advantages_for(off), reference, "a")
         assert metrics["mismatch"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("temperature", [1.5, 3.0])
+def test_a_hot_sampler_is_stopped(tiny_folder, monkeypatch, temperature):
+    append = CachedDecoder.append
+    monkeypatch.setattr(
+        CachedDecoder, "append", lambda self, ids, mask: append(self, ids, mask) / temperature
+    )
+    learner, batch, reference = in_16_bits(tiny_folder)
+    with pytest.raises(FloatingPointError, match="the policy that sampled is not the one that learns"):
+        learner.update_policy(batch, advantages_for(batch), reference, "a")
 
 
 @pytest.mark.parametrize("correction", ["none", "token", "sequence"])
