@@ -27,6 +27,7 @@ from itpo.models.tiny import load, pretrain_by_imitation
 from itpo.rollout.seeding import seeded
 from itpo.runs.paths import runs_root
 from itpo.runs.store import Store
+from itpo.specs import TinyLM
 from itpo.study.profiles import get_profile
 from itpo.tasks.registry import get_task
 from itpo.tasks.slots import PolicyParams
@@ -47,7 +48,8 @@ torch.set_num_threads(1)
 # blunders, wrong sums among them.
 
 # %%
-store, task, tiny = Store(runs_root()), get_task("math"), get_profile("smoke").run.model
+store, task = Store(runs_root()), get_task("math")
+tiny = TinyLM(layers=2, steps=1200, dialogues_per_step=8, learning_rate=5e-3)
 params = PolicyParams(clarify=0.5, verify=0.5, shortcut=0.05, chat=0.1, swap=0.3)  # [O], for this tour only
 made_from = {"model": tiny, "params": params}
 folder = store.artifact("tour", made_from, lambda new: pretrain_by_imitation(task, params, tiny, new))

@@ -68,7 +68,7 @@ scale = replace(scale, run=run)
 
 # %%
 on_gpu = torch.cuda.is_available()
-runs = sweep(runs_root(), scale.grid(), train, workers=1 if on_gpu else 2)  # a GPU holds one run at a time
+runs = sweep(runs_root(), scale.grid(), train, workers=1 if on_gpu else None)  # a GPU holds one run at a time
 clear_output()
 Markdown(tables.scale_note(scale))
 
@@ -208,5 +208,5 @@ print(report("Qwen2.5-3B", find_shape("Qwen/Qwen2.5-3B-Instruct"), work, setting
 #
 # - `python -m itpo export runs/<run> <folder>` writes the policy as a PEFT folder with a model card, for others to load.
 # - `papermill notebooks/08_real_model.ipynb out.ipynb -p profile consumer` is the replication on one GPU: the paper's tasks (`-p
-#   task documents`) and sizes, with Qwen2.5-3B-Instruct (`-p model Qwen/Qwen3-4B -p max_rows 13`, `-p
-#   model Qwen/Qwen2.5-7B-Instruct -p max_rows 26`). What departs from the released settings is listed in the README. **It has not been run by us**: no such GPU was at hand.
+#   task documents`) and sizes, with Qwen2.5-3B-Instruct (`-p model Qwen/Qwen3-4B -p max_rows 10`, `-p
+#   model Qwen/Qwen2.5-7B-Instruct -p max_rows 16`). What departs from the released settings is listed in the README. **It has not been run by us**: no such GPU was at hand.

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_training as toy
 
 from itpo.runs import artifacts
 from itpo.runs.artifacts import PROGRESS, being_made, write_artifact
 from itpo.runs.files import RunFolderError
 from itpo.runs.store import PlatformError, Store
+from itpo.runs.sweep import _Progress
 
 
 def write(folder: Path) -> None:
@@ -103,3 +105,12 @@ def test_how_far_makers_are_is_read_beside_their_folders(tmp_path: Path) -> None
     folder = Store(tmp_path).artifact("warm", {}, slow)
     assert seen == ["step 3 of 7"] and being_made(tmp_path / "models") == []
     assert [path.name for path in folder.iterdir()] == ["artifact.json"]
+
+
+def test_a_sweep_shows_what_is_being_made(tmp_path: Path, unchecked: None) -> None:
+    run, folder = Store(tmp_path).open(toy.Toy()), tmp_path / "models" / ".partial-base-1"
+    folder.mkdir(parents=True)
+    (folder / PROGRESS).write_text("step 3 of 7")
+    with _Progress([run], show=False) as bar:
+        bar.update([run], 0, 0)
+        assert bar.bar.postfix == "0 of 1 runs, a model is being made: step 3 of 7"
