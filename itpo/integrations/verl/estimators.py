@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -130,7 +130,7 @@ def advantages(
     estimator: str,
     token_level_rewards: Float[Tensor, "B T"],
     response_mask: Any,
-    index: Sequence[Any] | None = None,
+    index: Any = None,
     config: Mapping[str, Any] | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:

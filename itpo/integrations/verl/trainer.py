@@ -53,7 +53,7 @@ def prm_loss(
     >>> texts = {"prompts": nested([5]), "responses": nested([6, 7]), "response_mask": nested([1, 1])}
     >>> scores = {"ref_log_prob": nested([-1.0, -2.0]), "rm_scores": nested([0.0, 1.0])}
     >>> data = TensorDict(texts | scores, batch_size=1)
-    >>> tensordict_utils.assign_non_tensor(data, dp_size=1, **{DIALOGUES: 1})
+    >>> data = tensordict_utils.assign_non_tensor(data, dp_size=1, **{DIALOGUES: 1})
     >>> loss, _ = prm_loss({"log_probs": nested([-1.0, -2.0, -9.0])}, data)  # of what follows each token
     >>> round(loss.item(), 4)  # log 2, as PRM and reference are equal
     0.6931
