@@ -10,6 +10,7 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> from itpo.runs.store import Store
 >>> from itpo.specs import TinyLM
 >>> from itpo.training.environments import build_environments
+>>> from itpo.training.sharing import can_share
 >>> small = {"model": TinyLM(16, 1, 2, steps=1), "prompts": 2, "rollouts": 2, "eval_dialogues": 2, "monitor_dialogues": 2}
 >>> config = RunConfig(Method("norm_itpo"), seed=0, steps=1, warmup=1, **small)
 >>> folder = tempfile.TemporaryDirectory()

@@ -10,7 +10,7 @@ import torch
 
 import itpo.training.evaluation as evaluation
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
-from itpo.models.cache import CachedDecoder
+from itpo.models.lean import LeanDecoder
 from itpo.runs.store import Run, Store, fingerprint
 from itpo.specs import Adapter, TinyLM
 from itpo.study.reward_dynamics import read_monitor
@@ -123,7 +123,11 @@ def test_a_resume_reads_the_set_of_step_0_where_it_would_be_sampled_otherwise(
         patch.setattr(Run, "log", stop)
         train(config, run)
     run.release()
-    sampled, append, noise = evaluation.collect_monitor_set, CachedDecoder.append, torch.Generator().manual_seed(1)
+    sampled, append, noise = (
+        evaluation.collect_monitor_set,
+        LeanDecoder.append,
+        torch.Generator().manual_seed(1),
+    )
 
     def elsewhere(learner: Learner, run: Run | None = None) -> MonitorSet:
         def noisy(cache: Any, ids: Any, mask: Any) -> Any:
@@ -131,7 +135,7 @@ def test_a_resume_reads_the_set_of_step_0_where_it_would_be_sampled_otherwise(
             return logits + torch.randn(logits.shape, generator=noise)
 
         with monkeypatch.context() as patch:
-            patch.setattr(CachedDecoder, "append", noisy)
+            patch.setattr(LeanDecoder, "append", noisy)
             assert not same(sampled(learner), sampled(learner, run))
             return sampled(learner, run)
 
