@@ -157,6 +157,8 @@ def compare(trainer, stream):
         ours = wanted[row, len(prompt) : len(prompt) + length]
         torch.testing.assert_close(out["advantages"][row, :length], ours, rtol=0, atol=1e-6)
         assert not out["advantages"][row, length:].any()
+        mean = ours.sum() / max(1, sum(seen["env_mask"][row]) * (seen["outcome"][row] is not None))
+        assert trainer._logs["advantages"][row - len(wanted)] == pytest.approx(mean.item(), abs=1e-5)
         compared += int(ours.count_nonzero())
     assert not out["advantages"][5].any(), "a conversation without an outcome teaches nothing"
     return compared
@@ -195,6 +197,7 @@ def test_the_prm_learns_equation_3(build):
     before = {name: p.detach().clone() for name, p in trainer.prm.parameters.items()}
     state = {key: value.clone() for key, value in trainer.prm.state().items()}
     seen, _ = batch_of(trainer)
+    log_probs(trainer, "prm", seen)  # its rewards are those after the update
     after = {name: p.detach().clone() for name, p in trainer.prm.parameters.items()}
     for name, parameter in trainer.prm.parameters.items():
         parameter.data.copy_(before[name])
