@@ -1,5 +1,6 @@
 """Leases: exclusive among processes, kept while their holder lives, and taken over from a machine that is gone."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -14,6 +15,11 @@ import pytest
 
 from itpo.runs import locks
 from itpo.runs.locks import RunBusyError, is_locked, take_lock
+from itpo.runs.processes import train_one
+from itpo.runs.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+toy = importlib.import_module("toy_training")
 
 LEASE, BEAT = 1.0, 0.1
 ELSEWHERE = "locks._machine = lambda: 'another machine';"
@@ -167,6 +173,31 @@ def test_a_later_process_of_the_same_number_is_another(path: Path, monkeypatch: 
         patch.setattr(locks, "_birth", lambda pid: "long ago")
         take_lock(path, 0.0)
     assert not is_locked(path) and _took(path, 0.0) < LEASE / 2
+
+
+def test_a_run_that_was_taken_over_is_written_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the one that lost it; a sweep then waits for the other."""
+    config = toy.Toy()
+    run = Store(tmp_path).open(config)
+    monkeypatch.setattr(locks, "BEAT", 60.0)  # it is stalled
+    run.log(1, {"loss": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_machine", lambda: "another machine")
+        other = take_lock(tmp_path / ".locks" / f"{run.folder.name}.lock", 0.1)
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    for write in (lambda: run.log(2, {"loss": 2.0}), lambda: run.checkpoint(2, {}), run.restore):
+        with pytest.raises(RunBusyError, match="was taken over by another process"):
+            write()
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
+    outcome = train_one(
+        lambda config, _: run.log(2, {"loss": 2.0}), config, run.folder, Store(tmp_path), False
+    )
+    assert outcome.kind == "busy"
+    run.release()
+    other.check()
+    other.release()
 
 
 def test_whoever_looked_long_ago_withdraws(path: Path) -> None:

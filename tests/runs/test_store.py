@@ -20,6 +20,7 @@ import torch
 import itpo
 from itpo import NUMERICS
 from itpo.runs import store
+from itpo.runs.files import write_file
 from itpo.runs.platform import numeric_platform
 from itpo.runs.store import PlatformError, Run, RunBusyError, RunFolderError, Store, fingerprint
 
@@ -175,6 +176,26 @@ def test_a_full_disk_is_explained_and_the_run_resumes(tmp_path: Path, finished: 
     run = Store(tmp_path).open(toy.Toy())
     assert f"no space to write in {run.folder}" in output and "resumes from its last checkpoint" in output
     assert fingerprint(run) == fingerprint(finished)
+
+
+def test_two_who_write_one_file_leave_a_whole_one(tmp_path: Path) -> None:
+    """As two machines that share a folder may."""
+    path, texts = tmp_path / "state.json", [letter * 100_000 for letter in "ab"]
+    errors: list[OSError] = []
+
+    def write(text: str) -> None:
+        try:
+            for _ in range(20):
+                write_file(path, text.encode())
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and path.read_text() in texts and os.listdir(tmp_path) == ["state.json"]
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], Any]:

@@ -17,6 +17,8 @@ import torch
 from nbclient import NotebookClient
 
 import itpo
+from itpo.runs import store
+from itpo.runs.platform import numeric_platform
 from itpo.runs.store import Run, Store, fingerprint
 from itpo.runs.sweep import MOST_WORKERS, SweepError, _duration, default_workers, sweep, sweep_groups
 
@@ -87,6 +89,21 @@ def test_groups_are_trained_in_one_sweep_and_take_turns(
     assert [run.config.seed for run in ended] == [0, 1, 2], (
         "one process: the first of each group, then the rest"
     )
+
+
+def test_a_sweep_says_that_its_runs_are_of_several_platforms(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = numeric_platform() | {"processor": "abacus"}
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "numeric_platform", lambda: there)
+        _train(tmp_path, toy.Toy(seed=1))
+    _train(tmp_path, toy.Toy(seed=2))
+    sweep(tmp_path, [toy.Toy(seed=1)], toy.walk)
+    sweep(tmp_path, [toy.Toy(seed=1), toy.Toy(seed=2)], toy.walk)
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == "1 runs: 1 loaded, 0 trained in 0 s"
+    assert second == "2 runs: 2 loaded, 0 trained in 0 s; on 2 numeric platforms, see platform.json"
 
 
 def test_finished_runs_need_no_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
