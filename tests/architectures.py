@@ -53,6 +53,11 @@ ARCHITECTURES = {
     "mamba": ("Mamba", {"state_size": 8}),
     "gpt 2, learned positions": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     "opt, projected states": ("OPT", {"word_embed_proj_dim": 16, "ffn_dim": 48}),
+    "falcon, linear layers of its own": (
+        "Falcon",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    ),
+    "phi moe, a router of its own": ("Phimoe", EXPERTS),
     "minimax": (
         "MiniMax",
         {**EXPERTS, "layer_types": ["linear_attention", "full_attention"], "block_size": 16},
@@ -67,7 +72,7 @@ def build(name, dtype=torch.float32):
     given = dict(given)
     config = getattr(transformers, f"{given.pop('config', kind)}Config")
     ending = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
-    known = {} if kind == "GPT2" else SIZE
+    known = {} if kind in ("GPT2", "Falcon") else SIZE
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, kind + ending)(config(**{**known, "vocab_size": VOCABULARY, **given}))

@@ -82,7 +82,12 @@ class Backbone(AdaptedModel):
             # peft asks transformers for a property by its old name
             warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(seed)
-            self.peft_model = get_peft_model(model, config, adapter_name=names[0])
+            try:
+                self.peft_model = get_peft_model(model, config, adapter_name=names[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"LoRA cannot adapt the linear layers of {type(model).__name__}: use a model of another architecture"
+                ) from error
             for name in names[1:]:
                 self.peft_model.add_adapter(name, config)
         self.model = self.peft_model.get_base_model().eval()
@@ -188,18 +193,22 @@ def _check_linear(model: Any) -> None:
 def _excluded(model: Any) -> list[str] | None:
     """Linear layers that LoRA must leave out, by the last part of their name.
 
-    Fused kernels of Mamba read the weight of their last layer past any adapter; routers that are linear layers of their own
-    kind return more than a product.
+    Fused kernels of Mamba read the weight of their last layer past any adapter; some routers are linear layers of their own
+    kind, which return more than a product.
     """
-    own = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _is_of_a_model(m))
+    own = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _returns_more(m))
     names = {name.rpartition(".")[2] for name in own}
     if getattr(model.config, "model_type", None) in _FUSED:
         names.add("out_proj")
     return sorted(names) or None
 
 
-def _is_of_a_model(module: Any) -> bool:
-    return type(module).__module__.startswith("transformers.models.")
+@torch.no_grad()
+def _returns_more(linear: Any) -> bool:
+    """Whether a linear layer that an architecture defines itself gives anything but a tensor."""
+    if not type(linear).__module__.startswith("transformers.models."):
+        return False
+    return not isinstance(linear(linear.weight.new_zeros(1, linear.in_features)), Tensor)
 
 
 def _is_narrow(layer: Any) -> bool:

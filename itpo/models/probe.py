@@ -87,6 +87,8 @@ def check_parity(backbone: Backbone, seed: int = 0) -> list[Parity]:
     >>> backbone = Backbone(LlamaForCausalLM(LlamaConfig(vocab_size=30, **size)), ["policy"], Adapter(rank=2))
     >>> [max(parity.largest().values()) < 1e-4 for parity in check_parity(backbone)]
     [True, True]
+    >>> measure(backbone, None).fault() is None
+    True
     """
     name = type(backbone.model).__name__
     try:
