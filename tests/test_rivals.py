@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itpo import advantages, attribution, rivals, turns
+from itpo import advantages, attribution, rivals, trainer, turns
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
+from itpo.estimators import estimate
 from itpo.integrations.credit import credit
 from itpo.runs.store import Store
 from itpo.specs import Adapter, TinyLM
-from itpo.trainer import train
 from itpo.training.learner import Learner
 
 COMPARING = ("mt_grpo", "gigpo", "istar")
@@ -255,10 +255,15 @@ def test_two_steps_train(name, store, monkeypatch):
         learned.append((batch, advantage))
         return update(learner, batch, advantage, *rest)
 
+    groups = []
     monkeypatch.setattr(Learner, "update_policy", noted)
+    monkeypatch.setattr(
+        trainer, "estimate", lambda *a, **given: groups.append(given["group_size"]) or estimate(*a, **given)
+    )
     run = store.open(config)
-    train(config, run)
+    trainer.train(config, run)
     metrics = run.metrics()
+    assert groups == [1 if method.entry.compares else 4] * 2  # a rollout that is alone gets no baseline
     assert run.done and len(learned) == 2 and ("prm_loss" in metrics.columns) == (name == "istar")
     assert any(advantage.any() for _, advantage in learned)
     for batch, advantage in learned if name == "gigpo" else ():
