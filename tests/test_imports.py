@@ -1,6 +1,7 @@
 """Who may import whom, what an import loads, and what help costs."""
 
 import ast
+import os
 import resource
 import subprocess
 import sys
@@ -95,11 +96,32 @@ def test_the_method_needs_torch_alone(module: str) -> None:
     assert packages <= {"torch", "jaxtyping", "itpo"}
 
 
+# A run of the tiny model, on a base that ships.
+TRAIN = """
+import tempfile
+from dataclasses import replace
+from itpo import trainer
+from itpo.runs.store import Store
+from itpo.study.profiles import get_profile
+sizes = {"steps": 1, "warmup": 1, "prompts": 1, "rollouts": 2, "eval_dialogues": 2, "monitor_dialogues": 2}
+config = replace(get_profile("smoke").config("norm_itpo", 0), **sizes)
+with tempfile.TemporaryDirectory() as folder:
+    trainer.train(config, Store(folder).open(config))
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
         ("import itpo.turns, itpo.attribution, itpo.losses", HEAVY | {"transformers", "peft", "scipy"}),
-        ("import itpo.trainer", HEAVY),
+        ("import itpo.trainer", HEAVY | {"transformers", "peft", "scipy"}),
+        (TRAIN, HEAVY | {"transformers", "peft", "scipy"}),
+        ("import run_notebooks", HEAVY | {"torch", "papermill"}),
+        ("from itpo.__main__ import main; main(['runs'])", HEAVY | {"transformers", "peft", "scipy"}),
+        (
+            "from itpo.__main__ import main; main(['train', '--dry-run'])",
+            HEAVY | {"transformers", "peft", "scipy"},
+        ),
         (
             "from itpo.apps.configs import named_config; named_config('laptop', 'math')",
             HEAVY | {"transformers"},
@@ -109,8 +131,10 @@ def test_the_method_needs_torch_alone(module: str) -> None:
     ],
 )
 def test_libraries_are_loaded_where_they_are_used(code: str, absent: set[str]) -> None:
-    command = [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent / "tools")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    printed = done.stdout
     assert not absent & set(printed.splitlines()[-1].split())
 
 
