@@ -29,7 +29,8 @@ def dequantise(model: Any, tokenizer: Any, folder: Path) -> Path:
         raise ValueError(f"{type(model).__name__} has no 4-bit layer: load it from its own folder")
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, layer in quantised.items():
-        tensors[f"{name}.weight"] = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        weight: Any = layer.weight
+        tensors[f"{name}.weight"] = dequantize_4bit(weight.data, weight.quant_state)
     config = deepcopy(model.config)
     del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
