@@ -239,6 +239,9 @@ def generation_ends(model: Any) -> tuple[int, ...]:
 def context_of(model: Any) -> int | None:
     """How many positions a model was made for, in tokens; ``None`` without a model, or where it does not say.
 
+    Where one row beyond some length turns the positions of its whole batch into others ("longrope", as in Phi-3), it is that
+    length: a row must not depend on its batch, nor a token on those that come later.
+
     >>> from types import SimpleNamespace
     >>> context_of(SimpleNamespace(config=SimpleNamespace(max_position_embeddings=512)))
     512
@@ -247,7 +250,13 @@ def context_of(model: Any) -> int | None:
     for part in (getattr(config, "text_config", None), config, model):
         for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context"):
             if isinstance(limit := getattr(part, name, None), int):
-                return limit
+                rope = getattr(part, "rope_parameters", None) or {}
+                turns = (
+                    rope.get("original_max_position_embeddings")
+                    if rope.get("rope_type") == "longrope"
+                    else None
+                )
+                return min(limit, turns or limit)
     return None
 
 

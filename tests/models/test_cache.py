@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from architectures import VOCABULARY, build
+from architectures import SIZE, VOCABULARY, build
+from transformers import Phi3Config, Phi3ForCausalLM
 
+from itpo.chat import context_of
 from itpo.models.cache import _SPARE, CachedDecoder, decoder_for
 from itpo.models.head import Head
 
@@ -87,3 +89,15 @@ def test_rows_that_left_take_no_room():
     decoder.append(ids, mask)
     assert isinstance(decoder, CachedDecoder) and decoder.mask.shape == (2, 4 + 2)
     assert decoder.cache.layers[0].keys.shape[0] == 2
+
+
+def test_the_context_ends_where_positions_of_a_whole_batch_change():
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = Phi3Config(**SIZE, original_max_position_embeddings=24, rope_parameters=rope)
+    model = Phi3ForCausalLM(config).eval()
+    assert context_of(model) == 24
+    ids = torch.arange(30)[None] % VOCABULARY
+    short, full, long = (model(input_ids=ids[:, :n]).logits[0, :20] for n in (20, 24, 30))
+    torch.testing.assert_close(short, full[:20], atol=1e-5, rtol=0)
+    assert (short - long).abs().max() > 1e-3  # later tokens change earlier ones
