@@ -146,6 +146,15 @@ def write_turns(
     """Write one turn after each of these blocks of tokens, which go on from what the decoder has seen of their rows.
 
     The last token of each turn is not fed to the decoder: it begins the next block.
+
+    >>> class Counting:
+    ...     device = torch.device("cpu")
+    ...     def append(self, ids, mask):
+    ...         return 100.0 * torch.nn.functional.one_hot(ids[:, -1] + 1, 9)
+    ...     def keep(self, rows):
+    ...         pass
+    >>> write_turns(Counting(), [[1, 2]], torch.zeros(1, 3).double(), Decoding((5,), 0, 3, False, 1))[0].ids
+    [3, 4, 5]
     """
     device, pad = decoder.device, decoding.pad_id
     width = max(map(len, blocks))
@@ -183,7 +192,11 @@ def _read(decoder: Decoder, ids: Tensor, mask: Tensor, budget: int) -> Tensor:
 
 
 def at_once(answers: Following) -> Future[Following]:
-    """A future that has its answers already."""
+    """A future that has its answers already.
+
+    >>> at_once([[5, 6]]).result() == meanwhile(lambda: [[5, 6]]).result()
+    True
+    """
     future: Future[Following] = Future()
     future.set_result(answers)
     return future
