@@ -1,6 +1,7 @@
 """Log-probabilities forward and backward, at the cost of the body alone: ``python -m benchmarks.logprobs [--rows 1]``.
 
-SmolLM2's shape with random weights, 512 tokens a row of which 40 % are the assistant's, layers checkpointed, one thread.
+SmolLM2's shape with random weights, 512 tokens a row of which 40 % are the assistant's, layers checkpointed, one thread, or
+the GPU where there is one.
 Compared are the transformer body without any head, the head on the assistant's positions in one piece, ours in chunks, and
 logits of all positions. Prints seconds and peak memory, both also against the body, and how far ours is from the full logits.
 """
@@ -40,11 +41,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="(default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    backbone = Backbone(smollm2_shape(), ["policy"], Adapter(), checkpointing=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = Backbone(smollm2_shape().to(device), ["policy"], Adapter(), checkpointing=True)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(VOCABULARY, (options.rows, 512), generator=generator)
     mask = torch.rand(ids.shape, generator=generator) < 0.4
     mask[:, 0] = False
+    ids, mask = ids.to(device), mask.to(device)
     vocabulary = backbone.model.get_output_embeddings()
 
     def stats(chunk: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +69,7 @@ def main() -> None:
         calls = {way: (lambda way=way: step(way)) for way in ways}
         step("body alone")
         table = pd.DataFrame({"seconds": seconds(calls, options.repeats)})
-        table["peak MB"] = [peak_bytes(call, torch.device("cpu")) / 1e6 for call in calls.values()]
+        table["peak MB"] = [peak_bytes(call, device) / 1e6 for call in calls.values()]
         with torch.no_grad():
             pairs = zip(stats(options.chunk), full_logits(backbone, ids, mask), strict=True)
             error = max((ours - theirs).abs().max().item() for ours, theirs in pairs)
