@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,11 +50,23 @@ class Ray:
             print(MISSING, file=sys.stderr)
             return Processes(store, train, todo, workers or default_workers())
         if not ray.is_initialized():
+            _require_answer(self.address)
             ray.init(
                 self.address, logging_level="ERROR", **({} if self.address else {"include_dashboard": False})
             )
         options = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_retries": self.retries}
         return _Tasks(ray, store, train, workers, options | dict(self.options))
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise ``ConnectionError`` at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10.0).close()
+        except OSError as error:
+            remedy = "start one (ray start --head), or name another"
+            raise ConnectionError(f"no Ray cluster answers at {address} ({error}): {remedy}") from error
 
 
 class _Tasks:
