@@ -64,7 +64,7 @@ def bases() -> dict[str, Base]:
             task, get_task(task).noisy_expert, model, "base", {"task": TaskSpec(task), "model": model}
         )
 
-    found = {}
+    found: dict[str, Base] = {}
     for name in ("smoke", "laptop"):
         profile = get_profile(name)
         assert isinstance(profile.run.model, TinyLM)

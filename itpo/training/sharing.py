@@ -23,8 +23,8 @@ from itpo.runs.store import Run, Store
 from itpo.training.learner import Learner
 
 # Settings of a run that decide what the reference says, and the rounding of its log-probabilities; and when too much is lost.
-_DECIDING = ("max_turn_tokens", "max_rows", "read_budget", "thought_credit", "thought_tags", "max_failed")
-_DECIDING += ("token_budget", "head_chunk")
+_DECIDING = ["max_turn_tokens", "max_rows", "read_budget", "thought_credit", "thought_tags", "max_failed"]
+_DECIDING += ["token_budget", "head_chunk"]
 
 
 class Held(NamedTuple):
@@ -88,5 +88,7 @@ def _plain(dialogue: Dialogue) -> dict[str, Any]:
 
 def _dialogue(record: dict[str, Any], example: Any) -> Dialogue:
     messages = tuple(Message(**message) for message in record.pop("messages"))
-    parts = {name: tuple(record.pop(name)) for name in ("ids", "response_mask", "sampled_logp")}
+    parts: dict[str, Any] = {
+        name: tuple(record.pop(name)) for name in ("ids", "response_mask", "sampled_logp")
+    }
     return Dialogue(example, messages, **parts, **record)
