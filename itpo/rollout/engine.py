@@ -153,7 +153,7 @@ def write_turns(
     ...         return 100.0 * torch.nn.functional.one_hot(ids[:, -1] + 1, 9)
     ...     def keep(self, rows):
     ...         pass
-    >>> write_turns(Counting(), [[1, 2]], torch.zeros(1, 3).double(), Decoding((5,), 0, 3, False, 1))[0].ids
+    >>> write_turns(Counting(), [[1, 2]], torch.zeros(1, 0).double(), Decoding((5,), 0, 3, True, 1))[0].ids
     [3, 4, 5]
     """
     device, pad = decoder.device, decoding.pad_id
