@@ -35,6 +35,7 @@ from itpo.models.optimizers import adamw, get_state, set_state
 from itpo.models.shapes import GIB, PUBLISHED, Shape
 from itpo.models.timing import random_model
 from itpo.models.tiny import build_tokenizer
+from itpo.runs.reading import Readings, fingerprint
 from itpo.specs import Adapter, PretrainedModel
 from itpo.tasks.registry import get_task
 from itpo.trainer import training_step
@@ -360,12 +361,14 @@ def killed(bench: Bench) -> Iterator[Line]:
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run(whole, check=True, **quiet)
         process = subprocess.Popen(stopped, **quiet)
-        while process.poll() is None and not list(folders[1].glob("*/checkpoint/*")):
+        while process.poll() is None and not list(folders[1].glob("*/checkpoint/state.json")):
             time.sleep(0.05)
         process.kill()
         process.wait()
         subprocess.run(stopped, check=True, **quiet)
-        ends = [sorted(f.read_text() for f in folder.glob("*/summary.json")) for folder in folders]
+        ends = [
+            [fingerprint(Readings(f.parent, None)) for f in folder.glob("*/done.json")] for folder in folders
+        ]
     same = bool(ends[0]) and ends[0] == ends[1]
     yield Line("killed", "a run killed and started again", "equal" if same else "differs", "equal", same)
 
