@@ -348,7 +348,19 @@ def test_conversations_with_the_users_of_a_task(tmp_path):
     trainer.model.train()
     limit = trainer.generation_config.max_new_tokens
     prompts = [prompt for prompt in users.problems(2)["prompt"] for _ in range(4)]
+    read, write = [], trainer._generate_single_turn
+
+    def record(histories, *arguments, **options):
+        read.extend(map(tuple, histories))
+        return write(histories, *arguments, **options)
+
+    trainer._generate_single_turn = record
     out = users(prompts, trainer)
+    began = []
+    for prompt, ids, own in zip(out["prompt_ids"], out["completion_ids"], out["env_mask"], strict=True):
+        starts = [at for at, here in enumerate(own) if here and (at == 0 or not own[at - 1])]
+        began += [tuple(prompt + ids[:at]) for at in starts]
+    assert sorted(read) == sorted(began), "before each turn the policy reads all that was said"
     assert trainer.generation_config.max_new_tokens == limit
     assert out["prompt_ids"][0] == out["prompt_ids"][3] != out["prompt_ids"][4]
     several = 0
