@@ -51,20 +51,20 @@ class LayerWeights(NamedTuple):
     down: Float[Tensor, "H F"]
 
 
-def normalised(x: Float[Tensor, "*B H"], eps: float) -> Float[Tensor, "*B H"]:
+def _normalised(x: Float[Tensor, "*B H"], eps: float) -> Float[Tensor, "*B H"]:
     """Divided by the root of the mean square."""
     return rms_norm(x, x.shape[-1:], eps=eps)
 
 
-def turned(x: Float[Tensor, "*B D"], rotary: Complex[Tensor, "..."]) -> Float[Tensor, "*B D"]:
+def _turned(x: Float[Tensor, "*B D"], rotary: Complex[Tensor, "..."]) -> Float[Tensor, "*B D"]:
     """Queries or keys, in pairs, with position: each pair is a complex number and is multiplied by one."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotary).flatten(-2)
 
 
-def mlp(x: Float[Tensor, "*B H"], weights: LayerWeights, eps: float) -> Float[Tensor, "*B H"]:
+def _mlp(x: Float[Tensor, "*B H"], weights: LayerWeights, eps: float) -> Float[Tensor, "*B H"]:
     """What the second half of a layer adds to a state."""
-    gate, up = linear(normalised(x, eps), weights.gate_up).chunk(2, dim=-1)
+    gate, up = linear(_normalised(x, eps), weights.gate_up).chunk(2, dim=-1)
     return linear(silu(gate) * up, weights.down)
 
 
@@ -73,6 +73,21 @@ class LeanModel(AdaptedModel):
 
     ``heads`` gives an adapter a linear value head with that many outputs a token; it starts at 0. ``head_chunk`` positions have
     logits at a time, see :mod:`itpo.models.token_stats`. Adapters begin as peft begins them: A at random by ``seed``, B at 0.
+
+    >>> import tempfile
+    >>> from itpo.models.lean_weights import read_base
+    >>> from itpo.models.tiny import pretrain_by_imitation
+    >>> from itpo.specs import TinyLM
+    >>> from itpo.tasks.registry import get_task
+    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     base = read_base(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
+    >>> model = LeanModel(base, ["policy"], Adapter(rank=2))
+    >>> with model.use("policy"):
+    ...     logp, entropy = model.token_stats(torch.tensor([[1, 2, 3]]), torch.tensor([[False, True, True]]))
+    ...     (layer,) = model.merged()
+    >>> logp.shape, layer.qkv.shape, base.rotary(torch.arange(5)).shape
+    (torch.Size([1, 3]), torch.Size([48, 16]), torch.Size([5, 4]))
     """
 
     def __init__(
@@ -169,16 +184,18 @@ class LeanModel(AdaptedModel):
         rotary = base.rotary(torch.arange(width, device=self.device))
         x, layers = embedding(input_ids, base.embedding), self.merged()
         for weights in layers:
-            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, base.heads, base.head_dim)
+            qkv = linear(_normalised(x, base.eps), weights.qkv).view(
+                rows, width, 3, base.heads, base.head_dim
+            )
             queries_keys, v = qkv.transpose(1, 3).split([2, 1], dim=2)
-            q, k = turned(queries_keys, rotary).unbind(2)
+            q, k = _turned(queries_keys, rotary).unbind(2)
             heard = (
                 scaled_dot_product_attention(q, k, v.squeeze(2), is_causal=True).transpose(1, 2).flatten(2)
             )
             if weights is layers[-1]:
                 heard, x = (t.reshape(-1, size)[predicts] for t in (heard, x))
             x = x + linear(heard, weights.out)
-            x = x + mlp(x, weights, base.eps)
+            x = x + _mlp(x, weights, base.eps)
         return rms_norm(x, (size,), base.final_norm, base.eps)
 
     def decoder(self, rows: int) -> LeanDecoder:
@@ -227,8 +244,8 @@ class LeanDecoder:
         rotary = base.rotary(places)[:, :, None, None]
         x = embedding(ids, base.embedding)
         for weights, cache in zip(self.layers, self.values, strict=True):
-            qkv = linear(normalised(x, base.eps), weights.qkv).view(rows, width, 3, heads, size)
-            q, new = turned(qkv[:, :, :2], rotary).unbind(2)
+            qkv = linear(_normalised(x, base.eps), weights.qkv).view(rows, width, 3, heads, size)
+            q, new = _turned(qkv[:, :, :2], rotary).unbind(2)
             for kept, block in zip(cache, (new, qkv[:, :, 2]), strict=True):
                 kept.view(-1, size).index_copy_(0, written, block.reshape(-1, size))
             keys, values = cache.flatten(1, 2)[:, :, :longest]
@@ -241,7 +258,7 @@ class LeanDecoder:
             if weights is self.layers[-1]:
                 heard, x = heard[:, -1], x[:, -1]
             x = x + linear(heard, weights.out)
-            x = x + mlp(x, weights, base.eps)
+            x = x + _mlp(x, weights, base.eps)
         states = rms_norm(x, x.shape[-1:], base.final_norm, base.eps)
         return linear(states, base.embedding).float()
 

@@ -70,7 +70,8 @@ class LeanBase:
 def read_base(folder: Path | str, dtype: torch.dtype = torch.float32) -> LeanBase:
     """The weights of a model of the embedded architecture, such as :mod:`itpo.models.tiny` trains.
 
-    Raises ``FileNotFoundError`` without a model in ``folder``, and ``ValueError`` for one of another architecture.
+    Raises ``FileNotFoundError`` without a model in ``folder``, and ``ValueError`` for one of another architecture. See
+    :class:`itpo.models.lean.LeanModel` for an example.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -144,9 +145,12 @@ def _head_dim(config: Mapping[str, Any]) -> int | None:
 def _check_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
     """Refuse weights that are missing, left over or of another shape than the config says."""
     hidden, inner, layers, _, words = (config[key] for key in _SIZES)
-    wanted = {"model.embed_tokens.weight": (words, hidden), "model.norm.weight": (hidden,)}
+    wanted: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (words, hidden),
+        "model.norm.weight": (hidden,),
+    }
     square, wide = (hidden, hidden), (inner, hidden)
-    shapes = {f"self_attn.{name}_proj": square for name in "qkvo"}
+    shapes: dict[str, tuple[int, ...]] = {f"self_attn.{name}_proj": square for name in "qkvo"}
     shapes |= {"mlp.gate_proj": wide, "mlp.up_proj": wide, "mlp.down_proj": (hidden, inner)}
     shapes |= {"input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}
     for number in range(layers):
