@@ -104,7 +104,7 @@ def variants(config: RunConfig, *only: str) -> dict[str, tuple[RunConfig, RunCon
             by_hand = field.name == "options" or (field.name == "name" and outer.name != "model")
             if field.name not in FIXED and name not in FIXED and not by_hand:
                 pairs[name] = (config, dataclasses.replace(config, **{outer.name: another(value, field)}))
-        if not only and outer.name != "user":  # scripted tasks have their own
+        if not only and outer.name not in ("user", "engine"):  # scripted tasks and tiny models have their own
             pairs[outer.name] = (config, another(config, outer))
     return pairs
 
@@ -113,6 +113,7 @@ CHANGES = {
     **variants(SCRIPTED),
     **variants(REAL, "task", "user", "judge"),
     **{f"prose {name}": pair for name, pair in variants(PROSE, "model").items()},
+    "engine": (PROSE, dataclasses.replace(PROSE, engine="vllm")),
 }
 UNNAMED = {
     f"{who}.{name}"
