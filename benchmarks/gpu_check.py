@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from itpo.models.backbone import Backbone
 from itpo.models.memory import Settings, Work, budget
 from itpo.models.optimizers import adamw, get_state, set_state
 from itpo.models.shapes import GIB, PUBLISHED, Shape
-from itpo.models.timing import random_model
+from itpo.models.timing import fastest, random_model
 from itpo.models.tiny import build_tokenizer
 from itpo.runs.reading import Readings, fingerprint
 from itpo.specs import Adapter, PretrainedModel
@@ -155,25 +155,13 @@ def decoding(bench: Bench) -> Iterator[Line]:
             for part in ids.split(max(16384 // bench.rows, 2), 1):
                 decoder.append(part, one.expand(-1, part.shape[1]))
             step = partial(decoder.append, ids[:, :1], one)
-            milliseconds = 1e3 * fastest(step, bench.device)
+            milliseconds = 1e3 * fastest(step, bench.device, 5)
             activity = ProfilerActivity.CUDA if bench.device.type == "cuda" else ProfilerActivity.CPU
             with profile(activities=[activity]) as measured:
                 step()
         kernels = sum(event.count for event in measured.key_averages())
         where = f"{bench.rows} rows, {context} tokens of context"
         yield Line("decoding", where, f"{milliseconds:.1f} ms a token, {kernels} kernels")
-
-
-def fastest(call: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
-    """Seconds of the fastest of a few calls, after one that warms up."""
-    laps = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        laps.append(time.perf_counter() - start)
-    return min(laps[1:])
 
 
 def peaks(bench: Bench) -> Iterator[Line]:

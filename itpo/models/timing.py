@@ -139,18 +139,22 @@ def _measure(shape: Shape, layers: int, work: Work, rows: int, length: int, devi
         (logp + entropy).sum().backward()
 
     with torch.no_grad():
-        reading = _seconds(read, device)
+        reading = fastest(read, device)
         decoder = read()
         with backbone.use("policy"):
-            decoding = _seconds(lambda: decoder.append(ids[:, :1], one), device)
-            scoring = _seconds(lambda: backbone.token_stats(ids[:few], mask.to(device)), device)
+            decoding = fastest(lambda: decoder.append(ids[:, :1], one), device)
+            scoring = fastest(lambda: backbone.token_stats(ids[:few], mask.to(device)), device)
     with backbone.use("policy"):
-        learning = _seconds(learn, device)
+        learning = fastest(learn, device)
     return Times(decoding, reading / ids.numel(), scoring / mask.numel(), learning / mask.numel())
 
 
 def random_model(shape: Shape, layers: int, precision: str, device: torch.device) -> Any:
-    """A model of that shape with random weights, in 4 bits by way of a folder, as bitsandbytes reads it."""
+    """A model of that shape with random weights, in 4 bits by way of a folder, as bitsandbytes reads it.
+
+    >>> random_model(_TOY, 1, "full", torch.device("cpu")).config.hidden_size
+    128
+    """
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -177,8 +181,12 @@ def random_model(shape: Shape, layers: int, precision: str, device: torch.device
         )
 
 
-def _seconds(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
-    """The shortest of a few calls, after one that warms up."""
+def fastest(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
+    """Seconds of the shortest of a few calls, after one that warms up.
+
+    >>> 0 <= fastest(lambda: None, torch.device("cpu")) < 1
+    True
+    """
     laps = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
