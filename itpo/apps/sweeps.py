@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from itpo.apps.terminal import visible
+from itpo.apps.terminal import one_line, visible
 
 if TYPE_CHECKING:
     from itpo.config import RunConfig
@@ -59,7 +59,6 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs; make nothing")] = False,
 ) -> int:
     """Train or load every run that a file asks for, on this machine or on a Ray cluster; lists their folders last."""
-    from itpo.apps.command_line import one_line
     from itpo.runs.paths import runs_root
     from itpo.runs.store import RunFolderError, Store
 

@@ -1,6 +1,19 @@
-"""What others wrote, such as a server or a model, as a terminal can show it safely."""
+"""What a terminal is shown: errors in one line, and what others wrote, such as a server or a model, safely."""
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def one_line(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors that say what to do into the one line that a command prints before it ends with 2."""
+    try:
+        yield
+    except errors as error:
+        raise typer.TyperException(" ".join(str(error).split())) from error
 
 
 def visible(text: str) -> str:
