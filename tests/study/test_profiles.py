@@ -10,6 +10,7 @@ from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.estimators import ESTIMATORS
 from itpo.fields import Options
 from itpo.runs.store import Store
+from itpo.specs import TinyLM
 from itpo.study.profiles import PROFILES, RELEASED, get_profile, get_real_profile
 from itpo.tasks.registry import PROSE, TASKS
 
@@ -127,6 +128,9 @@ OTHERS = {
     "estimator.options": {"baseline": "trajectory"},
     "thought_tags": {"<aside>": "</aside>"},
     "judge_failure": "uniform",
+    "correction": "sequence",
+    "engine": "vllm",
+    "engine_memory": 0.5,
     "max_failed": 0.25,
 }
 FIXED = (
@@ -141,6 +145,8 @@ def variants(spec, path=""):
     for field in dataclasses.fields(spec):
         value, name = getattr(spec, field.name), f"{path}{field.name}"
         if (path and field.name in FIXED) or (value is None and name not in OTHERS):
+            continue
+        if name == "engine" and isinstance(spec.model, TinyLM):  # which has one engine
             continue
         if name in OTHERS and OTHERS[name] != value:
             news = [OTHERS[name]]
