@@ -36,9 +36,12 @@ class Held(NamedTuple):
 
 
 def can_share(learner: Learner, run: Run | None) -> bool:
-    """Whether other runs have the same dialogues of the reference: those of a scripted task, on a CPU, from a noted base."""
-    scripted = isinstance(learner.config.task, TaskSpec)
-    return scripted and learner.backbone.device.type == "cpu" and run is not None and run.inputs is not None
+    """Whether other runs have the same dialogues of the reference.
+
+    Those of a scripted task have, if they are held by the library's own engine, on a CPU, from a noted base.
+    """
+    own = isinstance(learner.config.task, TaskSpec) and learner.engine is None
+    return own and learner.backbone.device.type == "cpu" and run is not None and run.inputs is not None
 
 
 def hold(

@@ -11,6 +11,7 @@ import torch
 
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.models.loading import model_hashes
+from itpo.rollout.engine import TurnEngine
 from itpo.runs.store import Run, Store, fingerprint
 from itpo.specs import Adapter, TinyLM
 from itpo.trainer import train
@@ -93,12 +94,21 @@ def test_dialogues_read_back_are_those_that_were_held(tmp_path: Path, asked: lis
     run, learner = store.open(CONFIG), build_learner(CONFIG, store)
     assert not sharing.can_share(learner, run)  # from which base is not said yet
     run.declare(inputs(CONFIG, store))
+    assert sharing.can_share(learner, run)
     one, again = (sharing.hold(learner, run, "probe", 2, 2, evaluate=True) for _ in range(2))
     assert asked == ["probe"]
     assert one.dialogues == again.dialogues and torch.equal(one.reference, again.reference)
     for name, value in vars(one.batch).items():
         other = getattr(again.batch, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+def test_what_another_engine_draws_is_not_shared(tmp_path: Path, unchecked: None) -> None:
+    store = Store(tmp_path)
+    run, learner = store.open(CONFIG), build_learner(CONFIG, store)
+    run.declare(inputs(CONFIG, store))
+    learner.engine = TurnEngine(learner.backbone)  # any that is not the backbone's own
+    assert not sharing.can_share(learner, run)
 
 
 @pytest.mark.parametrize(
