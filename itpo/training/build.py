@@ -70,7 +70,7 @@ def build_learner(config: RunConfig, store: Store, to_train: bool = True) -> Lea
     model, tokenizer = load_model(config.model, base)
     make_engine = None
     if to_train and config.engine == "vllm":
-        make_engine = partial(_vllm, config, readable_by_engines(config, store, base, model, tokenizer))
+        make_engine = partial(_vllm, config, _readable_by_engines(config, store, base, model, tokenizer))
     learner = Learner(config, model, tokenizer, store.root, make_engine=make_engine)
     if isinstance(config.model, PretrainedModel):
         from itpo.models.backbone import Backbone
@@ -81,7 +81,7 @@ def build_learner(config: RunConfig, store: Store, to_train: bool = True) -> Lea
     return learner
 
 
-def readable_by_engines(
+def _readable_by_engines(
     config: RunConfig, store: Store, base: Path | str, model: Any, tokenizer: Any
 ) -> Path:
     """The folder from which another engine reads the base that a learner has loaded: its own, or its 4 bits written out."""
