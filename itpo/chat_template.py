@@ -308,8 +308,11 @@ class ChatTemplate:
         """Collect what no message may spell."""
         frame = self.render([*[_SYSTEM] * self._takes_system, _ASKED, _SAID, _AGAIN])
         thoughts = {*self.tags, *self.tags.values()} - {*self.special}
-        # Tokens that are added for their length (spaces, HTML) are left alone.
-        spelled = {*self.special, *_BRACKETED.findall(frame)}
+        # Tokens that are added for their length (spaces, HTML) are left alone; those of control without a name of their own,
+        # such as <file_sep>, are special by their flag alone.
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        spelled = {*self.special, *(str(token) for token in added if token.special)}
+        spelled |= {*_BRACKETED.findall(frame)}
         spelled |= {name for name in self.markers if name in self._source or _BARRED.fullmatch(name)}
         self._spelled = [
             re.compile(f"(?={_either(names)})(.)", re.DOTALL) for names in (spelled, spelled - thoughts)

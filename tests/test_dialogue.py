@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from itpo.chat import ChatFormat
@@ -175,6 +175,16 @@ def test_overlapping_special_tokens_are_all_broken_up():
     added = {*tokenizer.convert_tokens_to_ids(["<a>b", ">b<", "b<c>"])}
     assert added & {*tokenizer("<a>b<c>")["input_ids"]}
     assert not added & {*chat.opening([Message("user", "<a>b<c>")])}
+
+
+def test_a_token_that_is_special_by_its_flag_alone_is_broken_up():
+    """As are those of code files in SmolLM2, which `all_special_tokens` leaves out; one added for its length stays."""
+    tokenizer = chatml_tokenizer()
+    tokenizer.add_tokens([AddedToken("<file_sep>", special=True), AddedToken("<table>", special=False)])
+    assert "<file_sep>" not in tokenizer.all_special_tokens
+    flagged, long = tokenizer.convert_tokens_to_ids(["<file_sep>", "<table>"])
+    ids = ChatFormat(tokenizer).user_block("<file_sep> <table>")
+    assert flagged not in ids and long in ids
 
 
 def test_text_is_what_was_said(chat):

@@ -381,10 +381,11 @@ def test_the_critic_learns_and_says_how_well(make_learner):
     learner = make_learner(**PPO)
     batch = collect(learner)
     targets = torch.where(batch.response_mask, 5 * batch.outcome[:, None], 0).repeat(2, 1, 1)
-    metrics = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(30)]
+    # After 30 updates it still climbs, to 0.59 to 0.93 for six random streams; after 60 it is above 0.92 for each.
+    metrics = [learner.update_critic(batch, targets, learner.values(batch), f"{i}") for i in range(60)]
     first, *_, last = metrics
     assert first["explained_variance"] == pytest.approx(0.0, abs=1e-6)  # its head starts at zero
-    assert last["explained_variance"] > 0.8 and last["value_loss"] < 0.1 * first["value_loss"]
+    assert last["explained_variance"] > 0.9 and last["value_loss"] < 0.1 * first["value_loss"]
     values = learner.values(batch)
     mask = batch.response_mask
     error = (targets.sum(0) - values.sum(0))[mask]
