@@ -150,7 +150,9 @@ def _row(run: "Run") -> list[str]:
 
 @app.command()
 def check(
-    task: Annotated[str, typer.Argument(help="math, documents or medical")], profile: ProfileOption = "laptop"
+    task: Annotated[str, typer.Argument(help="math, documents or medical")],
+    profile: ProfileOption = "laptop",
+    dialogues: Annotated[int, typer.Option(min=2, help="Behind each figure but the run's")] = 2000,
 ) -> int:
     """Measure whether a task is fit to compare methods on."""
     from itpo.apps.configs import named_config
@@ -160,7 +162,7 @@ def check(
 
     with one_line(ValueError):
         config = named_config(profile, task)
-    return 0 if report(config, Store(runs_root())) else 1
+    return 0 if report(config, Store(runs_root()), dialogues) else 1
 
 
 @app.command()

@@ -40,6 +40,9 @@ def test_a_task_without_skills_is_measured_by_the_bounds_of_its_entry(
 ) -> None:
     checks = testbed.measure(own_config(), Store(tmp_path), dialogues=200)
     values = {check.name: check.value for check in checks}
+    evaluated = Store(tmp_path).open(own_config()).metrics()["eval_success"].dropna()
+    gain = max(evaluated) - values["base model: right guesses, sampled"]
+    assert len(evaluated) > 2 and checks[-1].value == pytest.approx(gain)
     assert list(values) == [
         "expert: right guesses",
         "base model: right guesses, sampled",
