@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce figures test test-ray test-trl test-verl test-vllm notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test test-ray test-trl test-verl test-vllm test-gpu notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ test-verl: build/venv-verl/.installed  ## hold itpo.integrations.verl against it
 		--doctest-modules --jaxtyping-packages=itpo,beartype.beartype \
 		$(METHOD:%=itpo/%.py) $(METHOD:%=tests/test_%.py) itpo/integrations/credit.py itpo/integrations/verl \
 		tests/integrations/test_credit.py tests/test_turn_baselines.py tests/integrations/test_verl_*.py
+
+test-gpu: $(STAMP)  ## hold whole runs on a pretended GPU to one device: every method and estimator, in 4 and 16 bits (2 minutes)
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "engine or not engine" -W ignore tests/test_pretended_gpu.py tests/test_gpu_check.py
 
 VLLM := build/venv-vllm/bin/python
 
