@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itpo import attribution, estimators, losses, prm, specs
+from itpo.estimators import allows
 from itpo.fields import Options, check, check_fields, check_named, setting
 from itpo.runs.files import UNNAMED
 from itpo.specs import (
@@ -277,23 +278,6 @@ class RunConfig:
                 f"outcome_coef is {method.outcome_coef} and coef is {method.coef}: {self.estimator.name} scales each source of "
                 "reward to unit variance, so that their weights cancel; make the two equal, or outcome_coef 0"
             )
-
-
-def allows(estimator: str, method: str) -> bool:
-    """Whether an estimator can train a method.
-
-    One whose rewards are TD errors needs a critic. One that compares rollouts itself takes no critic, and nothing that scales
-    rewards again.
-
-    >>> allows("ppo", "value_model"), allows("rloo", "value_model"), allows("rloo", "itpo")
-    (True, False, True)
-    >>> allows("rloo", "gigpo"), allows("grpo", "gigpo")
-    (True, False)
-    """
-    column, row = estimators.get_estimator(estimator), attribution.get_method(method)
-    if row.compares:
-        return not (column.has_critic or column.scale_free)
-    return column.has_critic or not row.needs_values
 
 
 _SPECS = {spec.__qualname__: spec for spec in (RunConfig, Method, Estimator, TaskSpec, Adapter, *specs.ALL)}

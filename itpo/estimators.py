@@ -267,3 +267,20 @@ def estimate(name: str, sources: Sequence[Source], **signals: Any) -> Credit:
     if missing:
         raise ValueError(f"estimator {name!r} needs {', '.join(missing)}; pass it by keyword")
     return function(sources, **given)
+
+
+def allows(estimator: str, method: str) -> bool:
+    """Whether an estimator can train a method.
+
+    One whose rewards are TD errors needs a critic. One that compares rollouts itself takes no critic, and nothing that scales
+    rewards again.
+
+    >>> allows("ppo", "value_model"), allows("rloo", "value_model"), allows("rloo", "itpo")
+    (True, False, True)
+    >>> allows("rloo", "gigpo"), allows("grpo", "gigpo")
+    (True, False)
+    """
+    column, row = get_estimator(estimator), get_method(method)
+    if row.compares:
+        return not (column.has_critic or column.scale_free)
+    return column.has_critic or not row.needs_values

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from itpo import turns
 from itpo.attribution import get_method
-from itpo.estimators import Credit, estimate, get_estimator, method_sources
+from itpo.estimators import Credit, allows, estimate, get_estimator, method_sources
 
 
 def group_ids(keys: Sequence[Hashable]) -> Int64[Tensor, " B"]:
@@ -36,16 +36,16 @@ def check_pair(method: str, estimator: str) -> None:
         ...
     ValueError: method 'value_model' reads the values of a critic, which estimator 'rloo' lacks: use 'ppo'
     """
-    row, column = get_method(method), get_estimator(estimator)
-    if row.needs_values and not column.has_critic:
-        raise ValueError(
-            f"method {method!r} reads the values of a critic, which estimator {estimator!r} lacks: use 'ppo'"
-        )
-    if row.compares and (column.has_critic or column.scale_free):
+    if allows(estimator, method):
+        return
+    if get_method(method).compares:
         raise ValueError(
             f"method {method!r} compares a prompt's rollouts itself, and takes no baseline or scale of estimator "
             f"{estimator!r}: use 'rloo'"
         )
+    raise ValueError(
+        f"method {method!r} reads the values of a critic, which estimator {estimator!r} lacks: use 'ppo'"
+    )
 
 
 def credit(

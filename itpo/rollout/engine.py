@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -70,7 +70,7 @@ class _Row:
 
     number: int
     unseen: list[int]
-    turns: int = field(default=0)
+    turns: int = 0
 
 
 class TurnEngine:
