@@ -380,7 +380,7 @@ def known_methods() -> dict[str, MethodEntry]:
     """The methods of Table 1, and after them the rivals of :mod:`itpo.rivals`, which are no rows of it.
 
     >>> [name for name in known_methods() if name not in METHODS]
-    ['mt_grpo', 'gigpo', 'istar', 'progress']
+    ['mt_grpo', 'gigpo', 'istar', 'progress', 'equal_share', 'signed_norm_itpo']
     """
     from itpo.rivals import RIVALS  # whose functions are made of these
 

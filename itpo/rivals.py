@@ -1,6 +1,8 @@
 """Other methods' turn credit, one function each, to be compared with the methods of Table 1 on equal terms.
 
-Three of them (MT-GRPO, GiGPO, iStar) define advantages and not rewards: they compare a prompt's rollouts themselves. Their
+Four are other papers'; two are ours [O]: an equal split, which is a control, and signed Norm-ITPO, which is a remedy.
+
+Four of them (MT-GRPO, GiGPO, iStar, signed Norm-ITPO) define advantages and not rewards: they compare a prompt's rollouts themselves. Their
 functions return rewards whose sums from a token on are those advantages. No further baseline may be subtracted, so they are
 trained by RLOO with its baseline left out; what it adds is the whitening of the batch, which the papers do not have. What is
 common to all runs of this library stays common: losses, penalties, users, and the PRM of eq. (3).
@@ -16,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from itpo import advantages, turns
-from itpo.attribution import MethodEntry, check_judge_scores, trajectory_share
+from itpo.attribution import MethodEntry, check_judge_scores, norm_itpo, trajectory_share
 
 ANCHORS = ("history", "reply")
 RATINGS = ("turns", "states")
@@ -205,6 +207,52 @@ def progress(
     return turns.place_at_turn_ends(scores - before, turn_ids)
 
 
+def equal_share(outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Split the outcome over turns in equal parts, R / K at the end of each of K turns.
+
+    This is Norm-ITPO at an infinite temperature: what is left of it when its PRM says nothing. A control of our own [O]. Raises
+    ValueError unless there is one outcome for each dialogue.
+
+    >>> equal_share(torch.tensor([0.5]), torch.tensor([[0, 0, -1, 1]])).tolist()
+    [[0.0, 0.25, 0.0, 0.25]]
+    """
+    return norm_itpo(torch.zeros(turn_ids.shape, dtype=outcome.dtype), outcome, turn_ids, temperature=1.0)
+
+
+def signed_norm_itpo(
+    token_rewards: Float[Tensor, "B T"],
+    outcome: Float[Tensor, " B"],
+    turn_ids: Int64[Tensor, "B T"],
+    group_size: int | Int64[Tensor, " B"],
+    temperature: float = 0.4,
+) -> Float[Tensor, "B T"]:
+    """Split each dialogue's leave-one-out advantage A over its turns: praise goes to turns of high implicit reward, blame to low.
+
+    Turn k of K gets the advantage K w_k A, whose mean over the turns is A. The weights are softmax(R_k / eta) over turns where
+    A > 0 and softmax(-R_k / eta) where A < 0, with R_k of eq. (4). `temperature` is eta. A is the outcome less the mean outcome
+    of the prompt's other rollouts, in units of the outcome; a rollout that is alone has nobody to be compared with, and A is its
+    outcome.
+
+    Source: our own [O]. Eq. (6) splits R, which is 0 for a failed dialogue, so that no turn of it is to blame; and what is
+    split is summed over later turns again. Here failures are split too, and what a turn gets is its advantage.
+
+    Raises ValueError for a temperature that is not positive and finite, shapes that do not match, and as
+    :func:`itpo.advantages.rloo`.
+
+    >>> ids, said = torch.tensor([[0, -1, 1], [0, -1, 1]]), torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> rewards = signed_norm_itpo(said, torch.tensor([1.0, 0.0]), ids, group_size=2, temperature=0.5)
+    >>> advantages.returns(rewards, ids >= 0)
+    tensor([[ 1.7616,  0.0000,  0.2384],
+            [-0.2384,  0.0000, -1.7616]])
+    """
+    has_turn = turns.turn_mask(turn_ids)
+    placed, end = trajectory_share(outcome, turn_ids), turns.trajectory_end(turn_ids)
+    advantage = advantages.rloo(placed, end, group_size, "trajectory").sum(-1, keepdim=True)
+    scores = turns.aggregate(token_rewards, turn_ids) * advantage.sign()
+    weights = turns.normalize(scores, has_turn, temperature)
+    return _as_rewards(has_turn.sum(-1, keepdim=True) * weights * advantage, turn_ids)
+
+
 RIVALS: dict[str, MethodEntry] = {
     entry.name: entry
     for entry in (
@@ -212,5 +260,7 @@ RIVALS: dict[str, MethodEntry] = {
         MethodEntry("gigpo", "GiGPO", gigpo, "turn", "#7f7f00", "--"),
         MethodEntry("istar", "iStar", istar, "turn", "#6a3d9a", "-."),
         MethodEntry("progress", "Judged progress", progress, "turn", "#b15928", ":"),
+        MethodEntry("equal_share", "Equal split", equal_share, "turn", "#666666", "--"),
+        MethodEntry("signed_norm_itpo", "Signed Norm-ITPO", signed_norm_itpo, "turn", "#D55E00", "-"),
     )
 }
