@@ -168,7 +168,7 @@ Markdown(f"{claims.verdict_text(verdicts, scale)}\n\n{rules}")
 # another question: not where a method ends, but how it got there.
 
 # %%
-Markdown(claims.verdict_text(claims.method_verdicts(frame, "mean_success"), scale))
+Markdown(claims.verdict_text(claims.method_verdicts(frame, "speed"), scale))
 
 # %% [markdown]
 # ## 6. The other two tasks
@@ -225,7 +225,7 @@ for task, there in others.items():
 # %%
 for task, results in frames.items():
     after = claims.verdict_text(claims.method_verdicts(results), scale)
-    during = claims.verdict_text(claims.method_verdicts(results, "mean_success"), scale)
+    during = claims.verdict_text(claims.method_verdicts(results, "speed"), scale)
     title = entries[task].title.capitalize()
     display(
         Markdown(f"**{title}, after training**\n\n{after}\n\n**{title}, mean over training**\n\n{during}")

@@ -406,7 +406,7 @@ Markdown(f"{claims.verdict_text(verdicts, scale)}\n\nRule: {verdicts[0].rule}.")
 # The same by the mean success over training, which has less noise and asks how a method got there, not where it ended:
 
 # %%
-Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "mean_success"), scale))
+Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "speed"), scale))
 
 # %% [markdown]
 # ## 6. Variants of RLOO, and the length of dialogues

@@ -145,7 +145,7 @@ lines = []
 for task in TASKS:
     usual = frame[(frame["task"] == task) & (frame["estimator"] == "rloo") & (frame["row"] != "judge")]
     both = pd.concat([usual, tables.results(trained[task])])
-    for column, name in (("success", "after training"), ("mean_success", "over training")):
+    for column, name in (("success", "after training"), ("speed", "over training")):
         effect = tables.effects(both, "judge", tables.BASELINE, column)
         lines.append(judge(titles[task], f"a faultless judge beats trajectory-share, {name}", effect))
 Markdown(claims.verdict_text(lines, scale))

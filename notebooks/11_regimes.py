@@ -159,7 +159,7 @@ every = pd.concat([gains, regimes.gains(places), regimes.gains(numbers)]).drop_d
 )
 note = f"Gains on trajectory-share, paired by seed, mean [95 % t-interval] over {where}; RLOO."
 tables.write_table(tables.as_text(every, regimes.GAIN_COLUMNS), every, "regimes", scale, note)
-over_training = every[every["measure"] == "mean_success"]
+over_training = every[every["measure"] == "speed"]
 Markdown(tables.markdown(tables.as_text(over_training, regimes.GAIN_COLUMNS)))
 
 # %% [markdown]

@@ -83,7 +83,7 @@ note = (
     f"Gains on trajectory-share by the baseline of RLOO, paired by seed, mean [95 % t-interval] over {where}."
 )
 tables.write_table(text, gains, "baselines_gains", scale, note)
-Markdown(tables.markdown(text[gains["measure"] == "mean_success"]))
+Markdown(tables.markdown(text[gains["measure"] == "speed"]))
 
 # %% [markdown]
 # **What the baseline changes**: the same method under `to_go` less under `released`, paired by seed, in each cell.
@@ -102,7 +102,7 @@ Markdown(tables.write_table(text, changes, "baselines_changes", scale, note))
 
 # %%
 def gain(row, baseline, results=frame):
-    return regimes.pooled_gains(results, row, baseline, "mean_success")
+    return regimes.pooled_gains(results, row, baseline, "speed")
 
 
 two = frame[frame["rollouts"] == min(grid.rollouts)]
@@ -145,7 +145,7 @@ lines = []
 for hypothesis, row, name in (("H4", "judge", "a judge that never errs"), ("H5", "norm_itpo", "Norm-ITPO")):
     for measure, when in reversed(draw.MEASURES.items()):
         effect = regimes.pooled_gains(again, row, "to_go", measure)
-        label = hypothesis if measure == "mean_success" else f"beside {hypothesis}"
+        label = hypothesis if measure == "speed" else f"beside {hypothesis}"
         lines.append(judge(label, f"{name} beats trajectory-share, {when}", effect.to_list()))
 rows = again.groupby("row", sort=False)[["start", *draw.MEASURES]].mean().round(3).reset_index()
 Markdown(f"{tables.markdown(rows)}\n\n{verdict_text(lines, scale)}")

@@ -182,7 +182,7 @@ def written_runs(three_seeds: Profile, tmp_path_factory: pytest.TempPathFactory)
         for step in range(4):
             if step % 2 == 0:
                 run.log(step, {"eval_success": level * step / 2})
-            run.log(step, {"success": 0.5, **ranking})
+            run.log(step, {"success": level, **ranking})
         run.log(4, {"eval_success": level * 2})
         for step in range(5 * has_prm):
             run.save_monitor(step, _monitored(rng, outcome))

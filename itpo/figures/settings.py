@@ -12,7 +12,7 @@ from itpo.figures._parts import add_legend, methods_in, panels, where
 from itpo.figures.style import BODY, INK, QUIET, SMALL, TEXT
 
 # What is shown of runs: a column of `itpo.study.tables.results`, and what it is called.
-MEASURES = {"success": "after training", "mean_success": "mean over training"}
+MEASURES = {"success": "after training", "speed": "over training"}
 MARKERS = "so^DvP*X"  # of the first method, the second, and so on
 BASELINES = {"released": (":", "s"), "to_go": ("-", "o")}  # of RLOO: line and marker
 

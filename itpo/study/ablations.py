@@ -77,9 +77,9 @@ def setting_results(runs: Sequence[Run], of: Callable[[RunConfig], Any]) -> pd.D
 def setting_bands(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and t-interval over seeds of success after and over training: row, setting, measure, mean, low, high, n.
 
-    >>> frame = pd.DataFrame({"row": "itpo", "setting": 0.4, "success": [0.5, 0.7], "mean_success": [0.4, 0.4]})
+    >>> frame = pd.DataFrame({"row": "itpo", "setting": 0.4, "success": [0.5, 0.7], "speed": [0.4, 0.4]})
     >>> setting_bands(frame)[["measure", "mean"]].round(2).to_dict("records")
-    [{'measure': 'success', 'mean': 0.6}, {'measure': 'mean_success', 'mean': 0.4}]
+    [{'measure': 'success', 'mean': 0.6}, {'measure': 'speed', 'mean': 0.4}]
     """
     return spread(frame, list(MEASURES), ["row", "setting"])
 

@@ -84,6 +84,7 @@ class Experiment:
     def band(self, profile: Profile) -> dict[Cell, list[RunConfig]]:
         """The runs of the band, cell by cell: swept arms at every rate, the others at the task's rate of Table 1.
 
+        >>> from itpo.study.profiles import get_profile
         >>> cells = get_experiment("laptop").band(get_profile("laptop"))
         >>> len(cells), sum(map(len, cells.values()))
         (57, 684)
@@ -105,6 +106,7 @@ class Experiment:
 def table_rate(profile: Profile, task: str) -> float:
     """The one learning rate of Table 1 on a task.
 
+    >>> from itpo.study.profiles import get_profile
     >>> table_rate(get_profile("laptop"), "math") in EXPERIMENTS["laptop"].rates
     True
     """
@@ -118,6 +120,23 @@ def configs(profile: Profile, cell: Cell, seeds: Iterable[int]) -> list[RunConfi
     method = replace(arm.method, policy_lr=cell.rate, beta=BETAS[cell.task])
     run = replace(profile.on(cell.task).run, method=method, estimator=arm.estimator)
     return [replace(run, seed=seed) for seed in seeds]
+
+
+def arm_of(config: RunConfig) -> str:
+    """The arm that a run belongs to, whatever its rate and seed; empty where its method or estimator is set otherwise.
+
+    >>> from itpo.study.profiles import get_profile
+    >>> arm_of(get_profile("laptop").config("itpo", 100)), arm_of(get_profile("laptop").config("itpo", 100, "ppo"))
+    ('itpo', '')
+    """
+    rate, beta = config.method.policy_lr, BETAS.get(config.task.name)
+    if config.method.beta != beta:
+        return ""
+    for arm in ARMS.values():
+        own = replace(arm.method, policy_lr=rate, beta=beta)
+        if (own, arm.estimator) == (config.method, config.estimator):
+            return arm.name
+    return ""
 
 
 def best_rates(choice: pd.DataFrame) -> dict[str, float]:

@@ -66,7 +66,7 @@ LINES = (
 # Differences of two methods, paired by seed: (claim, part) -> better, worse, column of `itpo.study.tables.results`.
 _PAIRS = {
     ("C1", "after training"): ("norm_itpo", BASELINE, "success"),
-    ("C1", "over training"): ("norm_itpo", BASELINE, "mean_success"),
+    ("C1", "over training"): ("norm_itpo", BASELINE, "speed"),
     ("C2", "after training"): ("norm_itpo", "itpo", "success"),
     ("C3", "ITPO"): ("itpo", "prime", "success"),
     ("C3", "Norm-ITPO"): ("norm_itpo", "prime", "success"),

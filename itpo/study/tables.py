@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from itpo.attribution import get_method
 from itpo.config import Method
@@ -23,12 +24,13 @@ from itpo.figures.publishing.registry import publish_table
 from itpo.figures.settings import MEASURES
 from itpo.runs.paths import project_root
 from itpo.runs.store import Run
+from itpo.study.experiment import BASELINE, arm_of
 from itpo.study.profiles import Profile
 from itpo.study.reported import caution, reported
-from itpo.study.statistics import Interval, area_under_curve, bootstrap_interval, share_interval, t_interval
+from itpo.study.statistics import Interval, bootstrap_interval, share_interval, t_interval
 from itpo.tasks.registry import get_entry
 
-BASELINE = "trajectory_share"
+COLLAPSE = 0.2  # outcome that a run loses after its best three steps
 DASH = "–"  # where there is no number
 NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), 0)
 
@@ -130,31 +132,51 @@ MEASURE = Column("measure", lambda line: MEASURES[line["measure"]])
 
 
 def results(runs: Sequence[Run]) -> pd.DataFrame:
-    """One line a finished run: final success (sampled, greedy), mean success over training, turns, and the PRM's ranking.
+    """One line a finished run: what it is, the measures of `docs/protocol.md`, and the PRM's ranking.
 
-    ``mean_success`` is the area under the evaluation curve divided by its length. ``auc``, ``tau`` are means over training
-    batches, each dialogue scored before the PRM learns from it; ``nan`` for rows without a PRM.
+    ``arm`` is its name in :data:`itpo.study.experiment.ARMS`, empty for another setting; ``rate`` the policy's learning rate.
+    ``speed``, the primary measure, is the mean outcome of all training steps; ``greedy_success`` the level after training
+    and ``success`` the same sampled; ``collapsed`` 1 or 0, see :func:`has_collapsed`; ``turns`` those of a dialogue after
+    training. ``auc``, ``tau`` are means over training batches, each dialogue scored before the PRM learns from it; ``nan``
+    for rows without a PRM.
     """
     return pd.DataFrame([_result(run) for run in runs])
 
 
 def _result(run: Run) -> dict[str, Any]:
     metrics, summary = run.metrics(), run.summary()
-    held_out = metrics.dropna(subset="eval_success")
-    fresh = metrics[metrics["step"] >= 0].reindex(columns=["prm_auc", "prm_kendall"]).mean()
+    steps = metrics[metrics["step"] >= 0].reindex(columns=["success", "prm_auc", "prm_kendall"])
+    outcomes = steps["success"].dropna()
     return {
         "task": run.config.task.name,
         "row": run.config.method.name,
+        "arm": arm_of(run.config),
         "estimator": run.config.estimator.name,
         "baseline": run.config.estimator.baseline,
+        "rate": run.config.method.policy_lr,
         "seed": run.config.seed,
-        "success": summary["success"],
+        "speed": float(outcomes.mean()),
         "greedy_success": summary["greedy_success"],
-        "mean_success": area_under_curve(held_out["step"], held_out["eval_success"]),
+        "success": summary["success"],
+        "collapsed": float(has_collapsed(outcomes)),
         "turns": summary["turns"],
-        "auc": float(fresh["prm_auc"]),
-        "tau": float(fresh["prm_kendall"]),
+        "auc": float(steps["prm_auc"].mean()),
+        "tau": float(steps["prm_kendall"].mean()),
     }
+
+
+def has_collapsed(outcomes: ArrayLike) -> bool:
+    """Whether training went wrong, from the mean outcome of each step in [0, 1]: the rule of `docs/protocol.md`.
+
+    The last three steps are no higher than the first one, or ``COLLAPSE`` below the best three in a row.
+
+    >>> has_collapsed([0.4, 0.5, 0.6, 0.7]), has_collapsed([0.4, 0.9, 0.9, 0.9, 0.9, 0.6, 0.6, 0.6])
+    (False, True)
+    """
+    values = np.asarray(outcomes, dtype=float)
+    threes = np.convolve(values, np.ones(3) / 3, "valid") if len(values) >= 3 else values.mean(keepdims=True)
+    # Means of equal outcomes may differ in their last digits.
+    return bool(threes[-1] <= values[0] or threes[-1] <= threes.max() - COLLAPSE + 1e-9)
 
 
 def effects(frame: pd.DataFrame, better: str, worse: str, column: str) -> Float[np.ndarray, " n"]:
@@ -199,9 +221,9 @@ def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
             "label": get_method(row).label,
         }
         cell = frame[(frame["task"] == task) & (frame["estimator"] == estimator)]
-        for column in ("success", "greedy_success", "mean_success", "turns", "auc", "tau"):
+        for column in ("success", "greedy_success", "speed", "turns", "auc", "tau"):
             line |= interval_columns(column, t_interval(cell.loc[cell["row"] == row, column]))
-        for column, name in (("success", "gain"), ("mean_success", "mean_gain")):
+        for column, name in (("success", "gain"), ("speed", "mean_gain")):
             differences = effects(cell, row, BASELINE, column) if row != BASELINE else np.empty(0)
             line |= interval_columns(name, t_interval(differences))
             line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
@@ -231,7 +253,7 @@ def main_columns(table: pd.DataFrame) -> list[Column]:
         METHOD,
         percent(f"{outcomes}, sampled (%)", "success"),
         percent("greedy (%)", "greedy_success"),
-        percent("mean over training (%)", "mean_success"),
+        percent("mean over training (%)", "speed"),
         Column("turns", "turns", 1.0, 2),
         points("gain on trajectory-share (points), t", "gain"),
         points("the same, bootstrap", "gain_boot"),
@@ -274,7 +296,7 @@ def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             return t_interval(by_seed(runs, column) - by_seed(usual[usual["row"] == rival], column))
 
         line: dict[str, Any] = {"variant": name, "row": row, "label": get_method(row).label}
-        for column in ("success", "mean_success", "turns"):
+        for column in ("success", "speed", "turns"):
             line |= interval_columns(column, t_interval(runs[column]))
         for column in ("success", "turns"):
             changed = change(column, row) if frame is not usual else NO_INTERVAL
@@ -288,7 +310,7 @@ VARIANT_COLUMNS = (
     Column("variant", "variant"),
     METHOD,
     percent("success, sampled (%)", "success"),
-    percent("mean over training (%)", "mean_success"),
+    percent("mean over training (%)", "speed"),
     Column("turns", "turns", 1.0, 2),
     points("change of success (points)", "success_change"),
     Column("change of turns", "turns_change", 1.0, 2, "+"),
@@ -305,10 +327,10 @@ def gains_on_baseline(
     Columns: ``by``, row, measure (a key of ``MEASURES``), ``value`` of the method and its ``gain`` with t-intervals, and
     ``trajectory_share``, the mean of the baseline.
 
-    >>> runs = {"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "mean_success": 0.5}
+    >>> runs = {"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "speed": 0.5}
     >>> frame = pd.DataFrame(runs)
     >>> gains_on_baseline(frame, ["setting"])[["row", "measure", "gain"]].values.tolist()
-    [['itpo', 'success', 0.25], ['itpo', 'mean_success', 0.0]]
+    [['itpo', 'success', 0.25], ['itpo', 'speed', 0.0]]
     """
     lines = []
     for key, group in frame.groupby(list(by), sort=False):

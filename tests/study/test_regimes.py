@@ -93,7 +93,7 @@ def frame() -> pd.DataFrame:
         gain = 0.1 * np.log2(length) + 0.02 * pivots + 0.04 * seed
         for row, value in (("trajectory_share", usual), ("norm_itpo", usual), ("judge", usual + gain)):
             lines.append((row, length, pivots, "early", 4, seed, usual / 2, value, value / 2))
-    columns = ["row", *regimes.SETTINGS, "seed", "start", "success", "mean_success"]
+    columns = ["row", *regimes.SETTINGS, "seed", "start", "success", "speed"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -132,7 +132,7 @@ def test_gains_under_each_baseline_are_those_of_its_own_runs() -> None:
     assert set(table["baseline"]) == {"released", "to_go"}
     changes = regimes.baseline_changes(both)
     assert len(changes) == 4 * 2 * 2 and set(changes["change_n"]) == {2}
-    wanted = changes["measure"].map({"success": 0.5, "mean_success": 0.0})
+    wanted = changes["measure"].map({"success": 0.5, "speed": 0.0})
     np.testing.assert_allclose(changes["change"], wanted, atol=1e-12)
     mean = np.mean([0.1 * np.log2(length) + 0.02 * pivots for length in (2, 8) for pivots in (1, 2)])
     pooled = regimes.pooled_gains(both, "judge", "to_go", "success")
@@ -140,7 +140,7 @@ def test_gains_under_each_baseline_are_those_of_its_own_runs() -> None:
     assert regimes.pooled_gains(both, "norm_itpo", "released", "success").abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("measure", "factor"), [("success", 1.0), ("mean_success", 0.5)])
+@pytest.mark.parametrize(("measure", "factor"), [("success", 1.0), ("speed", 0.5)])
 def test_slopes_are_those_that_the_cells_were_made_with(measure: str, factor: float) -> None:
     shuffled = frame().sample(frac=1.0, random_state=0)
     found = regimes.trend(shuffled, "judge", measure)

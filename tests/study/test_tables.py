@@ -22,7 +22,7 @@ def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -
     assert len(frame) == 18
     assert set(frame["estimator"]) == {"rloo"} and set(frame["baseline"]) == {"released"}
     line = frame[(frame["row"] == "uniform") & (frame["seed"] == 1)].iloc[0]
-    assert line["mean_success"] == pytest.approx(0.41) and np.isnan(line["tau"])
+    assert line["speed"] == pytest.approx(0.41) and line["arm"] == "uniform" and np.isnan(line["tau"])
     table = tables.main_table(frame, np.random.default_rng(0))
     assert table["gain"].tolist()[1:] == pytest.approx([0.1, 0.3, 0.4, 0.5, 0.6])
     assert np.isnan(table["gain"][0]) and np.isnan(table["tau"][0])
@@ -30,6 +30,20 @@ def test_results_and_main_table(written_runs: list[Run], three_seeds: Profile) -
     assert text["gain [S]"].tolist() == ["–", "+0.94", "-0.19", "+0.69", "+0.00", "+3.44"]
     assert text["paper [S] (%)"][4] == "29.06 (one source)"
     assert "for 3 of the 4 rows" in claims.order_text(table, three_seeds)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "collapsed"),
+    [
+        ([0.3, 0.4, 0.5, 0.6], False),
+        ([0.5, 0.9, 0.5, 0.5, 0.5], True),  # no higher than the first step
+        ([0.1, 0.9, 0.9, 0.9, 0.7, 0.7, 0.7], True),  # 20 points below its best three steps
+        ([0.1, 0.9, 0.9, 0.9, 0.71, 0.7, 0.7], False),
+        ([0.5], True),  # nothing was learned
+    ],
+)
+def test_a_run_collapses_by_the_stated_rule(outcomes: list[float], collapsed: bool) -> None:
+    assert tables.has_collapsed(outcomes) is collapsed
 
 
 def test_differences_are_paired_by_seed_in_any_order(written_runs: list[Run]) -> None:
@@ -77,7 +91,7 @@ def runs_of(
     ]
     frame = pd.DataFrame(lines, columns=["row", "estimator", "baseline", "seed", "success", "turns"])
     return frame.assign(
-        task=task, greedy_success=frame["success"], mean_success=frame["success"], auc=np.nan, tau=np.nan
+        task=task, greedy_success=frame["success"], speed=frame["success"], auc=np.nan, tau=np.nan
     )
 
 
