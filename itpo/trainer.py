@@ -53,7 +53,7 @@ from itpo.training.build import build_learner, inputs
 from itpo.training.evaluation import collect_monitor_set, describe, final_evaluation, is_watched, observe
 from itpo.training.learner import Learner
 from itpo.training.profiling import Timer
-from itpo.training.sharing import Held, hold
+from itpo.training.sharing import Held, hold, teach_once
 
 MAX_RATIO_ERROR = 1e-2  # rounding stays below 1e-4 in float32
 
@@ -174,14 +174,18 @@ def warm_up(learner: Learner, run: Run) -> None:
 
     Their first rewards and values would otherwise be noise that the policy follows [O].
     """
-    config = learner.config
-    if not is_watched(learner):
-        return
-    for batch_number in range(config.warmup):
-        stream = f"{config.seed}/warmup/{batch_number}"
+    if is_watched(learner):
+        for number, metrics in enumerate(teach_once(learner, run, lambda: _teach(learner, run))):
+            run.log(number - learner.config.warmup, metrics)
+
+
+def _teach(learner: Learner, run: Run) -> list[dict[str, float]]:
+    """Let PRM and critic learn from the warm-up batches; returns the metrics of each."""
+    config, metrics = learner.config, []
+    for stream in (f"{config.seed}/warmup/{number}" for number in range(config.warmup)):
         held = hold(learner, run, stream, config.prompts, config.rollouts)
-        _, metrics = training_step(learner, stream, Timer(), held)
-        run.log(batch_number - config.warmup, metrics)
+        metrics.append(training_step(learner, stream, Timer(), held)[1])
+    return metrics
 
 
 def stop_if_diverged(learner: Learner, run: Run, steps_done: int) -> None:

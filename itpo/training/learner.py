@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -344,15 +344,29 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
             self.skipped[name] += 1
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs: adapters, optimizer moments and counts (generators follow the step number)."""
-        tensors = {f"skipped|{name}": torch.tensor(count) for name, count in self.skipped.items()}
-        for name, optimizer in self.optimizers.items():
+    def state(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Everything that a resumed run needs: adapters, optimizer moments and counts (generators follow the step number).
+
+        Of the adapters of these ``names`` alone, if given.
+        """
+        kept = list(self.optimizers) if names is None else list(names)
+        tensors = {f"skipped|{name}": torch.tensor(self.skipped[name]) for name in kept}
+        for name in kept:
             for key, parameter in self.backbone.parameters(name).items():
                 tensors[f"{name}|{key}"] = parameter.detach()
-                for moment, value in get_state(optimizer, parameter).items():
+                for moment, value in get_state(self.optimizers[name], parameter).items():
                     tensors[f"{name}|{key}|{moment}"] = value
         return tensors
+
+    def take_state(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> None:
+        """The inverse of :meth:`state`."""
+        for name in self.optimizers if names is None else names:
+            for key, parameter in self.backbone.parameters(name).items():
+                parameter.data.copy_(tensors[f"{name}|{key}"])
+                prefix = f"{name}|{key}|"
+                moments = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+                set_state(self.optimizers[name], parameter, moments)
+            self.skipped[name] = int(tensors[f"skipped|{name}"])
 
     def resume(self, run: Run) -> int:
         """Take up the run's last checkpoint; returns the number of steps done (0: a fresh start)."""
@@ -360,13 +374,7 @@ class Learner:
         if checkpoint is None:
             return 0
         step, tensors = checkpoint
-        for name, optimizer in self.optimizers.items():
-            for key, parameter in self.backbone.parameters(name).items():
-                parameter.data.copy_(tensors[f"{name}|{key}"])
-                prefix = f"{name}|{key}|"
-                moments = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-                set_state(optimizer, parameter, moments)
-        self.skipped = {name: int(tensors[f"skipped|{name}"]) for name in self.skipped}
+        self.take_state(tensors)
         return step
 
     def save(self, run: Run) -> None:

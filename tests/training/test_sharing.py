@@ -138,3 +138,45 @@ def test_whatever_decides_a_dialogue_parts_them(
         run.declare({"base model": model_hashes(base_model(config, store))})
         sharing.hold(build_learner(config, store), run, "probe", 2, 1)
     assert asked == ["probe", "probe"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": Method("itpo", beta=0.1)},
+        {"seed": 1},
+        {"prm_lr": 2e-3},
+        {"prm_minibatches": 2},
+        {"prm_clip_norm": 1.0},
+        {"warmup": 3},
+        {"adapter": Adapter(4, 4)},
+        {"token_budget": 64},
+        {"rollouts": 1},
+    ],
+)
+def test_whatever_decides_what_a_prm_is_taught_parts_them(
+    tmp_path: Path, unchecked: None, change: dict[str, Any]
+) -> None:
+    store, taught = Store(tmp_path), []
+    for config in (CONFIG, replace(CONFIG, **change), replace(CONFIG, steps=3, method=Method("itpo"))):
+        run, learner = store.open(config), build_learner(config, store)
+        run.declare(inputs(config, store))
+
+        def teach(seed: int = config.seed, learner: Learner = learner) -> list[dict[str, float]]:
+            taught.append(seed)
+            learner.skipped["prm"] = len(taught)
+            return [{"prm_loss": len(taught), "prm_auc": float("nan")}]
+
+        metrics = sharing.teach_once(learner, run, teach)
+        assert metrics[0]["prm_loss"] == learner.skipped["prm"]
+    assert len(taught) == 2 and learner.skipped["prm"] == 1
+
+
+def test_a_critic_and_a_judge_have_the_prm_taught_each_time(tmp_path: Path, unchecked: None) -> None:
+    store, taught = Store(tmp_path), []
+    for config in (replace(CONFIG, estimator=Estimator("ppo")), replace(CONFIG, method=Method("judge"))):
+        run, learner = store.open(config), build_learner(config, store)
+        run.declare(inputs(config, store))
+        for _ in range(2):
+            sharing.teach_once(learner, run, lambda: taught.append(0) or [])
+    assert len(taught) == 4
