@@ -8,11 +8,15 @@ import logging
 import os
 import warnings
 
+from itpo import extras
+
 __version__ = "0.1.0"
 
 # Part of every run's name: raise it with each change after which an equal config gives other numbers. tests/test_numerics.py
 # holds the numbers to the committed ones, and fails where they change and this does not.
 NUMERICS = 2
+
+extras.install()
 
 # In a kernel without ipywidgets, tqdm warns so, with an absolute path, as transformers is imported; we need no widgets.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -164,12 +164,8 @@ def generate_gsm(count: int, seed: int) -> list[Example]:
     """
     if count < 1:
         raise ValueError(f"count is {count}: ask for at least one problem")
-    try:
-        import reasoning_gym
-    except ImportError:
-        raise ImportError(
-            'problems come from reasoning-gym, which is missing: pip install "itpo[problems]"'
-        ) from None
+    import reasoning_gym
+
     # The package seeds problem i with seed + i, so that neighbouring seeds would share problems.
     base = random.Random(f"gsm {seed}").getrandbits(48)
     generated = reasoning_gym.create_dataset("gsm_symbolic", size=2 * count + 100, seed=base)

@@ -305,7 +305,7 @@ class _Verifier:
 
 def _start() -> subprocess.Popen[str]:
     if importlib.util.find_spec("math_verify") is None:
-        raise ImportError("answers are compared by math-verify, which is missing: pip install math-verify")
+        raise ImportError("answers are compared by math-verify, which is missing: pip install 'itpo[data]'")
     # By path, not by -m: importing the package would load torch; -P keeps its folder off the module search path.
     command = [sys.executable, "-P", str(Path(__file__).with_name("verifier.py")), str(_CPU_SECONDS)]
     return subprocess.Popen(
@@ -315,4 +315,5 @@ def _start() -> subprocess.Popen[str]:
 
 _VERIFIER = _Verifier()
 atexit.register(_VERIFIER.close)
-os.register_at_fork(after_in_child=_VERIFIER.leave)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_VERIFIER.leave)

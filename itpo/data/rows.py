@@ -170,13 +170,9 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ImportError(
-            "parquet files are read by pyarrow, which is missing: pip install pyarrow"
-        ) from None
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             batches = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
@@ -194,13 +190,9 @@ _KNOWN = f"{', '.join(_PLAIN)} (also with .gz) or .parquet"
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Row]:
     """The rows of a hub dataset, downloaded at first; from the cache alone where ``HF_HUB_OFFLINE`` is set."""
-    try:
-        import datasets
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise ImportError(
-            "hub datasets are read by datasets, which is missing: pip install datasets"
-        ) from None
+    import datasets
+    from huggingface_hub import HfApi
+
     remedy = (
         f"where there is network, run 'hf download {name} --repo-type dataset --local-dir FOLDER', copy FOLDER here, "
         "and pass its path; or set HF_HUB_OFFLINE=1 if this dataset has been loaded here before"

@@ -147,7 +147,10 @@ def sync(path: Path) -> None:
 
     >>> sync(Path("."))
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"  # opens no folder, and writes out what it may write to alone
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -153,9 +153,8 @@ class Processes:
 
 
 def _start(store: Store, train: Train) -> _Worker:
-    if (
-        torch.cuda.is_available()
-    ):  # which a fork does not survive once a library has used it while it was imported
+    # CUDA does not survive a fork once a library has used it while it was imported; Windows has no fork.
+    if torch.cuda.is_available() or "forkserver" not in get_all_start_methods():
         context: Any = get_context("spawn")
     else:
         # A server that has imported torch, transformers and peft forks the children of all sweeps of this process: each would

@@ -613,5 +613,5 @@ def test_a_solution_without_a_marked_answer_is_refused(solution):
 def test_missing_math_verify_is_named_too(monkeypatch):
     answers._VERIFIER.close()
     monkeypatch.setattr(answers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="math-verify, which is missing: pip install math-verify"):
+    with pytest.raises(ImportError, match=r"math-verify, which is missing: pip install 'itpo\[data\]'"):
         answers_match("1/2", "0.5")

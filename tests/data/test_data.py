@@ -3,10 +3,8 @@
 import gzip
 import json
 import os
-import re
 import shutil
 import socket
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -618,18 +616,3 @@ def test_generated_problems_are_distinct_and_a_seed_fixes_them():
         assert answers_match(example.metadata["solution"], example.reference["answer"])
     with pytest.raises(ValueError, match="count is 0: ask for at least one problem"):
         generate_gsm(0, seed=5)
-
-
-@pytest.mark.parametrize("package", ["pyarrow", "datasets", "reasoning_gym"])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    calls = {
-        "pyarrow": lambda: load_examples(FIXTURES / "mtmeddialog.parquet", "mtmeddialog"),
-        "datasets": lambda: load_examples(None, "gsm8k"),
-        "reasoning_gym": lambda: generate_gsm(1, seed=0),
-    }
-    command = 'pip install "itpo[problems]"' if package == "reasoning_gym" else f"pip install {package}"
-    with pytest.raises(
-        ImportError, match=re.escape(f"{package.replace('_', '-')}, which is missing: {command}")
-    ):
-        calls[package]()
