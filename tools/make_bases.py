@@ -4,8 +4,8 @@
     python tools/make_bases.py --check          make each again and compare, bit for bit (some minutes)
     python tools/make_bases.py --check smoke    only those whose name begins so
 
-They are the warm starts of the profiles laptop and smoke on the three tasks, of the ablations' other width at
-smoke, and of the tour. Each is sealed by its artifact.json, with the platform it was made on: elsewhere
+They are the warm starts of the profiles laptop and smoke on the three tasks, and of the ablations' other width
+at smoke. Each is sealed by its artifact.json, with the platform it was made on: elsewhere
 `--check` may find other bits, and says so.
 """
 
@@ -27,10 +27,8 @@ from itpo.specs import TinyLM
 from itpo.study.ablations import WIDTHS
 from itpo.study.profiles import get_profile
 from itpo.tasks.registry import get_task
-from itpo.tasks.slots import PolicyParams
 
 EARLY = 3  # steps after which the weights are hashed too, so that a test can compare them within a second
-TOUR = PolicyParams(clarify=0.5, verify=0.5, shortcut=0.05, chat=0.1, swap=0.3)  # as in notebook 00
 
 
 class Base(NamedTuple):
@@ -74,8 +72,6 @@ def bases() -> dict[str, Base]:
     for width in WIDTHS[:2]:
         if width != smoke.hidden_size:
             found[f"smoke-math-width-{width}"] = warm_start("math", replace(smoke, hidden_size=width))
-    tour = TinyLM(layers=2, steps=1200, dialogues_per_step=8, learning_rate=5e-3)
-    found["tour"] = Base("math", TOUR, tour, "tour", {"model": tour, "params": TOUR})
     return found
 
 
