@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -89,10 +90,13 @@ def check_fields(spec: Any) -> None:
     Whole numbers in the place of real ones become real, so that equal specifications are written alike; mappings become
     :class:`Options`.
     """
-    hints = typing.get_type_hints(type(spec))
+    hints = _hints(type(spec))
     for field in dataclasses.fields(spec):
         value = _checked(field, hints[field.name], getattr(spec, field.name))
         object.__setattr__(spec, field.name, value)
+
+
+_hints = functools.cache(typing.get_type_hints)  # which compiles every annotation anew
 
 
 def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:

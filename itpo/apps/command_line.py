@@ -5,43 +5,82 @@ Each command imports what it needs itself, so that help costs no more than Pytho
 
 # No `from __future__ import annotations`: typer would have to evaluate every option's type from text.
 
+import os
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from itpo.apps import planning, sweeps
+from itpo.apps import listing, planning, sweeps, training
+from itpo.apps.options import ProfileOption, finds_runs
 from itpo.apps.planning import Precision
-from itpo.apps.terminal import one_line, visible
+from itpo.apps.terminal import GOES_ON, Command, Group, examples, one_line, stoppable, visible
 
 if TYPE_CHECKING:
+    from itpo.apps.finding import Facts
     from itpo.data import Loaded
-    from itpo.runs.store import Run
 
 app = typer.Typer(
     name="itpo",
+    cls=Group,
     help=(__doc__ or "").partition("\n")[0],
-    add_completion=False,
+    epilog=examples(
+        "itpo train --task math --method norm_itpo --seed 0",
+        "itpo runs",
+        "itpo chat --task math --method norm_itpo --seed 0",
+        "itpo COMMAND --help",
+    ),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (1: a check or a run failed, 2: what was asked for cannot be done)."""
+    """Run one command, that of this process if none is given; returns the exit status.
+
+    1: a check or a run failed; 2: what was asked for cannot be done; 130: stopped by Ctrl-C; 141: whoever read the output left.
+    """
+    status = _run(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and status == 130:
+        sys.stdout.flush()
+        os._exit(130)  # Python itself would end by the signal if it came while a module was imported
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    given, verbose = _verbose(arguments)
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        return app(sweeps.name_tracker(given), standalone_mode=False) or 0
+        status = app(sweeps.name_tracker(given), prog_name="itpo", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return int(status)
     except typer.TyperException as error:
-        print(visible(error.format_message()), file=sys.stderr)
+        if verbose:
+            traceback.print_exc()
+        text, context = error.format_message(), getattr(error, "ctx", None)
+        print(
+            visible(f"{text.rstrip('.')} (see `{context.command_path} --help`)" if context else text),
+            file=sys.stderr,
+        )
         return 2
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left to be written goes nowhere
+        return 141
     except (typer.Abort, KeyboardInterrupt):
         return 130
+
+
+def _verbose(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments with ``--verbose`` first, wherever it was said."""
+    others = [argument for argument in arguments if argument != "--verbose"]
+    wanted = len(others) < len(arguments)
+    return ["--verbose"] * wanted + others, wanted
 
 
 def _print_version(wanted: bool) -> bool:
@@ -53,102 +92,42 @@ def _print_version(wanted: bool) -> bool:
     return False
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def shared(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", help="A line for each step; the traceback of an error. Also after a command."
+        ),
+    ] = False,
 ) -> None:
     """What all commands share."""
+    context.obj = verbose
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Run store  [default: runs/ of the checkout]")
-]
-ProfileOption = Annotated[str, typer.Option(help="Scale: smoke, laptop, smol, consumer or consumer_full")]
+app.command(
+    cls=Command,
+    epilog=examples(
+        "itpo train",
+        "itpo train --task medical --method itpo --estimator ppo --seed 3",
+        "itpo train --profile smoke --steps 2 --set adapter.rank=4",
+        "itpo train --method norm_itpo --set temperature=0.1 --dry-run",
+    ),
+)(training.train)
+app.command(
+    cls=Command, epilog=examples("itpo sweep grid.toml --dry-run", "itpo sweep grid.toml --workers 2")
+)(sweeps.sweep)
+app.add_typer(listing.app, name="runs")
 
 
-@app.command()
-def train(
-    task: Annotated[str, typer.Option(help="Task, or module:name of your own")] = "math",
-    method: Annotated[str, typer.Option(help="Method, or module:name of your own")] = "norm_itpo",
-    estimator: Annotated[str, typer.Option(help="rloo, grpo or ppo")] = "rloo",
-    seed: Annotated[int, typer.Option(help="Of all random draws")] = 0,
-    profile: ProfileOption = "laptop",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting; may be repeated")
-    ] = None,
-    store: StoreOption = None,
-    mix_platforms: Annotated[
-        bool, typer.Option("--mix-platforms", help="Go on with a run that began on another numeric platform")
-    ] = False,
-    tracker: sweeps.TrackerOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the folder; make nothing")] = False,
-) -> int:
-    """Train one run, or load it; the last line printed is its folder."""
-    from itpo.apps.configs import named_config, parse_changes, with_settings
-    from itpo.runs.paths import runs_root
-    from itpo.runs.store import RunBusyError, RunFolderError, Store
-
-    root = store or runs_root()
-    with one_line(ValueError):
-        changes = parse_changes(set_ or [])
-        options = {name[5:]: value for name, value in changes.items() if name.startswith("task.")}
-        config = with_settings(named_config(profile, task, method, estimator, seed, options), changes)
-        training = sweeps.with_tracker(tracker)
-    folder = Store(root).folder(config)
-    if not dry_run:
-        from itpo.runs.sweep import SweepError, sweep
-
-        try:
-            with one_line(RunBusyError, RunFolderError, OSError):
-                sweep(root, [config], training, workers=1, mix_platforms=mix_platforms)
-        except SweepError as error:
-            return sweeps.print_failures(error.failures)
-    print(folder)
-    return 0
-
-
-app.command()(sweeps.sweep)
-
-
-@app.command()
-def runs(store: StoreOption = None) -> int:
-    """List the runs of a store."""
-    from itpo.config import from_json
-    from itpo.runs.files import RunFolderError, read_json
-    from itpo.runs.paths import runs_root
-    from itpo.runs.store import Run
-
-    root = store or runs_root()
-    lines = [["task", "method", "estimator", "seed", "steps", "success", "folder"]]
-    for path in sorted(root.glob("*/config.json")):
-        try:
-            lines.append(_row(Run(path.parent, from_json(read_json(path).get("config")))))
-        except (RunFolderError, ValueError) as error:
-            print(visible(f"{path.parent}: {error}"), file=sys.stderr)
-    if len(lines) == 1:
-        print(f"no runs in {root}: make one with `itpo train`")
-        return 0
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return 0
-
-
-def _row(run: "Run") -> list[str]:
-    from itpo.config import RunConfig
-
-    config = run.config
-    if not isinstance(config, RunConfig):
-        raise ValueError("its config is none of this library's trainer")
-    success = f"{run.summary()['success']:.3f}" if run.done else "-"
-    steps = f"{run.steps_done()} of {config.steps}"
-    names = [config.task.name, config.method.name, config.estimator.name]
-    return [*names, str(config.seed), steps, success, str(run.folder)]
-
-
-@app.command()
+@app.command(cls=Command, epilog=examples("itpo check math", "itpo check medical --dialogues 500"))
+@stoppable(GOES_ON)
 def check(
     task: Annotated[str, typer.Argument(help="math, documents or medical")],
     profile: ProfileOption = "laptop",
@@ -165,10 +144,23 @@ def check(
     return 0 if report(config, Store(runs_root()), dialogues) else 1
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "itpo chat --task medical",
+        "itpo chat --task medical --as assistant",
+        "itpo chat --task math --method norm_itpo --seed 0",
+        "itpo chat --run runs/0123456789abcdef --example 7",
+    ),
+)
+@finds_runs("status", task="Of the run; without a run the scripted task  [default: math]")
+@stoppable()
 def chat(
+    root: Path,
+    facts: "Facts",
     role: Annotated[Literal["user", "assistant"], typer.Option("--as", help="Whom you play")] = "user",
-    task: Annotated[str, typer.Option(help="A scripted task")] = "math",
+    run: Annotated[str | None, typer.Option(help="Folder of a finished run: talk to its policy")] = None,
+    example: Annotated[int, typer.Option(help="Number of the problem, and of all random draws")] = 0,
     data: Annotated[
         str | None, typer.Option(help="File, folder or hub dataset: talk about a real example")
     ] = None,
@@ -178,16 +170,18 @@ def chat(
     ] = None,
     model_name: Annotated[str | None, typer.Option(help="Of that server's model")] = None,
     free: Annotated[bool, typer.Option("--free", help="Talk about anything, without an example")] = False,
-    run: Annotated[Path | None, typer.Option(help="Folder of a finished run: talk to its policy")] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder of the base model, if not the task's or the run's own")
     ] = None,
-    profile: Annotated[str, typer.Option(help="Of the task's own model")] = "laptop",
     max_tokens: Annotated[int, typer.Option(help="Of one turn of a model")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the example, its user and the policy")] = 0,
 ) -> int:
-    """Talk to a policy, or take its place."""
+    """Talk to a policy, or take its place.
+
+    The run is named by its folder, or by what is known of it: --method and what tells it from others. Without a run you talk to
+    the model that training starts from.
+    """
     assistant, real = role == "assistant", data is not None
+    known = facts.method is not None
     wrong = {
         "--data needs --format": real and not format,
         "--data and --free exclude each other": real and free,
@@ -195,9 +189,12 @@ def chat(
         "--url needs --data: users of the library's own tasks are scripted": url and not real,
         "--as assistant needs an example: leave --free out": assistant and free,
         "--as assistant with --data needs --url and --model-name": assistant and real and not url,
+        "--run and --method exclude each other": run and known,
+        "--estimator, --seed and --set are of a run: name its --method too": not known
+        and (facts.estimator is not None or facts.seed is not None or facts.settings),
         "--data needs --model or --run: a tiny model knows the words of its own task only": real
         and not assistant
-        and not (model or run),
+        and not (model or run or known),
     }
     for remedy, applies in wrong.items():
         if applies:
@@ -205,28 +202,49 @@ def chat(
 
     from itpo.apps.chat import converse, find_policy, find_scene
     from itpo.apps.configs import finished_run, named_config
+    from itpo.apps.finding import run_at, the_run
     from itpo.runs.store import RunFolderError
     from itpo.specs import Endpoint
 
     # In this order, so that nothing is loaded for options that are refused.
     with one_line(ValueError, OSError, RunFolderError):
+        finished = finished_run(run_at(run, root)) if run else None
+        if known and not assistant:
+            finished = the_run(root, facts)
+        task = facts.task or (finished.config.task.name if finished and not real else "math")
         scene = None
         if not free:
             endpoint = Endpoint(url, model_name, max_tokens=max_tokens) if url and model_name else None
-            scene = find_scene(task, data, format, endpoint, seed)
+            scene = find_scene(task, data, format, endpoint, example)
         if scene and assistant:
             other = scene.parties["user"]
         else:
-            finished = finished_run(run) if run else None
-            other = find_policy(named_config(profile, task), finished, model, max_tokens, seed)
+            other = find_policy(
+                named_config(facts.profile or "laptop", task), finished, model, max_tokens, example
+            )
         converse(other, scene, role)
     return 0
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "itpo export runs/0123456789abcdef adapter",
+        "itpo export adapter --task math --method norm_itpo --seed 0",
+        "itpo export 0123456789abcdef adapter --push-to-hub me/name",
+    ),
+)
+@finds_runs("status")
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run")],
-    folder: Annotated[Path, typer.Argument(help="New folder for adapter and model card")],
+    root: Path,
+    facts: "Facts",
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] FOLDER",
+            help="Folder of a finished run, unless facts say which; new folder for adapter and card",
+        ),
+    ],
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="NAME", help="Then send it to a new repository of the hub")
     ] = None,
@@ -238,19 +256,28 @@ def export(
         str | None, typer.Option(help="Of the adapter, as the hub calls it: apache-2.0")
     ] = None,
 ) -> int:
-    """Write a run's policy as a PEFT folder with a model card, for others."""
+    """Write a run's policy and a model card for others, as PEFT reads it."""
     from itpo.apps import export as exporting
+    from itpo.apps.finding import run_at, the_run
     from itpo.runs.store import RunFolderError
 
+    if len(folders) + bool(facts.given()) != 2:
+        raise typer.TyperException(
+            "name the run, by its folder or by facts such as --task and --method, and a new FOLDER"
+        )
+    *named, folder = folders
     with one_line(ValueError, RunFolderError, OSError):
-        made = exporting.export(run, folder, base, data, license, push_to_hub)
+        run = run_at(named[0], root) if named else the_run(root, facts).folder
+        made = exporting.export(run, Path(folder), base, data, license, push_to_hub)
         print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
         if push_to_hub:
             print(f"on the hub: {exporting.push(made, push_to_hub)}")
     return 0
 
 
-@app.command()
+@app.command(
+    cls=Command, epilog=examples("itpo data train.jsonl --format gsm8k", "itpo data --format collabllm-math")
+)
 def data(
     format: Annotated[str, typer.Option(help="How the rows are laid out, such as gsm8k")],
     source: Annotated[
@@ -291,10 +318,20 @@ def summary(loaded: "Loaded") -> str:
     return "\n".join([*lines, *(f"skipped: {error}" for error in loaded.skipped)])
 
 
-app.command()(planning.plan)
+app.command(
+    cls=Command,
+    epilog=examples(
+        "itpo plan --model Qwen/Qwen2.5-3B-Instruct --gpu 24",
+        "itpo plan --model FOLDER --gpu 80 --precision full",
+    ),
+)(planning.plan)
 
 
-@app.command("check-model")
+@app.command(
+    "check-model",
+    cls=Command,
+    epilog=examples("itpo check-model smollm2", "itpo check-model FOLDER --rank 8"),
+)
 def check_model(
     model: Annotated[str, typer.Argument(help="Folder, name on the hub, or smollm2")],
     precision: Annotated[Precision, typer.Option(help="Of the base")] = "full",
@@ -302,7 +339,10 @@ def check_model(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens, for memory and time")] = 1024,
     response: Annotated[int, typer.Option(min=1, help="Tokens of all turns, for memory and time")] = 4096,
 ) -> int:
-    """Whether a model can be trained here: template, turn end, numbers, adapters, memory, time."""
+    """Tell whether a model can be trained here.
+
+    What is looked at: chat template, end of a turn, numbers, adapters, memory and time.
+    """
     from itpo.apps import check_model as checking
 
     with one_line(OSError, ImportError):
@@ -317,9 +357,9 @@ def check_model(
     return 0
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples("itpo methods"))
 def methods() -> int:
-    """List methods and estimators: what each needs, and which trains which."""
+    """List methods and estimators, and which trains which."""
     from itpo.attribution import METHODS
     from itpo.config import allows
     from itpo.estimators import ESTIMATORS
@@ -350,11 +390,11 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples("itpo figures", "itpo figures build/smoke/figures"))
 def figures(
     folder: Annotated[Path | None, typer.Argument(help="[default: figures/ of the checkout]")] = None,
 ) -> int:
-    """Draw the published figures again, from the data beside them."""
+    """Draw the published figures again from their data."""
     from itpo.figures.publishing import gallery
     from itpo.figures.publishing.registry import PublishedError, redraw
     from itpo.runs.paths import project_root

@@ -43,7 +43,10 @@ def plan(
     ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Of the run that --measure tells the days of")] = 560,
 ) -> int:
-    """What a run needs of a GPU's memory, and the settings that fit; with --measure, how long it takes."""
+    """What a run needs of a GPU, and the settings that fit.
+
+    With --measure also how long it takes.
+    """
     from itpo.models import memory
 
     sizes: dict[str, Any] = dict(rank=rank, adapters=adapters, prompt=prompt, response=response, turns=turns)

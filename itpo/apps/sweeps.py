@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from itpo.apps.terminal import one_line, visible
+from itpo.apps import options
+from itpo.apps.terminal import GOES_ON, one_line, stoppable, visible
 
 if TYPE_CHECKING:
     from itpo.config import RunConfig
@@ -38,6 +39,7 @@ TrackerOption = Annotated[
 _LISTS = {"tasks": ["math"], "methods": ["norm_itpo"], "estimators": ["rloo"]}
 
 
+@stoppable(GOES_ON)
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to train")],
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Where to train")] = "local",
@@ -50,15 +52,25 @@ def sweep(
         int | None, typer.Option(min=1, help="Runs at a time  [default: one for each core; on Ray all]")
     ] = None,
     tracker: TrackerOption = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Run store, shared by all machines  [default: runs/ of the checkout]")
-    ] = None,
+    store: options.StoreOption = None,
     mix_platforms: Annotated[
         bool, typer.Option("--mix-platforms", help="Go on with runs that began on another numeric platform")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs; make nothing")] = False,
 ) -> int:
-    """Train or load every run that a file asks for, on this machine or on a Ray cluster; lists their folders last."""
+    """Train or load every run that a file asks for.
+
+    On this machine, or on a Ray cluster. Their folders are listed last. A file says, for example:
+
+    \b
+    profile = "laptop"
+    tasks = ["math", "medical"]
+    methods = ["norm_itpo", "trajectory_share"]
+    estimators = ["rloo"]
+    seeds = [0, 1, 2]   # or only how many: 3
+    [set]               # other settings, by the names of itpo train --set
+    steps = 24
+    """
     from itpo.runs.paths import runs_root
     from itpo.runs.store import RunFolderError, Store
 
@@ -157,7 +169,7 @@ def with_tracker(tracker: str | None) -> "Callable[[Any, Run], None]":
 def name_tracker(arguments: list[str]) -> list[str]:
     """The arguments with the name of the default tracker after a ``--tracker`` that no name follows."""
     named = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         named += (
             [argument, "trackio"] if argument == "--tracker" and following.startswith("-") else [argument]
         )

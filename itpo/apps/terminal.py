@@ -1,10 +1,18 @@
-"""What a terminal is shown: errors in one line, and what others wrote, such as a server or a model, safely."""
+"""What a terminal is shown: errors in one line, tables and colours that fit it, and what others wrote, safely."""
 
+import os
+import shutil
+import sys
+import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+GOES_ON = "the same command goes on from the last checkpoint"
 
 
 @contextmanager
@@ -14,6 +22,16 @@ def one_line(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         raise typer.TyperException(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def stoppable(remark: str = "") -> Iterator[None]:
+    """End with 130 and one line where a person presses Ctrl-C; also a decorator of a command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped{': ' * bool(remark)}{remark}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def visible(text: str) -> str:
@@ -32,3 +50,92 @@ def visible(text: str) -> str:
         return ascii(letter)[1:-1] if hidden and letter not in "\n\t\u200c\u200d" else letter
 
     return "".join(map(shown, text.replace("\r\n", "\n"))).replace("\n", "\n  ")
+
+
+def columns() -> int:
+    """The width of the terminal in letters, as ``COLUMNS`` or the terminal says; 80 where neither does."""
+    return max(shutil.get_terminal_size().columns, 20)
+
+
+def is_limited(stream: TextIO | None = None) -> bool:
+    """Whether lines must fit a width: on a terminal, or where ``COLUMNS`` says one."""
+    return (stream or sys.stdout).isatty() or "COLUMNS" in os.environ
+
+
+def has_colors(stream: TextIO | None = None) -> bool:
+    """Whether to print colours: on a terminal that has them, unless ``NO_COLOR`` is set."""
+    return (
+        (stream or sys.stdout).isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+
+
+def paint(text: str, color: str, stream: TextIO | None = None) -> str:
+    """Text in a colour such as ``#0072b2``, where the terminal has colours (:func:`has_colors`); else the text alone.
+
+    >>> paint("0.42", "#0072b2")
+    '0.42'
+    """
+    if not has_colors(stream):
+        return text
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"\x1b[38;2;{red};{green};{blue}m{text}\x1b[0m"
+
+
+def can_print(text: str, stream: TextIO | None = None) -> bool:
+    """Whether the encoding of standard output has all letters of a text."""
+    try:
+        text.encode((stream or sys.stdout).encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def table(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Rows as aligned columns; where they are wider than ``width``, each row as a paragraph with its last cell on a line.
+
+    >>> print(table([["task", "seed", "folder"], ["math", "0", "runs/0123"]], width=40))
+    task  seed  folder
+    math  0     runs/0123
+    >>> print(table([["task", "seed", "folder"], ["math", "0", "runs/0123"]], width=20))
+    task  seed
+      folder
+    math  0
+      runs/0123
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
+        lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(lines)
+    paragraphs = []
+    for *cells, last in rows:
+        said = "  ".join(cell for cell in cells if cell)
+        paragraphs += [textwrap.fill(said, width, subsequent_indent="  "), f"  {last}"]
+    return "\n".join(paragraphs)
+
+
+class _Narrow:
+    """Help that fits a small window: the texts of options get two thirds of the width."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help of a command, in lines of at most 100 letters."""
+        width = min(columns(), 100)
+        formatter = ctx.formatter_class(width=width)
+        write = formatter.write_dl
+        formatter.write_dl = lambda rows, **_: write(rows, col_max=min(30, width // 3))
+        self.format_help(ctx, formatter)  # type: ignore[attr-defined]
+        return str(formatter.getvalue().rstrip("\n"))
+
+
+class Command(_Narrow, TyperCommand):
+    """A command whose help fits a small window."""
+
+
+class Group(_Narrow, TyperGroup):
+    """A group of commands whose help fits a small window."""
+
+
+def examples(*lines: str) -> str:
+    """Examples under the help of a command, each on a line of its own, whatever the width."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +53,7 @@ from itpo.runs.files import (
     json_bytes,
     json_lines,
     plain,
+    read_json,
     read_sealed,
     records,
     sealed_bytes,
@@ -118,6 +121,18 @@ class Run(Readings):
         """Give up the lock without finishing, so that another process can go on with the run."""
         if self.folder in _held:
             _held.pop(self.folder).release()
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it, at once for whoever looks.
+
+        Raises :class:`RunFolderError` for a folder that is no run's, and :class:`RunBusyError` while a process trains it.
+        """
+        if self.folder.is_symlink() or read_json(self.folder / "config.json").get("format") != "itpo-run":
+            raise RunFolderError(self.folder, "is not the folder of a run", "name one that is")
+        with take_lock(_lock_path(self.folder), patience=0.0):
+            gone = self.folder.with_name(f"{IN_WORK}-{uuid.uuid4().hex}")
+            os.rename(self.folder, gone)
+            shutil.rmtree(gone)
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         content = json_lines(records)
