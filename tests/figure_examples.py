@@ -11,7 +11,17 @@ from itpo.attribution import METHODS, MethodEntry
 from itpo.config import allows
 from itpo.dialogue import Message
 from itpo.estimators import ESTIMATORS
-from itpo.figures import conversations, credit, estimators, framework, method, real, results, settings
+from itpo.figures import (
+    comparison,
+    conversations,
+    credit,
+    estimators,
+    framework,
+    method,
+    real,
+    results,
+    settings,
+)
 from itpo.study import transcripts
 from itpo.study.transcripts import Conversation
 
@@ -32,16 +42,6 @@ def band(
         (row, step, mean, mean - spread, mean + spread, 2) for row in rows for step in range(first, 21, 5)
     ]
     return frame("row step mean low high seeds", *lines)
-
-
-def seeds(rows: tuple[str, ...] = FIVE) -> pd.DataFrame:
-    lines = [
-        (row, seed, step, 0.3 + 0.01 * step + 0.02 * seed)
-        for row in rows
-        for seed in (0, 1)
-        for step in (0, 10, 20)
-    ]
-    return frame("row seed step value", *lines)
 
 
 def items(rows: tuple[str, ...] = WITH_PRM, spread: float = 0.1) -> pd.DataFrame:
@@ -236,6 +236,70 @@ MEMORY = frame(
     ("rollout", "peak", 300 * 2**20),
 )
 
+# The main comparison
+
+PRIMARY = (
+    ("C1", "Norm-ITPO above trajectory-share", -5.6, -8.6, -2.6, "reversed"),
+    ("P3", "Norm-ITPO above uniform decomposition", 7.2, 4.7, 9.6, "holds"),
+    ("C2", "Norm-ITPO above ITPO as released", 0.4, -1.6, 2.4, "no difference of 3 points"),
+    ("P7", "signed Norm-ITPO above trajectory-share", 2.6, -0.8, 7.6, "open"),
+)
+LEDGER = pd.concat(
+    [
+        frame("claim statement effect low high ruling", *PRIMARY).assign(part="speed", family="primary"),
+        frame(
+            "claim statement effect low high ruling",
+            ("C1", "Norm-ITPO above trajectory-share", -8.7, -90.7, 80.3, "open"),
+            ("C4", "Uniform decomposition gives no gain on trajectory-share", -3.0, -9.0, 103.0, "holds"),
+            ("C9", "a ruling of another kind", 12.0, np.nan, np.nan, "not ruled: no run of math"),
+        ).assign(part="level", family="secondary"),
+    ]
+).assign(unit="points")
+ARMS = (
+    ("norm_itpo", "norm_itpo", "Norm-ITPO"),
+    ("itpo", "itpo", "ITPO with outcome"),
+    ("signed_norm_itpo", "signed_norm_itpo", "Signed Norm-ITPO"),
+    ("norm_itpo_to_go", "norm_itpo", "Norm-ITPO, to_go"),
+)
+
+
+def arms(*strangers: str) -> pd.DataFrame:
+    """Gains of arms: three at every rate, the last at one."""
+    known = (*ARMS, *((name, name, "A reader's method") for name in strangers))
+    lines = [
+        (panel, *arm, rate, 2.0 * k - 3, 2.0 * k - 5, 2.0 * k - 1)
+        for panel in ("math", "documents", "all tasks")
+        for k, arm in enumerate(known)
+        for rate in ((1e-3,) if arm[0] == "norm_itpo_to_go" else (5e-4, 1e-3, 2e-3))
+    ]
+    return frame("panel arm row label rate mean low high", *lines)
+
+
+def dots(more: tuple[str, ...] = ()) -> Figure:
+    """Table 1 of two tasks with seven seeds, one of which collapsed."""
+    means = pd.concat(by_estimator("gain", mean=-1.0, spread=2.0, more=more).assign(task=t) for t in "AB")
+    means = means[means["row"] != "trajectory_share"]
+    each = [
+        means[["task", "estimator", "row"]].assign(seed=s, gain=s - 4.0 - 20 * (s == 0)) for s in range(7)
+    ]
+    return comparison.table_dots(means, pd.concat(each))
+
+
+def outcomes() -> dict[str, pd.DataFrame]:
+    lines = [
+        (task, rate, seed, 0.5 + 100 * rate * (seed == 200))
+        for task in ("math", "medical")
+        for rate in (5e-4, 1e-3, 2e-3)
+        for seed in (200, 201)
+    ]
+    chosen = frame("task rate", ("math", 1e-3), ("medical", 2e-3))
+    return {"outcomes": frame("task rate seed outcome", *lines), "chosen": chosen}
+
+
+def speeds(rows: tuple[str, ...] = FIVE) -> pd.DataFrame:
+    return pd.concat([band(rows).assign(task=task) for task in ("math", "documents")])
+
+
 # Conversations
 
 TEXTS = (
@@ -267,9 +331,12 @@ MAKERS: dict[str, Make] = {
     "credit_by_length": lambda: estimators.credit_by_length(LENGTHS, "advantage of turn 2"),
     "explained_variance": lambda: estimators.explained_variance(band(tuple(METHODS), first=-5)),
     "turns_over_training": lambda: estimators.turns_over_training(lengths()),
-    "learning_curves": lambda: results.learning_curves(band(), seeds()),
-    "curves_of_six": lambda: results.learning_curves(band(tuple(METHODS)[:6]), seeds(tuple(METHODS)[:6])),
-    "curves_of_all": lambda: results.learning_curves(band(tuple(METHODS)), seeds(tuple(METHODS))),
+    "forest": lambda: comparison.forest(LEDGER),
+    "band": lambda: comparison.band(arms()),
+    "table_dots": dots,
+    "rates": lambda: comparison.rates(**outcomes()),
+    "speed_curves": lambda: comparison.speed_curves(speeds()),
+    "speed_curves_of_all": lambda: comparison.speed_curves(speeds(tuple(METHODS))),
     "stability": lambda: results.stability(items()),
     "kendall": lambda: results.kendall_over_training(
         band(WITH_PRM, -5), band(WITH_PRM), ceilings(), [0.5, 0.75]
@@ -307,7 +374,9 @@ WITH_STRANGER: dict[str, Make] = {
     "slopes": lambda: credit.slopes(band(_TWO)),
     "explained_variance": lambda: estimators.explained_variance(band(_TWO)),
     "turns_over_training": lambda: estimators.turns_over_training(lengths(_TWO)),
-    "learning_curves": lambda: results.learning_curves(band(_TWO), seeds(_TWO), baseline="norm_itpo"),
+    "band": lambda: comparison.band(arms(STRANGER_NAME)),
+    "table_dots": lambda: dots((STRANGER_NAME,)),
+    "speed_curves": lambda: comparison.speed_curves(speeds(_TWO), baseline="norm_itpo"),
     "stability": lambda: results.stability(items(_TWO)),
     "kendall": lambda: results.kendall_over_training(band(_TWO), band(_TWO), ceilings(_TWO), [0.5, 0.75]),
     "settings": lambda: settings.settings(ablation([0.1, 0.4], _TWO), "eta", 0.4),

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from itpo.attribution import METHODS, MethodEntry, get_method
-from itpo.figures.style import SMALL
+from itpo.figures.style import INK, QUIET, SMALL
 
 
 def methods_in(frame: pd.DataFrame) -> dict[str, MethodEntry]:
@@ -43,6 +43,17 @@ def where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in values.items():
         chosen &= (frame[column] == value).to_numpy()
     return frame[chosen]
+
+
+def possible(frame: pd.DataFrame, least: float, most: float) -> pd.DataFrame:
+    """The frame with the columns low and high only where the whole interval can be true; elsewhere they are ``nan``.
+
+    >>> frame = pd.DataFrame({"mean": [0.5, 0.98], "low": [0.4, 0.9], "high": [0.6, 1.06]})
+    >>> possible(frame, 0.0, 1.0)["high"].tolist()
+    [0.6, nan]
+    """
+    inside = (frame["low"] >= least) & (frame["high"] <= most)
+    return frame.assign(low=frame["low"].where(inside), high=frame["high"].where(inside))
 
 
 def blank(width: float, height: float, **options: Any) -> Figure:
@@ -74,6 +85,11 @@ def add_legend(figure: Figure, columns: int, **options: Any) -> None:
     figure.legend(list(handles.values()), list(handles), **place, **options)
 
 
+def add_shading(figure: Figure, label: str) -> None:
+    """An entry for shaded bands in the legend that :func:`add_legend` makes."""
+    figure.axes[-1].fill_between([], [], color=INK, alpha=0.15, linewidth=0, label=label)
+
+
 def add_band(ax: Axes, band: pd.DataFrame, color: str, shaded: bool = True, **line: Any) -> None:
     """A curve of the means and, shaded, its interval, by the columns ``step``, ``mean``, ``low`` and ``high``."""
     if shaded:
@@ -85,6 +101,19 @@ def step_axis(ax: Axes, ticks: int, label: str = "training step") -> None:
     """Whole numbers on the horizontal axis, in at most so many intervals."""
     ax.set_xlabel(label)
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+
+
+def mark_warm_up(ax: Axes, first: float) -> None:
+    """A dashed line where training begins, with what is on either side of it, if the first step is a negative one."""
+    if first < 0:
+        ax.axvline(-0.5, color=QUIET, linewidth=0.8, linestyle="--")
+        place: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "fontsize": 5.5,
+        }
+        for text, side, shift in (("warm-up", "right", -2), ("training", "left", 2)):
+            ax.annotate(text, (-0.5, 0.02), xytext=(shift, 0), ha=side, **place)
 
 
 def symmetric(values: np.ndarray) -> Normalize:

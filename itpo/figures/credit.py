@@ -16,8 +16,17 @@ from matplotlib.lines import Line2D
 
 from itpo.attribution import MethodEntry
 from itpo.estimators import get_estimator
-from itpo.figures._parts import add_band, add_legend, methods_in, panels, step_axis, where, wrapped
-from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
+from itpo.figures._parts import (
+    add_band,
+    add_legend,
+    add_shading,
+    methods_in,
+    panels,
+    possible,
+    step_axis,
+    where,
+)
+from itpo.figures.style import BODY, COLUMN, INK, NEGATIVE, POSITIVE, QUIET, SIGNED, SMALL, TEXT
 
 
 def story(turns: pd.DataFrame, credit: pd.DataFrame) -> Figure:
@@ -28,7 +37,7 @@ def story(turns: pd.DataFrame, credit: pd.DataFrame) -> Figure:
     dialogue's mean and the largest deviation from it, in [-1, 1].
     """
     figure, ((left, right),) = panels(
-        TEXT, 0.75 + 0.56 * len(turns), 1, 2, sharey=True, width_ratios=(1.0, 0.95)
+        TEXT, 1.1 + 0.56 * len(turns), 1, 2, sharey=True, width_ratios=(1.0, 0.95)
     )
     small, bold = {"fontsize": SMALL, "va": "center"}, {"fontsize": BODY, "va": "center", "weight": "bold"}
     for k, turn in enumerate(turns.itertuples()):
@@ -59,14 +68,18 @@ def _rewards(ax: Axes, credit: pd.DataFrame) -> None:
     )
     edges = (np.arange(count + 1) - 0.5 for count in reward.T.shape)
     look: dict[str, Any] = {"cmap": SIGNED, "vmin": -1.6, "vmax": 1.6, "edgecolors": "white", "linewidth": 2}
-    ax.pcolormesh(*edges, preference, **look)
+    mesh = ax.pcolormesh(*edges, preference, **look)
     for (k, number), value in np.ndenumerate(reward):
         text = f"{value:+.2f}" if value else "0"
         ax.text(number, k, text, ha="center", va="center", fontsize=SMALL)
-    names = [wrapped(method.label, 11) for method in methods.values()]
-    ax.set_xticks(range(len(names)), names, fontsize=SMALL)
-    ax.set_title("printed: reward; colour: preferred (blue), not (red)", fontsize=SMALL)
+    names = [method.label for method in methods.values()]
+    ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=25, ha="right")
+    ax.set_title("printed: reward; colour: how it compares within its column", fontsize=SMALL)
     ax.grid(visible=False)
+    bar = ax.figure.colorbar(mesh, ax=ax, location="bottom", aspect=40, fraction=0.05, pad=0.02)
+    bar.ax.set_xlim(-1, 1)
+    bar.set_label("reward minus the column's mean; its largest deviation is 1", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
 
 
 def credit_fidelity(
@@ -88,7 +101,7 @@ def credit_fidelity(
     for axes, measure in zip(grid, measures, strict=True):
         for ax, estimator in zip(axes, estimators, strict=True):
             for frame, shift, face in ((band, -0.17, None), (reference, 0.2, "white")):
-                _intervals(ax, where(frame, estimator=estimator, measure=measure), methods, shift, face)
+                _intervals(ax, where(frame, estimator=estimator, measure=measure), methods, shift, face, -1.0)
             ticks = where(ceilings, estimator=estimator, measure=f"{measure}_ceiling")
             heights = _heights(ticks, methods)
             ax.vlines(ticks["mean"], heights - 0.4, heights + 0.05, color=INK, lw=1.5)
@@ -102,7 +115,7 @@ def credit_fidelity(
         ax.set_title(get_estimator(estimator).label)
     for ax in grid[-1]:
         ax.set_xlabel("Spearman with truth")
-    figure.legend(handles=_fidelity_keys(), loc="outside upper center", ncols=4, fontsize=SMALL)
+    figure.legend(handles=_fidelity_keys(), loc="outside upper center", ncols=3, fontsize=SMALL)
     return figure
 
 
@@ -115,9 +128,15 @@ def _name_methods(ax: Axes, methods: Mapping[str, MethodEntry]) -> None:
 
 
 def _intervals(
-    ax: Axes, frame: pd.DataFrame, methods: Mapping[str, MethodEntry], shift: float, face: str | None
+    ax: Axes,
+    frame: pd.DataFrame,
+    methods: Mapping[str, MethodEntry],
+    shift: float = 0.0,
+    face: str | None = None,
+    least: float = 0.0,
 ) -> None:
-    """A dot and its interval for each method that has a number."""
+    """A dot and its interval for each method that has a number, which lies between ``least`` and 1."""
+    frame = possible(frame, least, 1.0)
     for line, height in zip(frame.itertuples(), _heights(frame, methods) + shift, strict=True):
         color = methods[str(line.row)].color
         ax.hlines(height, line.low, line.high, color=color, lw=1.2)
@@ -137,6 +156,7 @@ def _fidelity_keys() -> list[Line2D]:
         Line2D([], [], **dot, mfc="white", label="under the reference"),
         Line2D([], [], color=INK, marker="|", ls="", ms=7, mew=1.5, label="ceiling of the former"),
         Line2D([], [], color=QUIET, ls=":", label="ceiling of the latter"),
+        Line2D([], [], color=QUIET, lw=0.8, label="chance"),
     ]
 
 
@@ -152,7 +172,7 @@ def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
         TEXT, 0.75 + 0.24 * len(methods), 1, len(widths), sharex=True, width_ratios=widths
     )
     for ax, estimator in zip(axes, estimators, strict=False):
-        _intervals(ax, where(band, estimator=estimator, measure="share"), methods, 0.0, None)
+        _intervals(ax, where(band, estimator=estimator, measure="share"), methods)
         chance = where(band, estimator=estimator, measure="chance")
         heights = _heights(chance, methods)
         ax.vlines(chance["mean"], heights - 0.3, heights + 0.3, color=INK, lw=1.5, ls=":")
@@ -161,13 +181,18 @@ def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
     names = [name for name in reported if name != "chance"]
     axes[-1].plot([reported[name] for name in names], range(len(names)), "D", color=QUIET, ms=4)
     axes[-1].axvline(reported["chance"], color=INK, lw=1.5, ls=":")
-    axes[-1].text(reported["chance"] + 0.05, len(names) - 0.6, "chance", fontsize=SMALL)
     axes[-1].set_yticks(range(len(names)), names, fontsize=SMALL)
     axes[-1].set(ylim=(len(names) - 0.5, -0.5))
     axes[-1].set_title("experts [S]:\nanother task and truth", fontsize=SMALL)
     for ax in axes:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("share hit")
+    keys = [
+        Line2D([], [], color=INK, marker="o", ms=4, lw=1.2, label="our runs: mean, 95 % interval"),
+        Line2D([], [], color=QUIET, marker="D", ms=4, ls="", label="reported [S]"),
+        Line2D([], [], color=INK, lw=1.5, ls=":", label="chance"),
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=SMALL)
     return figure
 
 
@@ -180,13 +205,15 @@ def order_agreement(band: pd.DataFrame, reported: float) -> Figure:
     figure, (axes,) = panels(TEXT, 2.3, 1, len(estimators), sharex=True, sharey=True)
     for ax, estimator in zip(axes, estimators, strict=True):
         same, other = (where(band, estimator=estimator, pair=f"{name} seed") for name in ("same", "other"))
-        add_band(ax, same, NORM, lw=1.6, label="ITPO and Norm-ITPO, same seed")
-        add_band(ax, other, ACCENT, shaded=False, ls="--", lw=1.6, label="Norm-ITPO, two seeds [O]")
+        same = possible(same, -1.0, 1.0)
+        add_band(ax, same, POSITIVE, lw=1.6, label="ITPO and Norm-ITPO, same seed")
+        add_band(ax, other, NEGATIVE, shaded=False, ls="--", lw=1.6, label="Norm-ITPO, two seeds [O]")
         ax.axhline(reported, color=QUIET, lw=1, ls=":", label="reported, at least [S]")
         ax.set_title(get_estimator(estimator).label)
         step_axis(ax, 6)
     axes[0].set(ylim=_reach(band), ylabel="Spearman within dialogues")
-    add_legend(figure, 3)
+    add_shading(figure, "95 % interval")
+    add_legend(figure, 4)
     return figure
 
 
@@ -199,7 +226,8 @@ def slopes(band: pd.DataFrame) -> Figure:
     for row, method in methods_in(band).items():
         add_band(ax, where(band, row=row), method.color, lw=1.6, label=f"{method.label}'s PRM")
     ax.axhline(1.0, color=INK, ls="--", lw=1, label="Norm-ITPO's rewards (6)")
-    ax.axhline(0.0, color=QUIET, lw=0.7)
+    ax.axhline(0.0, color=QUIET, lw=0.9, ls="-.", label="no relation")
+    add_shading(figure, "95 % interval")
     low, high = min(0.0, float(band["mean"].min())), max(1.0, float(band["mean"].max()))
     margin = 0.15 * (high - low)
     ax.set(ylim=(low - margin, high + margin), ylabel="slope of reward on outcome")

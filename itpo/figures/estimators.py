@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from itpo.figures._parts import add_band, add_legend, look, methods_in, panels, step_axis, symmetric, where
-from itpo.figures.style import ACCENT, BODY, COLUMN, INK, NEGATIVE, NORM, POSITIVE, QUIET, SIGNED, SMALL, TEXT
-
-LINES = (
-    (INK, "-", "o"),
-    (ACCENT, "--", "s"),
-    (POSITIVE, "-.", "^"),
-    (NEGATIVE, ":", "D"),
-    (NORM, (0, (5, 1)), "v"),
+from itpo.figures._parts import (
+    add_band,
+    add_legend,
+    add_shading,
+    look,
+    mark_warm_up,
+    methods_in,
+    panels,
+    step_axis,
+    symmetric,
+    where,
 )
+from itpo.figures.style import BODY, COLUMN, INK, QUIET, SERIES, SIGNED, SMALL, TEXT
+
 WORST = -1.0  # a lower explained variance is cut off: the critic misleads, by how much is of no interest
 
 
@@ -29,7 +34,7 @@ def turn_credit(table: pd.DataFrame) -> Figure:
     numbers = table[columns].to_numpy(dtype=float)
     shown = np.ma.masked_array(numbers, mask=np.broadcast_to(np.array(columns) == "reward", numbers.shape))
     scale = symmetric(shown)
-    figure, ((ax,),) = panels(COLUMN, 0.19 * len(table) + 0.6)
+    figure, ((ax,),) = panels(COLUMN, 0.19 * len(table) + 1.0)
     ax.imshow(shown, cmap=SIGNED, norm=scale, aspect="auto")
     for (line, column), value in np.ndenumerate(numbers):
         text, ink = f"{value:.2f}", "black"
@@ -44,13 +49,18 @@ def turn_credit(table: pd.DataFrame) -> Figure:
     ax.xaxis.tick_top()
     ax.tick_params(labelsize=SMALL, length=0)
     ax.grid(visible=False)
+    bar = figure.colorbar(
+        ScalarMappable(scale, SIGNED), ax=ax, location="bottom", aspect=30, fraction=0.06, pad=0.02
+    )
+    bar.set_label("advantage (no unit)", fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
     return figure
 
 
 def credit_by_length(table: pd.DataFrame, ylabel: str) -> Figure:
     """The same turn's credit in dialogues of more and more turns (column ``turns``), a line for each other column."""
     figure, ((ax,),) = panels(COLUMN, 2.2)
-    for (color, dash, marker), name in zip(LINES, table.columns.drop("turns"), strict=False):
+    for (color, dash, marker), name in zip(SERIES, table.columns.drop("turns"), strict=False):
         ax.plot(table["turns"], table[name], color=color, ls=dash, marker=marker, markersize=3.5, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("turns of the dialogue", fontsize=BODY)
@@ -63,14 +73,13 @@ def credit_by_length(table: pd.DataFrame, ylabel: str) -> Figure:
 def explained_variance(band: pd.DataFrame) -> Figure:
     """How much of the returns the critic predicts, a line for each method; ``band`` has row, step, mean (over seeds)."""
     figure, ((ax,),) = panels(COLUMN, 2.6)
-    ax.axhline(0, color=QUIET, linewidth=0.7)
+    ax.axhline(0, color=QUIET, linewidth=0.9, linestyle="-.", label="no better than a constant")
     for row, method in methods_in(band).items():
         add_band(ax, where(band, row=row), shaded=False, linewidth=1.4, **look(method))
-    if band["step"].min() < 0:
-        ax.axvline(-0.5, color=QUIET, linewidth=0.8, linestyle="--")
+    mark_warm_up(ax, float(band["step"].min()))
     ax.set_ylim(max(WORST, min(-0.1, float(band["mean"].min()) - 0.05)), 1.0)
     step_axis(ax, 8)
-    ax.set_xlabel("training step (negative: warm-up)", fontsize=BODY)
+    ax.set_xlabel("training step", fontsize=BODY)
     ax.set_ylabel("explained variance", fontsize=BODY)
     ax.tick_params(labelsize=SMALL)
     add_legend(figure, 2, handlelength=2.8)
@@ -95,5 +104,6 @@ def turns_over_training(band: pd.DataFrame, ylabel: str = "turns of a dialogue")
     margin = 0.15 * max(high - low, 0.1)
     axes[0].set_ylim(low - margin, high + margin)
     axes[0].set_ylabel(ylabel, fontsize=BODY)
+    add_shading(figure, "95 % interval")
     add_legend(figure, 4)
     return figure

@@ -18,10 +18,10 @@ from itpo.figures.style import (
     COLUMN,
     INK,
     NEGATIVE,
-    NORM,
     POSITIVE,
     QUIET,
     RAW,
+    SERIES,
     SIGNED,
     SMALL,
     TEXT,
@@ -29,8 +29,6 @@ from itpo.figures.style import (
 
 # One pale colour a turn, told apart by colour-blind readers too (Okabe and Ito's, lightened).
 TURN_COLORS = ("#b3d9f2", "#fbe3b0", "#b3e2d5", "#f0cfe0", "#f5d0b8", "#dddddd")
-BARS = (ACCENT, NORM, POSITIVE)
-LINES, DASHES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"), ("-", "--", "-.", ":", "-")
 
 
 def token_text(tokens: pd.DataFrame, label: str = "") -> Figure:
@@ -89,7 +87,7 @@ def prm_learning(metrics: pd.DataFrame) -> Figure:
     """The PRM's AUC and loss on dialogues it has not seen, over batches (columns ``batch``, ``prm_auc``, ``prm_loss``)."""
     figure, (axes,) = panels(TEXT, 1.9, 1, 2)
     for ax, column, name in zip(axes, ("prm_auc", "prm_loss"), ("AUC", "loss (3) [nats]"), strict=True):
-        ax.plot(metrics["batch"], metrics[column], "o", ms=3, color=NORM)
+        ax.plot(metrics["batch"], metrics[column], "o", ms=3, color=POSITIVE)
         ax.set(xlabel="batches learned from before", ylabel=name)
     axes[0].axhline(0.5, color=QUIET, ls="--", lw=1, label="chance")
     axes[0].legend(fontsize=SMALL, loc="lower right")
@@ -157,7 +155,7 @@ def rewards(tokens: pd.DataFrame) -> Figure:
             ax.tick_params(labelsize=SMALL)
     for ax, title in zip(grid[0], titles, strict=True):
         ax.set_title(title, fontsize=BODY)
-    figure.supxlabel("token of the dialogue", fontsize=BODY)
+    figure.supxlabel("token of the dialogue (shaded: a turn of the assistant)", fontsize=BODY)
     figure.supylabel("reward (bar) and return (dash)", fontsize=BODY)
     return figure
 
@@ -195,15 +193,15 @@ def weight_curves(weights: pd.DataFrame) -> Figure:
     figure, (axes,) = panels(TEXT, 1.8, 1, len(titles), sharey=True)
     for ax, title in zip(axes, titles, strict=True):
         for turn, curve in where(weights, dialogue=title).groupby("turn"):
-            look = {"color": LINES[(turn - 1) % len(LINES)], "ls": DASHES[(turn - 1) % len(DASHES)]}
-            ax.plot(curve["temperature"], curve["weight"], label=f"turn {turn}", **look)
-        ax.axvline(0.4, color=QUIET, lw=0.8, ls=":")
+            color, dash, _ = SERIES[(turn - 1) % len(SERIES)]
+            ax.plot(curve["temperature"], curve["weight"], color=color, ls=dash, label=f"turn {turn}")
+        ax.axvline(0.4, color=QUIET, lw=0.9, label=r"$\eta$ = 0.4")
         ax.set(xscale="log", ylim=(-0.04, 1.04))
         ax.set_title(title, fontsize=BODY)
         ax.tick_params(labelsize=SMALL)
     axes[0].set_ylabel("weight $w_k$", fontsize=BODY)
     figure.supxlabel(r"temperature $\eta$ [units of $R_k$]", fontsize=BODY)
-    add_legend(figure, weights["turn"].nunique())
+    add_legend(figure, weights["turn"].nunique() + 1)
     return figure
 
 
@@ -212,7 +210,7 @@ def baseline_bias(table: pd.DataFrame) -> Figure:
     figure, ((ax,),) = panels(COLUMN, 1.9)
     places, names = np.arange(len(table)), table.columns.drop("turns")
     width = 0.8 / len(names)
-    for number, (color, name) in enumerate(zip(BARS[: len(names)], names, strict=True)):
+    for number, ((color, *_), name) in enumerate(zip(SERIES, names, strict=False)):
         at = places + width * (number - (len(names) - 1) / 2)
         bars = ax.bar(at, table[name], 0.9 * width, color=color, label=name)
         ax.bar_label(bars, fmt="%+g", fontsize=SMALL, padding=1)

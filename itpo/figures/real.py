@@ -7,15 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from itpo.figures._parts import methods_in, panels, step_axis, where
-from itpo.figures.style import INK, SMALL, TEXT
+from itpo.figures.style import ACCENT, INK, LIGHT, NEGATIVE, POSITIVE, SMALL, TEXT
 
-PART_COLORS = {
-    "generation": "#0072B2",
-    "reference": "#999999",
-    "prm": "#E69F00",
-    "critic": "#CC79A7",
-    "policy": "#009E73",
-}
+# Parts of a step are no methods: none of these is the colour of one.
+PART_COLORS = dict(
+    zip(
+        ("generation", "reference", "prm", "critic", "policy"),
+        (POSITIVE, "#c9cdd6", LIGHT, NEGATIVE, ACCENT),
+        strict=True,
+    )
+)
 PART_LABELS = {"prm": "PRM", "policy": "policy update", "critic": "critic update"}
 
 
@@ -58,7 +59,7 @@ def costs(seconds: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     left.set_xlabel("seconds a training step")
     left.set_ylim(len(methods) - 0.4, -1.3)
     left.legend(loc="upper right", ncols=3, fontsize=SMALL, borderpad=0.2)
-    colors = memory["when"].map({"held": INK, "peak": "#56B4E9"})
+    colors = memory["when"].map({"held": INK, "peak": "#c9cdd6"})
     right.barh(range(len(memory)), memory["bytes"] / 2**20, color=colors, height=0.65)
     right.set_yticks(range(len(memory)), memory["part"])
     right.invert_yaxis()

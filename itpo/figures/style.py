@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -22,10 +23,18 @@ COMMITTED = ("laptop", "smol")  # the profiles whose figures and notebook output
 COLUMN, TEXT = 3.4, 7.0  # widths in inches: one column, both columns
 SMALL, BODY = 6.5, 7.5  # font sizes in points
 
-# Colours of what is no method, from Okabe and Ito's palette, which colour-blind readers can tell apart.
-ACCENT, POSITIVE, NEGATIVE = "#D55E00", "#009E73", "#CC79A7"
-INK, QUIET = "#333333", "#8c8c8c"
-RAW, NORM = (METHODS[name].color for name in ("itpo", "norm_itpo"))
+# Colours of what is no method: no method has one of them. They differ in lightness too, for colour-blind readers.
+ACCENT, POSITIVE, NEGATIVE, LIGHT = "#b5179e", "#1a1a80", "#b2182b", "#9acd32"
+INK, QUIET, PALE = "#333333", "#8a8f98", "#e4e4e4"
+# Colour, line and marker of curves that are no methods, in order.
+SERIES: tuple[tuple[str, Any, str], ...] = (
+    (POSITIVE, "-", "o"),
+    (NEGATIVE, "--", "s"),
+    (ACCENT, "-.", "^"),
+    (LIGHT, ":", "D"),
+    (INK, (0, (5, 1)), "v"),
+)
+RAW, NORM = (METHODS[name].color for name in ("itpo", "norm_itpo"))  # where they stand for these two methods
 SIGNED = plt.get_cmap("RdBu")  # red below zero, blue above
 
 _notebook = ""

@@ -9,19 +9,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from figure_examples import FIVE, MAKERS, STRANGER, STRANGER_NAME, WITH_PRM, WITH_STRANGER, band
+from figure_examples import MAKERS, STRANGER, STRANGER_NAME, WITH_PRM, WITH_STRANGER, band, frame
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from itpo import turns
-from itpo.attribution import METHODS
-from itpo.figures import _parts, conversations, credit, estimators, framework, method, real, results, settings
+from itpo.attribution import METHODS, known_methods
+from itpo.figures import (
+    _parts,
+    comparison,
+    conversations,
+    credit,
+    estimators,
+    framework,
+    method,
+    real,
+    results,
+    settings,
+)
 from itpo.figures.style import COLUMN, SMALL, TEXT
 
 pytestmark = pytest.mark.usefixtures("figure_style")
-MODULES = (conversations, credit, estimators, framework, method, real, results, settings)
+MODULES = (comparison, conversations, credit, estimators, framework, method, real, results, settings)
 Png = Callable[[Figure], bytes]
 
 
@@ -44,7 +57,7 @@ def test_text_is_legible_and_apart_and_a_notebook_shows_the_figure_once(
     figure = MAKERS[name]()
     assert not plt.get_fignums()
     assert figure.get_figwidth() in (COLUMN, TEXT, 0.62 * TEXT)
-    least = 5.5 if name in ("kendall", "token_text_values") else SMALL
+    least = 5.5 if name in ("kendall", "token_text_values", "explained_variance") else SMALL
     assert min(text.get_fontsize() for text in text_boxes(figure)) >= least
     check_apart(figure)
     for ax in figure.axes:
@@ -72,6 +85,7 @@ def test_axes_are_labelled(name: str) -> None:
     shared = {text.get_text() for text in (figure._supxlabel, figure._supylabel) if text}
     labels = shared.union(*({ax.get_xlabel(), ax.get_ylabel()} for ax in figure.axes)) - {""}
     named_by_ticks = (
+        "forest",
         "story",
         "best_and_worst",
         "costs",
@@ -82,7 +96,7 @@ def test_axes_are_labelled(name: str) -> None:
     assert len(labels) >= (1 if name in named_by_ticks else 2)
 
 
-@pytest.mark.parametrize("name", ["stability", "kendall", "credit_by_kind", "settings", "slopes"])
+@pytest.mark.parametrize("name", ["stability", "kendall", "credit_by_kind", "forest", "slopes"])
 def test_legends_stand_beside_the_axes(name: str) -> None:
     figure = MAKERS[name]()
     figure.draw_without_rendering()
@@ -129,24 +143,88 @@ def test_curves_have_the_colour_of_the_entry(make: Callable[[pd.DataFrame], Figu
 # The main comparison
 
 
-def test_a_panel_for_each_method_with_the_baseline_in_it() -> None:
-    figure = MAKERS["learning_curves"]()
-    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [METHODS[row].label for row in FIVE]
-    assert [len(ax.lines) for ax in figure.axes] == [3, 4, 4, 4, 4]
+def words(figure: Figure) -> set[str]:
+    return {text.get_text().replace("\n", " ") for text in figure.findobj(Text)}
 
 
-def test_wide_bands_do_not_flatten_the_curves() -> None:
-    usual, wide = (
-        results.learning_curves(band(spread=spread), examples.seeds()).axes[0].get_ylim()
-        for spread in (0.1, 9.0)
+def segments(ax: Axes) -> list[list[list[float]]]:
+    """The strokes of a panel: its intervals, without those that are not known."""
+    strokes = [s.tolist() for c in ax.collections if isinstance(c, LineCollection) for s in c.get_segments()]
+    return [stroke for stroke in strokes if stroke]
+
+
+def test_the_forest_has_a_line_for_each_claim_in_points_with_its_ruling_by_marker_and_colour() -> None:
+    more = examples.LEDGER.iloc[:1].assign(unit="turns", statement="of another unit")
+    figure = comparison.forest(pd.concat([examples.LEDGER, more]))
+    primary, beside, secondary, _ = figure.axes
+    names = [label.get_text().replace("\n", " ") for label in primary.get_yticklabels()]
+    assert names[0] == "C1, speed: Norm-ITPO above trajectory-share" and len(names) == 4
+    assert "of another unit" not in " ".join(words(figure))
+    assert [t.get_text() for t in beside.texts][:2] == ["-5.6 [-8.6, -2.6]", "reversed"]
+    dots = [line for line in primary.lines if len(line.get_xdata()) == 1]
+    assert [line.get_xdata()[0] for line in dots] == [-5.6, 7.2, 0.4, 2.6]
+    assert len({line.get_marker() for line in dots}) == len({to_hex(line.get_color()) for line in dots}) == 4
+    assert [[x for x, _ in s] for s in segments(primary)][:2] == [[-8.6, -2.6], [4.7, 9.6]]
+    ends = [line.get_marker() for line in secondary.lines if line.get_marker() in "<>"]
+    assert ends == ["<", ">"], "the first interval goes on beyond the axis; the impossible one is not drawn"
+    assert [[x for x, _ in s] for s in segments(secondary)] == [[-40.0, 40.0]]
+    with pytest.raises(ValueError, match="no line of the ledger is in points"):
+        comparison.forest(more)
+
+
+def test_arms_of_one_method_share_its_colour_and_differ_in_filling() -> None:
+    figure = MAKERS["band"]()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    drawn = dict(zip(labels, handles, strict=True))
+    first, second = (drawn[name].lines[0] for name in ("Norm-ITPO", "Norm-ITPO, to_go"))
+    assert first.get_color() == second.get_color() == METHODS["norm_itpo"].color
+    assert (first.get_markerfacecolor(), second.get_markerfacecolor()) == (first.get_color(), "white")
+    assert (list(first.get_ydata()), list(second.get_ydata())) == ([-3.0] * 3, [3.0])
+    assert [ax.get_title() for ax in figure.axes] == ["math", "documents", "all tasks"]
+
+
+def test_a_dot_for_each_seed_and_no_interval_that_is_not_known() -> None:
+    figure = MAKERS["table_dots"]()
+    assert len(figure.axes) == 6
+    ax = figure.axes[0]
+    dots = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 7]
+    assert dots == [[-24.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0]] * 5  # no value model under RLOO
+    assert [[x for x, _ in s] for s in segments(ax)] == [[-3.0, 1.0]] * 5
+    lines = frame("task estimator row mean low high", ("A", "rloo", "itpo", 1.0, np.nan, np.nan))
+    (ax,) = comparison.table_dots(lines, lines.assign(seed=0, gain=1.0)).axes
+    assert not segments(ax)
+
+
+def test_intervals_that_leave_the_range_of_an_outcome_are_not_drawn() -> None:
+    inside, outside = (
+        comparison.speed_curves(examples.speeds().assign(low=0.3, high=high)).axes[1] for high in (0.9, 1.1)
     )
-    assert wide == usual and 0 <= wide[0] < 0.3 and 0.5 < wide[1] <= 1
+    assert np.isfinite(inside.dataLim.get_points()).all() and inside.dataLim.y1 == 0.9
+    assert outside.dataLim.y1 < 0.9
 
 
-def test_seven_panels_stand_in_two_lines_and_the_lowest_of_each_column_names_its_axis() -> None:
-    figure = MAKERS["curves_of_all"]()
-    assert [bool(ax.get_xlabel()) for ax in figure.axes] == [False] * 3 + [True] * 4
-    assert [bool(ax.get_ylabel()) for ax in figure.axes] == [True, *[False] * 3, True, *[False] * 2]
+def test_the_chosen_rate_of_each_task_is_ringed() -> None:
+    figure = MAKERS["rates"]()
+    rings = [line for ax in figure.axes for line in ax.lines if line.get_label() == "chosen rate"]
+    assert [ring.get_xdata().tolist() for ring in rings] == [[1e-3], [2e-3]]
+
+
+OF_METHODS = {
+    *("story", "credit_fidelity", "best_and_worst", "slopes", "explained_variance", "turns_over_training"),
+    *("band", "table_dots", "rates", "speed_curves", "speed_curves_of_all", "kendall", "rewards", "success"),
+    *("settings", "regimes", "baseline_gains", "success_of_one_step"),
+    *("framework", "conversation", "conversations", "turn_credit"),  # ITPO's and Norm-ITPO's own rewards
+    "forest",  # its line at no gain is that of trajectory-share
+}
+
+
+@pytest.mark.parametrize("name", sorted({*MAKERS} - OF_METHODS))
+def test_no_other_drawing_uses_the_colour_of_a_method(name: str) -> None:
+    figure = MAKERS[name]()
+    lines = [line.get_color() for ax in figure.axes for line in ax.lines]
+    patches = [p.get_facecolor() for ax in figure.axes for p in ax.patches if p.get_facecolor()[3]]
+    used = {to_hex(color) for color in [*lines, *patches] if color != "none"}
+    assert not used & {entry.color.lower() for entry in known_methods().values()}
 
 
 def test_undefined_bands_are_drawn_as_lines_only(png: Png) -> None:
@@ -167,7 +245,7 @@ def test_a_case_has_a_cell_for_each_token_and_step() -> None:
 
 
 def test_story_says_what_the_oracle_measured() -> None:
-    left, right = MAKERS["story"]().axes
+    left, right, _ = MAKERS["story"]().axes
     written = [text.get_text() for text in left.texts]
     assert written[3] == "user: a lot of boxes ." and written[4].startswith("2  ok . exactly")
     assert [text for text in written if "±" in text] == ["+0.00 ± 0.07", "+0.20 ± 0.14", "-0.25 ± 0.00"]

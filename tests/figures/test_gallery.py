@@ -19,6 +19,7 @@ from itpo.figures.publishing.registry import (
     PublishedFigure,
     PublishedTable,
     publish,
+    publish_by_hand,
     publish_table,
     read_folder,
 )
@@ -92,7 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure_style: None) 
     (tmp_path / "notebooks" / "02_main.ipynb").write_text("{}")
     monkeypatch.setattr(style, "output_folder", lambda profile: found)
     style.use_style("02_main")
-    for name in ("estimators_turns", "F10_kendall", "F04_curves_math", "F02_kinds"):
+    for name in ("estimators_turns", "band", "F10_kendall", "F04_curves_math", "F02_kinds"):
         publish(results.credit_by_kind, name, "laptop", f"Caption of {name}: a < b & <script>.", band=BAND)
     style.use_style("03_gone")
     publish(results.credit_by_kind, "F04_curves", "laptop", "c", band=BAND)
@@ -105,8 +106,17 @@ def test_everything_is_shown_once_in_the_papers_order(folder: Path) -> None:
     assert gallery.build(folder) == folder / "index.html"
     text = (folder / "index.html").read_text()
     page = check(text, folder)
-    assert [title.partition(".")[0] for title in page.titles] == ["T1", "F2", "F4", "F10", gallery.FURTHER]
-    order = ["T1_rloo", "F02_kinds", "F04_curves", "F04_curves_math", "F10_kendall", "estimators_turns"]
+    titles = [gallery.BEGINNING, "F2", "F4", "F10", gallery.SECTIONS[""], "T1"]
+    assert [title.partition(".")[0] for title in page.titles] == titles
+    order = [
+        "band",
+        "F02_kinds",
+        "F04_curves",
+        "F04_curves_math",
+        "F10_kendall",
+        "estimators_turns",
+        "T1_rloo",
+    ]
     assert page.articles == order
     assert [image["src"] for image in page.images] == [f"{name}.png" for name in order if name != "T1_rloo"]
     for name in order:
@@ -114,9 +124,20 @@ def test_everything_is_shown_once_in_the_papers_order(folder: Path) -> None:
         assert {link for link in page.links if link.startswith(f"{name}.")} == {
             f"{name}.{end}" for end in ends
         }
-    assert page.links.count("../notebooks/02_main.ipynb") == 4
+    assert page.links.count("../notebooks/02_main.ipynb") == 5
     assert "notebook 03_gone" in text and "03_gone.ipynb" not in text
     assert gallery.page(folder) == text
+
+
+def test_pictures_stand_before_tables_and_what_is_made_by_hand_says_so(folder: Path) -> None:
+    numbers = BAND[["mean"]]
+    publish_table(numbers.astype(str), numbers, "F02_a_table", "laptop", "s", "n")
+    publish_by_hand(results.credit_by_kind, "F01_framework", "laptop", "Invented.", band=BAND)
+    text = gallery.page(folder)
+    articles = Page(text).articles
+    assert articles[:4] == ["band", "F01_framework", "F02_kinds", "F02_a_table"]
+    assert text.count("made up by hand") == 1
+    assert not (folder / "F01_framework.json").read_text().count("[laptop]")
 
 
 def test_texts_are_escaped_and_tables_are_tables(folder: Path) -> None:
@@ -190,7 +211,7 @@ def test_a_browser_shows_it_on_wide_and_narrow_screens(folder: Path, tmp_path: P
     found = json.loads(re.search(r"\{.*\}", dumped)[0])
     assert found["width"] == width, "nothing may have to be scrolled sideways but tables"
     assert not found["outside"]
-    assert len(found["images"]) == 5 and all(found["images"])
+    assert len(found["images"]) == 6 and all(found["images"])
 
 
 # What is committed

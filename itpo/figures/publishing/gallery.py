@@ -1,9 +1,9 @@
-"""All published figures and tables on one static page, ``index.html``, in the paper's order; it opens from disk."""
+"""All published figures and tables on one static page, ``index.html``, the main ones first; it opens from disk."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +15,20 @@ from itpo.figures.publishing.formats import html_marks
 from itpo.figures.publishing.registry import Published, PublishedFigure, read_folder
 from itpo.runs.files import explain_full_disk, write_file
 
-# What begins the names of figures and tables, and what they show: the report, then the paper's in its order, then the map.
+# The pictures that matter most, by name, in this order: they begin the page.
+FIRST = ("ledger_forest", "band", "T1_dots", "microscope", "F01_framework")
+BEGINNING = "The main results in five pictures"
+# What begins the names of other figures and tables, and what they show: the paper's order, our own, all others, then tables.
 SECTIONS: Mapping[str, str] = {
-    "ledger": "The replication ledger",
-    "T1": "Main results",
     "F1": "The framework",
     "F2": "Turn and token rewards of one dialogue over training",
     "F3": "How soon rewards settle",
-    "F4": "Learning curves, RLOO",
+    "F4": "Speed of learning, RLOO",
     "F5": "Kendall's tau of implicit return and outcome, RLOO",
     "F6": "Agreement of ITPO and Norm-ITPO on the order of turns",
     "F7": "Slope of the implicit reward on the outcome",
-    "F8": "Learning curves, GRPO",
-    "F9": "Learning curves, PPO",
+    "F8": "Speed of learning, GRPO",
+    "F9": "Speed of learning, PPO",
     "F10": "Kendall's tau, GRPO",
     "F11": "Kendall's tau, PPO",
     "F12": "How soon rewards settle: document writing",
@@ -42,11 +43,15 @@ SECTIONS: Mapping[str, str] = {
     "F21": "The best and the worst turn",
     "F22": "Dialogues before and after training",
     "F23": "Credit fidelity",
-    "T2": "Agreement on the best and the worst turn",
+    "microscope": "The gradient microscope",
     "regimes": "A map of regimes",
     "baselines": "What a turn is compared with",
+    "band": "Gains over learning rates",
+    "": "Further figures and tables",
+    "ledger": "The replication ledger",
+    "T1": "Table 1 in numbers",
+    "T2": "Agreement on the best and the worst turn",
 }
-FURTHER = "Further figures and tables"
 FORMATS = {".csv": "numbers", ".pdf": "PDF", ".tex": "LaTeX", ".md": "Markdown", ".json": "record"}
 
 
@@ -64,11 +69,16 @@ class Entry:
         """Whether it is an image."""
         return isinstance(self.record, PublishedFigure)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether no run is in it."""
+        return isinstance(self.record, PublishedFigure) and self.record.by_hand
+
 
 def section_of(name: str) -> str:
-    """The key of the section that a figure or table belongs to, empty for the last one.
+    """The key of the section that a figure or table belongs to, empty for none of its own.
 
-    >>> section_of("F04_learning_curves"), section_of("T1"), section_of("ledger_cells"), section_of("F_costs_real")
+    >>> section_of("F04_speed"), section_of("T1"), section_of("ledger_cells"), section_of("F_costs_real")
     ('F4', 'T1', 'ledger', '')
     """
     key = re.sub(r"^F0", "F", name.partition("_")[0])
@@ -89,10 +99,6 @@ def page(folder: Path) -> str:
     Errors: PublishedError if there is nothing, or it cannot be read; FileNotFoundError for a file that a figure lacks.
     """
     records = read_folder(folder)
-    entries = [_entry(record, folder) for record in records]
-    sections = {key: [e for e in entries if section_of(e.record.name) == key] for key in [*SECTIONS, ""]}
-    numbered = {key: f"{key}. {title}" if key[-1].isdigit() else title for key, title in SECTIONS.items()}
-    titles = numbered | {"": FURTHER}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -103,9 +109,20 @@ def page(folder: Path) -> str:
     )
     templates.filters["marks"] = html_marks
     return templates.get_template("gallery.html").render(
-        sections={titles[key]: part for key, part in sections.items() if part},
+        sections=_sections([_entry(record, folder) for record in records]),
         profiles={record.profile for record in records},
     )
+
+
+def _sections(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """What stands under each title, from top to bottom; in every section figures stand before tables."""
+    first = [entry for name in FIRST for entry in entries if entry.record.name == name]
+    others = sorted((e for e in entries if e not in first), key=lambda entry: not entry.is_figure)
+    sections = {BEGINNING: first}
+    for key, title in SECTIONS.items():
+        heading = f"{key}. {title}" if key[-1:].isdigit() else title
+        sections[heading] = [entry for entry in others if section_of(entry.record.name) == key]
+    return {title: part for title, part in sections.items() if part}
 
 
 def _entry(record: Published, folder: Path) -> Entry:

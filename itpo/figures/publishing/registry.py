@@ -93,7 +93,8 @@ class _Record(ABC):
 class PublishedFigure(_Record):
     """A drawing and its arguments: ``draw`` is "module.function" within itpo.figures.
 
-    ``frames`` has the CSV file and the column types of each data frame among the arguments, ``values`` are the others.
+    ``frames`` has the CSV file and the column types of each data frame among the arguments, ``values`` are the others. Where
+    ``by_hand`` is true no run is in it, and its caption says nothing of a profile.
     """
 
     kind: ClassVar[str] = "figure"
@@ -101,6 +102,7 @@ class PublishedFigure(_Record):
     draw: str
     frames: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, Any]
+    by_hand: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,7 +126,8 @@ class PublishedFigure(_Record):
             for argument, frame in self.frames.items()
         }
         figure = find_drawing(self.draw)(**frames, **self.values)
-        return style.add_caption(figure, f"[{self.profile}] {self.caption}")
+        mark = "" if self.by_hand else f"[{self.profile}] "
+        return style.add_caption(figure, f"{mark}{self.caption}")
 
     def write(self, data: Path, folder: Path) -> Figure:
         """Draw it into ``folder`` from the files in ``data``, as PNG and PDF. Errors: those of :meth:`figure`."""
@@ -181,10 +184,31 @@ def publish(draw: Draw, name: str, profile: str, caption: str, /, **arguments: A
     ``draw`` is a public function of a module of itpo.figures, ``arguments`` are its own, by name: data frames, which become CSV
     files (the first ``<name>.csv``, others ``<name>.<argument>.csv``), and values that JSON has, which become part of
     ``<name>.json``. The caption gets the profile's name in front. Half a character (a lone surrogate) becomes U+FFFD.
+    A figure of numbers written by hand is published by :func:`publish_by_hand`.
 
     Errors: TypeError or ValueError for arguments that ``draw`` does not take or that cannot be written, OSError if the disk is
     full; what was published before is then as it was.
     """
+    return _publish(draw, name, profile, caption, arguments, by_hand=False)
+
+
+def publish_by_hand(draw: Draw, name: str, profile: str, caption: str, /, **arguments: Any) -> Figure:
+    """As :func:`publish`, for numbers written by hand, which no profile changes: the caption names none.
+
+    >>> style.use_style("00_tour")
+    >>> band = pd.DataFrame({"turns": [1, 2], "GRPO": [0.5, 0.2]})
+    >>> from itpo.figures.estimators import credit_by_length
+    >>> publish_by_hand(credit_by_length, "F_hand", "example", "Made up.", table=band, ylabel="credit").texts[-1].get_text()
+    'Made up.'
+    >>> import shutil
+    >>> shutil.rmtree(style.output_folder("example").parent)
+    """
+    return _publish(draw, name, profile, caption, arguments, by_hand=True)
+
+
+def _publish(
+    draw: Draw, name: str, profile: str, caption: str, arguments: dict[str, Any], by_hand: bool
+) -> Figure:
     inspect.signature(draw).bind(**arguments)
     where = _name_of(draw)
     tables = {argument: value for argument, value in arguments.items() if isinstance(value, pd.DataFrame)}
@@ -197,7 +221,7 @@ def publish(draw: Draw, name: str, profile: str, caption: str, /, **arguments: A
         raise ValueError(f"{name}: there is no data frame among the arguments, and so no numbers to publish")
     files = {argument: f"{name}.{argument}.csv" if n else f"{name}.csv" for n, argument in enumerate(tables)}
     empty = {argument: {"file": file, "columns": {}} for argument, file in files.items()}
-    record = PublishedFigure(name, profile, style.notebook(), caption, where, empty, values)
+    record = PublishedFigure(name, profile, style.notebook(), caption, where, empty, values, by_hand)
     with _replacing(record) as folder:
         frames = {
             argument: {"file": file, "columns": write_table(tables[argument], folder / file)}
@@ -296,8 +320,8 @@ def find_drawing(where: str) -> Draw:
 
     Errors: ValueError if there is none.
 
-    >>> find_drawing("results.learning_curves").__name__
-    'learning_curves'
+    >>> find_drawing("comparison.table_dots").__name__
+    'table_dots'
     >>> find_drawing("os.system")
     Traceback (most recent call last):
     ValueError: os.system is no drawing of itpo.figures
