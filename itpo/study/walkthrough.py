@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from itpo import turns
@@ -162,3 +162,23 @@ def reward_table(
                 turn, own = turn_ids[b, t].item() + 1, (values[b, t].item(), to_go[b, t].item())
                 lines.append((name, title, t, turn, *own))
     return pd.DataFrame(lines, columns=["row", "dialogue", "token", "turn", "reward", "return"])
+
+
+def weight_table(
+    turn_rewards: Float[Tensor, "B K"],
+    has_turn: Bool[Tensor, "B K"],
+    temperatures: Sequence[float],
+    titles: Sequence[str],
+) -> pd.DataFrame:
+    """Weights (5) of every turn at every temperature, as :func:`itpo.figures.method.weight_curves` draws them.
+
+    >>> import torch
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> weight_table(torch.zeros(1, 3), mask, [0.4], ["one"]).values.tolist()
+    [['one', 1, 0.4, 0.5], ['one', 2, 0.4, 0.5]]
+    """
+    lines = []
+    for eta in temperatures:
+        weights = turns.normalize(turn_rewards, has_turn, eta)
+        lines += [(titles[b], k + 1, eta, weights[b, k].item()) for b, k in has_turn.nonzero().tolist()]
+    return pd.DataFrame(lines, columns=["dialogue", "turn", "temperature", "weight"])
