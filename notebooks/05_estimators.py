@@ -6,7 +6,7 @@
 # trajectory-share under each (C1), and is at least as good as ITPO, most clearly under PPO (C2) [S]. The released code has
 # RLOO only [C]; GRPO and PPO are ours, after the works they are named for [O].
 #
-# This notebook first takes four rollouts through all three by hand, then trains, and compares.
+# This notebook takes four rollouts through all three by hand, then compares what was trained. The rulings are in notebook 09.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -14,7 +14,6 @@
 profile = "laptop"
 
 # %%
-import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, clear_output
@@ -22,15 +21,18 @@ from IPython.display import Markdown, clear_output
 from itpo import advantages, attribution, turns
 from itpo.dialogue import Dialogue, collate
 from itpo.estimators import ESTIMATORS, Source, estimate, merge_length
+from itpo.figures import comparison, method, results
 from itpo.figures import estimators as pictures
-from itpo.figures import method, results
-from itpo.figures.publishing.registry import publish
+from itpo.figures.publishing.registry import publish, publish_by_hand
 from itpo.figures.style import use_style
 from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep_groups
-from itpo.study import claims, reward_dynamics, tables
+from itpo.study import claims, gains, reward_dynamics, tables
+from itpo.study.experiment import Cell, configs, table_rate
 from itpo.study.profiles import get_profile
 from itpo.study.reported import REPORTED_TAU
+from itpo.study.tables import Column
+from itpo.tasks.registry import TASKS
 from itpo.trainer import train
 
 use_style("05_estimators")
@@ -39,11 +41,8 @@ scale = get_profile(profile)
 # %% [markdown]
 # ## 1. The same four rollouts under three estimators
 #
-# The four rollouts of 01_method, a group: rollouts of one prompt. `advantages.rloo` and `grpo` are told the groups by their
-# size, here 4, or by one id for each row. A rollout that is alone in its group has nobody to be compared with: RLOO subtracts
-# nothing from it. `u` is a user token, `a` an assistant token. Their turn
-# rewards $R_k$ are those of that notebook; Norm-ITPO splits each outcome $R$ in proportion to
-# $w_k=\mathrm{softmax}_k(R_k/\eta)$, (5)-(6).
+# The four rollouts of 01_method, a group: rollouts of one prompt. `u` is a user token, `a` an assistant token. Their turn rewards
+# $R_k$ are those of that notebook; Norm-ITPO splits each outcome $R$ in proportion to $w_k=\mathrm{softmax}_k(R_k/\eta)$, (5)-(6).
 
 
 # %%
@@ -179,12 +178,12 @@ for name, estimated in credit.items():
     table[name] = turns.aggregate(estimated.advantages, ids, "mean")[has_turn]
 
 # %%
-publish(
+publish_by_hand(
     pictures.turn_credit,
     "estimators_turn_credit",
     profile,
-    "Reward of each turn (black on white) and the advantage of its tokens under each estimator, by hand-written values. Mean over the "
-    "turn's tokens; PPO at lambda 0 gives them unequal ones.",
+    "Made-up dialogues A to D: reward of each turn (black on white) and the advantage of its tokens under each estimator, coloured. Mean "
+    "over the turn's tokens; PPO at lambda 0 gives them unequal ones.",
     table=table,
 )
 
@@ -192,14 +191,14 @@ publish(
 # *What to see:* A and C both succeed, and the baselines `trajectory` and `to_go` and PPO at $\lambda=1$ give their first turns the same
 # advantage. The estimators with a baseline at every turn give the one-turn dialogue A a much larger one than the three-turn dialogue
 # C; and D, a half success in four turns, begins no better than the failure B (GRPO), or worse (released RLOO).
-#
+
+# %% [markdown]
 # ## 2. Why the estimator may change how long dialogues get
 #
-# The shares of Norm-ITPO (and of any decomposition) add up to $R$, however many turns there are. So a further turn *dilutes*
-# the rewards of earlier turns, and from the present turn on, *more* is still to come. Stop at turn k, and with equal weights
-# the return of its tokens is $R/k$; go on to turn K at the same outcome, and it is $R\,(K-k+1)/K$, which is larger. To lengthen a
-# dialogue then looks like an achievement of the turn that did it. A baseline at every turn works against that; a critic, or a
-# baseline once a dialogue, need not. Trajectory-share has no such effect: the return of every turn is $R$.
+# The shares of Norm-ITPO (and of any decomposition) add up to $R$, however many turns there are. Stop at turn k, and with equal
+# weights the return of its tokens is $R/k$; go on to turn K at the same outcome, and it is $R\,(K-k+1)/K$, which is larger. To
+# lengthen a dialogue then looks like an achievement of the turn that did it. A baseline at every turn works against that; a critic, or
+# a baseline once a dialogue, need not. Trajectory-share has no such effect: the return of every turn is $R$.
 #
 # By the real functions: eight rollouts of one prompt, a success and a failure each with 2, 3, 4 and 5 turns, equal weights.
 # The critic says of a turn, by its number only, what is still to come on average.
@@ -228,11 +227,12 @@ for name, (estimator, extra) in options.items():
 table = pd.DataFrame(lines)
 
 # %%
-publish(
+publish_by_hand(
     pictures.credit_by_length,
     "estimators_length",
     profile,
-    "Advantage of the second turn of successful dialogues by their number of turns, equal shares, hand-written group.",
+    "A made-up group: advantage of the second turn of successful dialogues by their number of turns, equal shares. A line for each "
+    "estimator, and for each baseline of RLOO.",
     table=table,
     ylabel="advantage of turn 2",
 )
@@ -240,15 +240,16 @@ publish(
 # %% [markdown]
 # *What to see:* the outcome is the same along every line. Where a line rises, a turn is praised for making the dialogue
 # longer; where it falls, for keeping it short; neither is what the outcome asked for. With a critic, or with the baselines
-# `trajectory` and `to_go`, it rises all the way. With the same baseline at every turn it hardly rises and then falls. This is
-# arithmetic on a made-up group: whether it matters in training is a question for the data (section 6).
-#
+# `trajectory` and `to_go`, it rises all the way. With the same baseline at every turn it hardly rises and then falls. Section 5
+# looks for it in training.
+
+# %% [markdown]
 # ## 3. What else differs in training
 #
-# **PPO has a critic.** A third adapter on the same frozen base, beside those of policy and PRM, with a linear head that reads
-# a value at every assistant token. Where a method has a second source of reward (PRIME and ITPO have the outcome beside their
-# own rewards [O]), each source gets a head of its own. The critic learns before the first step from a few batches of the
-# reference, as the PRM does [O]; a value may move only so far in one update (*value clipping*). Numbers of this profile:
+# **PPO has a critic.** A third adapter on the same frozen base, with a linear head that reads a value at every assistant token. Where a
+# method has a second source of reward (PRIME and ITPO have the outcome beside their own rewards [O]), each source gets a head of its
+# own. The critic learns before the first step from a few batches of the reference, as the PRM does [O]; a value may move only so far in
+# one update (*value clipping*). Numbers of this profile:
 
 # %%
 names = ["critic_lr", "critic_minibatches", "critic_clip_norm", "value_clip", "warmup"]
@@ -256,8 +257,6 @@ numbers = {name: getattr(scale.run, name) for name in names} | ESTIMATORS["ppo"]
 Markdown(tables.markdown(pd.DataFrame([numbers])))
 
 # %% [markdown]
-# The update is `Learner.update_critic` in `itpo/training/learner.py`.
-#
 # **GRPO forgets scale.** Every source is divided by its own standard deviation, so that its coefficient cancels. That is
 # harmless for one source. But the tiny length penalty ($5\cdot10^{-6}$ a token [S]) would be enlarged too, if it were a
 # source of its own:
@@ -278,61 +277,88 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # *What to see:* the penalty of these toy turns grows ten thousandfold relative to what it was, and only the $10^{-8}$ in the
 # denominator keeps it from the size of the rewards; with turns of usual length nothing does. So under GRPO and PPO the penalty joins
 # the method's own rewards (`merge_length`).
+
+# %% [markdown]
+# ## 4. Table 1 under three estimators
 #
-# ## 4. The runs
-#
-# Every method that the estimator can train. The rewards of *Value model* are the TD errors of a critic, so that it exists under PPO
-# only. Beside them three variants of RLOO: with the baselines `trajectory` and `to_go`, for uniform decomposition and Norm-ITPO; and with the settings of
-# the released code for ITPO and Norm-ITPO [C], but for the learning rates. Runs that the store holds are loaded, those of
-# notebook 02 among them.
+# Every method that an estimator can train, on three tasks, at one learning rate a task: the best one for trajectory-share
+# (notebook 02). The rewards of *Value model* are the TD errors of a critic, so that it exists under PPO only. Runs that the store
+# holds are loaded, others are trained now.
 
 # %%
-others = {f"{baseline} baseline": scale.unbiased(baseline) for baseline in ("trajectory", "to_go")}
-others["released settings [C]"] = scale.released()
-runs = sweep_groups(runs_root(), {name: scale.grid(name) for name in ESTIMATORS} | others, train)
-grids, variants = ({name: runs[name] for name in names} for names in (ESTIMATORS, others))
+grids = {(name, task): scale.on(task).grid(name) for name in ESTIMATORS for task in TASKS}
+to_go = configs(scale, Cell("math", "norm_itpo_to_go", table_rate(scale, "math")), scale.seeds)
+runs = sweep_groups(runs_root(), grids | {"to_go": to_go}, train)
 clear_output()
-count = len(scale.seeds)
 Markdown(tables.scale_note(scale))
 
 # %% [markdown]
-# ### Learning curves
+# **How to read it.** A line of panels for each task, a column for each estimator. Small dots are seeds, a large dot is their mean.
+# Zero is trajectory-share *under the same estimator*, paired by seed. A dot far to the left is a run that collapsed. An interval within
+# the grey zone is no difference that matters; one that only crosses zero leaves the question open.
+
+# %%
+frame = pd.concat([tables.results(runs[cell]) for cell in grids], ignore_index=True)
+publish(
+    comparison.table_dots,
+    "T1_dots",
+    profile,
+    f"Table 1: gain on trajectory-share under the same estimator by the mean outcome of training, in points, {len(scale.seeds)} seeds. Small "
+    "dots: seeds; large dots: means; bars: 95 % t-intervals; black line: trajectory-share; grey: below 3 points.",
+    **gains.table_dots(frame),
+)
+
+# %% [markdown]
+# The numbers behind it. Values of secondary sources [S] are known for two methods of GRPO and PPO only (a dash elsewhere). They are of
+# other tasks and models, and not checked against the paper: compare signs, never values.
+
+# %%
+table = tables.main_table(frame)
+text = tables.as_text(table, [Column("task", "task"), *tables.estimator_columns(table)])
+note = (
+    f"Mean [95 % interval] over {len(scale.seeds)} seeds; gains are paired by seed within task and estimator. "
+    "[S]: secondary sources, other tasks and scale, not checked against the paper: compare signs only."
+)
+Markdown(tables.write_table(text, table, "T1_estimators", scale, note))
+
+# %% [markdown]
+# ### How training goes
 #
-# **How to read them.** As F4 in notebook 02: a panel for each method, thick the mean over seeds, thin each seed, dashed the mean
-# of trajectory-share *under the same estimator*, shaded the 95 % t-interval of the mean, which is wide with few seeds.
+# As F4 in notebook 02: coloured the method of the column, with the 95 % interval over seeds; thin and black trajectory-share
+# under the same estimator.
 
 
 # %%
-def learning_curves(estimator, number, name):
-    curves = tables.curves(grids[estimator], "eval_success")
-    band = tables.bands(curves)
+def speed_curves(estimator, number, name):
     caption = (
-        f"F{number}. Success on {scale.run.eval_dialogues} fresh problems against training step, "
-        f"{ESTIMATORS[estimator].label}, math tutoring. A panel for each method; dashed: the mean of trajectory-share. Thick: mean over "
-        f"{count} seeds; thin: each seed; shaded: 95 % t-interval of the mean, cut off where it leaves the range of the runs."
+        f"F{number}. Mean outcome of the {scale.run.prompts * scale.run.rollouts} dialogues of each training step, "
+        f"{ESTIMATORS[estimator].label}, {len(scale.seeds)} seeds. Coloured: the method of the column, mean over seeds; shaded: its 95 % "
+        "interval, within 0 and 1; thin black: mean of trajectory-share under the same estimator."
     )
-    return publish(results.learning_curves, name, profile, caption, band=band, seeds=curves)
+    curves = gains.speed_curves({task: runs[estimator, task] for task in TASKS})
+    return publish(comparison.speed_curves, name, profile, caption, band=curves)
 
 
-learning_curves("grpo", 8, "F08_learning_curves_grpo")
+speed_curves("grpo", 8, "F08_speed_grpo")
 # %%
-learning_curves("ppo", 9, "F09_learning_curves_ppo")
+speed_curves("ppo", 9, "F09_speed_ppo")
 # %% [markdown]
 # ### How much does the critic know?
 #
-# **Method.** Explained variance, $1-\mathrm{Var}(G-V)/\mathrm{Var}(G)$, over the assistant tokens of a fresh batch, before
-# the critic learns from it; all sources together. **How to read it.** 1: the critic foresees every return. 0: it knows no
-# more than a constant, and PPO's baseline is one. Below 0: it misleads. Methods differ in *what* is to be foreseen: the outcome
-# itself (trajectory-share, value model), what is left of it (uniform, judge, Norm-ITPO), or the PRM's rewards with it (PRIME,
-# ITPO). A low value need not be the critic's fault, for outcomes also hang on luck that comes later.
+# **Method.** Explained variance, $1-\mathrm{Var}(G-V)/\mathrm{Var}(G)$, over the assistant tokens of a fresh batch of math tutoring,
+# before the critic learns from it; all sources together. **How to read it.** 1: the critic foresees every return. 0: it knows no more than
+# a constant. Below 0: it misleads. Methods differ in *what* is to be foreseen: the outcome itself (trajectory-share, value
+# model), what is left of it (uniform, judge, Norm-ITPO), or the PRM's rewards with it (PRIME, ITPO). A low value need not be the critic's
+# fault, for outcomes also hang on luck that comes later.
 
 # %%
-explained = tables.bands(tables.curves(grids["ppo"], "explained_variance", smooth=5))
+explained = tables.bands(tables.curves(runs["ppo", "math"], "explained_variance", smooth=3))
 publish(
     pictures.explained_variance,
     "estimators_explained_variance",
     profile,
-    "Explained variance of PPO's critic on batches that it has not learned from; centred mean over five batches, mean over seeds.",
+    "Explained variance of PPO's critic on batches of math tutoring that it has not learned from; centred mean over three batches, mean "
+    "over seeds. Dashed and upright: where training begins. At 0 the critic knows no more than a constant.",
     band=explained,
 )
 
@@ -345,149 +371,88 @@ publish(
 
 # %%
 def kendall(estimator, number, name):
-    runs = [run for run in grids[estimator] if attribution.get_method(run.config.method.name).needs_prm]
-    batches = tables.bands(tables.curves(runs, "prm_kendall", smooth=5))
-    monitored = reward_dynamics.monitor_curves(runs)
-    ceilings = reward_dynamics.tau_ceilings(runs, monitored, smooth=5)
+    ranked = [r for r in runs[estimator, "math"] if attribution.get_method(r.config.method.name).needs_prm]
+    monitored = reward_dynamics.monitor_curves(ranked)
+    bands = {
+        "batches": tables.bands(tables.curves(ranked, "prm_kendall", smooth=3), kind="correlation"),
+        "monitor": tables.bands(monitored, kind="correlation"),
+    }
+    ceilings = reward_dynamics.tau_ceilings(ranked, monitored, smooth=3)
     caption = (
-        f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}: on fresh training "
-        "batches before the PRM learns from them (left; centred mean over five batches) and on the monitor set (right). Mean and 95 % "
-        "t-interval over seeds. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S]."
+        f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}, math tutoring: on fresh training "
+        "batches before the PRM learns from them (left; centred mean over three batches) and on the monitor set (right). Lines: means over "
+        "seeds; shaded: 95 % intervals; dotted: the ceiling, tau of a perfect ranking; 0: chance; grey zone: range in secondary sources [S]."
     )
-    drawn = {"batches": batches, "monitor": tables.bands(monitored), "ceilings": ceilings}
-    return publish(results.kendall_over_training, name, profile, caption, **drawn, reported=REPORTED_TAU)
+    drawn = bands | {"ceilings": ceilings, "reported": REPORTED_TAU}
+    return publish(results.kendall_over_training, name, profile, caption, **drawn)
 
 
 kendall("grpo", 10, "F10_kendall_grpo")
 # %%
 kendall("ppo", 11, "F11_kendall_ppo")
 # %% [markdown]
-# **Claim C6**, by the rule of notebook 04, on all training batches of GRPO's and of PPO's runs:
-
-# %%
-taus = {name: reward_dynamics.tau_verdicts(tables.results(grids[name])) for name in ("grpo", "ppo")}
-texts = [
-    f"{ESTIMATORS[name].label}\n\n{claims.verdict_text(verdicts, scale, scale=1.0, unit='')}"
-    for name, verdicts in taus.items()
-]
-Markdown("\n\n".join(texts))
-
-# %% [markdown]
-# ## 5. Table 1 by estimator
-#
-# **How to read it.** Columns as in notebook 02; a gain is the difference to trajectory-share *under the same estimator*,
-# paired by seed. Values of secondary sources [S] are known for two methods of GRPO and PPO only (a dash elsewhere); they are of
-# another task and model, and not checked against the paper: compare signs, never values.
-
-# %%
-frame = pd.concat([tables.results(runs) for runs in grids.values()], ignore_index=True)
-table = tables.main_table(frame, np.random.default_rng(0))
-note = (
-    f"Mean [95 % t-interval] over {count} seeds; gains are paired by seed within the estimator. "
-    "[S]: secondary sources, another task and scale, not checked against the paper: compare signs only."
-)
-text = tables.as_text(table, tables.estimator_columns(table))
-Markdown(tables.write_table(text, table, "T1_math_estimators", scale, note))
-
-# %% [markdown]
-# ### Claims C1 and C2
-#
-# **The rule**, as in notebook 02: if the 95 % t-interval of the difference paired by seed lies above 0, replicated; below 0,
-# not replicated; if it contains 0, inconclusive at this scale. C2 says *at least as good, most under PPO*. We test the
-# stronger reading, a gain of Norm-ITPO on ITPO, under each estimator; and that this gain is larger under PPO than elsewhere,
-# by its difference in the seeds that both estimators have. Our ITPO has the outcome as a second source [O], without which it
-# collapsed in a prototype; the released math run of ITPO has not [C].
-
-# %%
-verdicts = claims.estimator_verdicts(frame)
-Markdown(f"{claims.verdict_text(verdicts, scale)}\n\nRule: {verdicts[0].rule}.")
-
-# %% [markdown]
-# The same by the mean success over training, which has less noise and asks how a method got there, not where it ended:
-
-# %%
-Markdown(claims.verdict_text(claims.estimator_verdicts(frame, "speed"), scale))
-
-# %% [markdown]
-# ## 6. Variants of RLOO, and the length of dialogues
-#
-# For trajectory-share all baselines of RLOO are one and the same, as it has one reward a dialogue. So its runs may be compared
-# with those of uniform decomposition and Norm-ITPO under the baselines `trajectory` and `to_go`, which take away the baseline at
-# every turn and nothing else. The released settings [C] differ from ours in more: beta, the reduction in (4), the scale of the token
-# rewards, and no outcome beside ITPO's. *Change* is the difference to the same method with our usual settings, paired by the
-# seeds that both have.
-
-# %%
-rows = {tables.BASELINE} | {run.config.method.name for runs in variants.values() for run in runs}
-usual = frame[(frame["estimator"] == "rloo") & frame["row"].isin(rows)]
-groups = {"RLOO, as in 02": usual} | {name: tables.results(runs) for name, runs in variants.items()}
-compared = tables.variant_table(groups)
-note = f"Mean [95 % t-interval]; changes and gains are paired by seed ({count} seeds)."
-text = tables.as_text(compared, tables.VARIANT_COLUMNS)
-Markdown(tables.write_table(text, compared, "T1_math_variants", scale, note))
-
-# %% [markdown]
-# ### Do dialogues get longer?
+# ## 5. Do dialogues get longer?
 #
 # **Question.** Section 2 expects that a decomposition lengthens dialogues without a baseline at every turn, and less or not at all
-# with one. **Method.** Assistant turns on fresh problems during training. Trajectory-share, which has no such effect,
-# is the control; uniform decomposition has the same dilution without any knowledge of turns. **How to read it.** Compare the
-# distance between black and blue across panels, not their heights: how long a dialogue must be to succeed is a matter of the
-# task.
+# with one. **Method.** Assistant turns of the training dialogues, math tutoring. Trajectory-share, which has no such effect, is the
+# control; uniform decomposition has the same dilution without any knowledge of turns. Under `to_go` Norm-ITPO alone was trained;
+# for trajectory-share all baselines of RLOO are the same. **How to read it.** Compare the distance between Norm-ITPO and
+# trajectory-share across panels, not their heights: how long a dialogue must be to succeed is a matter of the task.
 
 # %%
-trajectory_share = [run for run in grids["rloo"] if run.config.method.name == tables.BASELINE]
-settings = {
-    "RLOO, released": grids["rloo"],
-    "RLOO, trajectory": trajectory_share + variants["trajectory baseline"],
-    "RLOO, to_go": trajectory_share + variants["to_go baseline"],
-    "GRPO": grids["grpo"],
-    "PPO": grids["ppo"],
-}
 shown = (tables.BASELINE, "uniform", "norm_itpo")
-settings = {name: [r for r in runs if r.config.method.name in shown] for name, runs in settings.items()}
-curves = [tables.curves(runs, "eval_turns").assign(setting=name) for name, runs in settings.items()]
-band = tables.bands(pd.concat(curves), by=["setting", "row"])
-
-# %%
+of_math = {
+    name: [run for run in runs[name, "math"] if run.config.method.name in shown] for name in ESTIMATORS
+}
+control = [run for run in of_math["rloo"] if run.config.method.name == tables.BASELINE]
+settings = {
+    "RLOO, released": of_math["rloo"],
+    "RLOO, to_go": control + runs["to_go"],
+    "GRPO": of_math["grpo"],
+    "PPO": of_math["ppo"],
+}
+curves = pd.concat([tables.curves(group, "turns").assign(setting=name) for name, group in settings.items()])
 publish(
     pictures.turns_over_training,
     "estimators_turns",
     profile,
-    "Assistant turns of a dialogue on fresh problems against training step; mean and 95 % t-interval over seeds, cut off where "
-    "it leaves the range of the means.",
-    band=band,
+    "Assistant turns of the training dialogues by step, math tutoring; mean and 95 % t-interval over seeds, cut off where it leaves the "
+    "range of the means.",
+    band=tables.bands(curves[curves["step"] >= 0], by=["setting", "row"]),
 )
 
 # %% [markdown]
-# **What the numbers say**, on the dialogues after training. Norm-ITPO minus trajectory-share, paired by seed; the ruling
-# follows the interval:
+# **What the numbers say**, on fresh dialogues after training: Norm-ITPO minus trajectory-share, paired by seed.
 
 # %%
-final = {name: tables.results(runs) for name, runs in settings.items()}
+final = {name: tables.results(group) for name, group in settings.items()}
 Markdown(claims.turns_text(final, scale))
 
 # %% [markdown]
-# Uniform decomposition minus trajectory-share, in the same way:
-
-# %%
-Markdown(claims.turns_text(final, scale, "uniform"))
+# A ruling *longer* for the settings without a baseline at every turn (`to_go`, PPO), and not for those with one, is what section 2
+# expects; any other pattern speaks against it, or is too faint for these seeds. Longer is not worse by itself: in this
+# task the repairs that save a dialogue cost a turn each.
 
 # %% [markdown]
-# A ruling *longer* for the settings without a baseline at every turn, and not for those with one, is what section 2 expects; any
-# other pattern speaks against it, or is too faint for these seeds. Longer is not worse by itself: the length penalty is tiny
-# [S], and in this task the repairs that save a dialogue cost a turn each. Whether the longer dialogues are also the better
-# ones is in the table above, in its column *change of success*.
-#
 # ## What not to conclude
 #
-# - **Not that one estimator is better than another.** The learning rate and beta of each method were chosen under RLOO (those of
-#   the value model under PPO) and reused [O]. An estimator that suits them less is at a disadvantage, and so may be a method
-#   under it.
-# - **Not much from few seeds.** A t-interval of three values is 4.3 standard errors wide on either side. *Inconclusive* is
-#   then the rule even for differences that more seeds would settle. Many intervals are looked at here and none is widened for
-#   that.
-# - **Not that these are the paper's GRPO and PPO.** Both are ours, after the works they are named for; the paper's settings
-#   for them are not known to us.
-# - **Not that the effect of section 2 explains a difference in success.** It predicts a direction for the number of turns, on
-#   a made-up group; in training, success moves the number of turns too.
+# - **Not that one estimator is better than another.** The learning rate was chosen for trajectory-share under RLOO and is used under
+#   all three [O]. An estimator that suits it less is at a disadvantage.
+# - **Not that an open ruling is equality.** Only an interval within the grey zone says that a difference is small.
+# - **Not that these are the paper's GRPO and PPO.** Both are ours, after the works they are named for; the paper's settings for them are
+#   not known to us.
+# - **Not that the effect of section 2 explains a difference in outcomes.** It predicts a direction for the number of turns, on a
+#   made-up group; in training, success moves the number of turns too.
+
+# %% [markdown]
+# ## Exercise
+#
+# Give rollout C of section 1 a fourth turn without any reward. Which of the other rollouts' numbers change under `released`, `trajectory`
+# and GRPO?
+#
+# <details><summary>Solution</summary>
+#
+# Under `released` all of them: the mean reward of C is lower, and every turn of every rollout is compared with that mean. Under
+# GRPO too, since mean and spread are those of all turns. Under `trajectory` none: the total of C is the same as before, and only
+# its own baseline moves to its new last turn.
+# </details>

@@ -2,10 +2,9 @@
 # # Three tasks, three users: what is hidden, what is asked, what it is worth
 #
 # The paper trains on three tasks [S][C]: math tutoring, document writing, medical recommendation. Here each exists twice.
-# *Scripted* [O]: a small language, a scripted user, an exact score, trained in a minute. *Real*: the paper's data, a
-# language model as user and judge. This notebook introduces the scripted three: who the user is, how a conversation is
-# scored, what the process reward model (PRM) thinks of its turns, and what training changes. Its last section shows how the
-# same is set up with real data.
+# *Scripted* [O]: a small language, a scripted user, an exact score. *Real*: the paper's data, a language model as user and judge.
+# This notebook asks of the scripted three: who is the user, what is hidden, how is a conversation scored, what does the process
+# reward model (PRM) think of its turns, and what does training change? Its last section sets up the same with real data.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
 
@@ -46,16 +45,17 @@ from itpo.training.build import trained
 use_style("07_tasks")
 scale = get_profile(profile)
 METHODS = ("trajectory_share", "norm_itpo")
+SEED = scale.seeds[0]
 
 # %% [markdown]
 # ## 1. The runs
 #
-# One run of trajectory-share and one of Norm-ITPO on each task, RLOO, seed 0. They are among those of notebook 02. One seed
-# is enough to look at conversations; it is not enough to compare methods, which notebook 02 does.
+# One run of trajectory-share and one of Norm-ITPO on each task, RLOO, with the first seed of notebook 02. One seed is enough to
+# look at conversations; it is not enough to compare methods, which notebook 02 does.
 
 # %%
 keys = list(product(TASKS, METHODS))
-configs = [scale.on(task).config(method, seed=0) for task, method in keys]
+configs = [scale.on(task).config(method, seed=SEED) for task, method in keys]
 runs = dict(zip(keys, sweep(runs_root(), configs, train), strict=True))
 learners = {key: trained(run) for key, run in runs.items()}
 clear_output()
@@ -71,14 +71,14 @@ Markdown(tables.scale_note(one_seed))
 # $$w_k=\mathrm{softmax}_k(R_k/\eta),\qquad R_k=\sum_{t\in T_k}r_t\tag{4-5}$$
 #
 # by the PRM that the Norm-ITPO run ended with; the darker the bubble, the larger the weight. The weights of a conversation
-# sum to 1, and Norm-ITPO's rewards are $w_kR$ (6). So in a failed conversation the weights are an opinion and no reward. With $K$ turns,
-# a PRM without any opinion gives each turn $1/K$. A *missed repair* is a turn that left a vague or doubtful answer as it was.
+# sum to 1, and Norm-ITPO's rewards are $w_kR$ (6). In a failed conversation the weights are an opinion and no reward. A PRM
+# without any opinion gives each of $K$ turns $1/K$. A *missed repair* is a turn that left a vague or doubtful answer as it was.
 
 
 # %%
 def show(conversations, name, caption):
     """Conversations as HTML; the same as a picture in figures/."""
-    caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed 0, ended with."
+    caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed {SEED}, ended with."
     messages = transcripts.table(conversations)
     publish(draw.picture, name, profile, caption, messages=messages)
     return HTML(draw.html(messages))
@@ -86,8 +86,8 @@ def show(conversations, name, caption):
 
 # %% [markdown]
 # Each task has two scripted policies: the *expert* solves it, and the *noisy expert*, which the model imitates before training (its
-# warm start), seldom repairs, guesses, chats. To see both at work we take the first problem on which the expert has
-# something to repair. (User and policy draw from one generator, so that the user may answer the two differently.)
+# warm start), seldom repairs, guesses, chats. We take the first problem on which the expert has something to repair. (User and policy
+# draw from one generator, so that the user may answer the two differently.)
 
 
 # %%
@@ -130,7 +130,8 @@ show(both_experts("math"), "tasks_math", caption)
 # readers can be asked for, with the same traps: *please name one* repairs a vague answer, *are you sure ?* a doubtful one,
 # and what a draft has filled in unasked, the user lets stand. The tone is noticed in a draft: the first one that has it wrong
 # is sent back.
-#
+
+# %% [markdown]
 # **The score** is the BLEU of the last draft against the text that the user had in mind. The released code calls nltk's
 # `sentence_bleu` on two *strings*, so that its n-grams are made of **characters** [C]. That is the score here; sacreBLEU, over
 # words, stands beside it. Two more traps of the released code are options of `DocumentWriting`: without `smooth` a draft that
@@ -158,9 +159,9 @@ Markdown(tables.markdown(pd.DataFrame(lines).round(2)))
 
 # %% [markdown]
 # *What to see:* characters are generous. Texts that have nothing to do with each other share some, so that a draft on the
-# wrong subject gets about a quarter; words give it half of that. A perfect draft loses by the marker that was left in front of
-# it, and the shorter the text, the more. And BLEU of either kind rewards *the* text, not a good one: said in other words, a
-# fitting text gets next to nothing. Smoothing lets bad drafts keep an order, so that a policy can begin to learn.
+# wrong subject still earns something; words give it less. A perfect draft loses by the marker that was left in front of it, and the
+# shorter the text, the more. And BLEU of either kind rewards *the* text, not a good one: said in other words, a fitting text
+# gets next to nothing. Smoothing lets bad drafts keep an order, so that a policy can begin to learn.
 
 # %%
 caption = "Document writing: the same wish by the expert and the noisy expert."
@@ -218,7 +219,7 @@ def watched_case(task):
     learner, size = learners[task, "norm_itpo"], watched.run.config.monitor_dialogues
     conversation = transcripts.hold(learner, None, size, "probe")[chosen]  # the stream of the monitor set
     caption = f"Relative implicit rewards of one dialogue of the monitor set ({task}) over training, turns (above) against tokens "
-    caption += f"(below); Norm-ITPO, seed 0. The case: {rule}."
+    caption += f"(below); blue: praise, red: blame, 1: the largest of the dialogue; Norm-ITPO, seed {SEED}. The case: {rule}."
     shown = transcripts.table({f"dialogue {chosen + 1} of {size}": conversation})
     return reward_dynamics.case_frames(watched, chosen), shown, caption
 
@@ -247,19 +248,17 @@ publish(results.reward_dynamics, name, profile, f"F15. {caption}", **frames)
 
 # %% [markdown]
 # A draft has many more tokens than a question, and by the sum of (4) it can gather a larger reward without any of its tokens
-# being remarkable. Whether it does, the lower half of the picture shows: are its colours spread over the draft, or on the few
-# words that were chosen and not copied? The released softmax takes a length-normalised mean instead [C]; notebook 06 compares
-# the two. One case of each task proves nothing; how lasting such opinions are over the whole monitor set is measured in
-# notebook 04.
-#
+# being remarkable. Whether it does, the lower half of the picture shows. The released softmax takes a length-normalised mean
+# instead [C]; notebook 06 compares the two. One case of each task proves nothing; notebook 04 measures the whole monitor set.
+
+# %% [markdown]
 # ## 6. Before and after training (F22)
 #
-# **Question.** What has the policy learned to say? **Method.** The warm start and the trained policies each talk to the users
-# of the same 256 fresh problems (32 at the smoke profile). Problem and user's random numbers are the same for all; what the
-# users answer differs from where the assistants' turns differ. **Which one is shown?** The first whose conversation *before*
-# training leaves an answer unrepaired and has $R\le 0.5$. The conversation after training is shown whatever it is. A problem
-# that was failed once would often be better at a second attempt without any training: the table below, over all problems,
-# is the measure, and the conversation an illustration.
+# **Question.** What has the policy learned to say? **Method.** The warm start and the trained policies each talk to the users of the same
+# fresh problems. Problem and user's random numbers are the same for all. **Which one is shown?** The first whose conversation
+# *before* training leaves an answer unrepaired and has $R\le 0.5$. The one after training is shown whatever it is. A problem
+# that was failed once would often be better at a second attempt without any training: the table below, over all problems, is the
+# measure, and the conversation an illustration.
 
 # %%
 fresh = scale.run.eval_dialogues
@@ -292,15 +291,14 @@ before_and_after("documents")
 before_and_after("medical")
 
 # %% [markdown]
-# **How to read the table.** Mean over the problems [95 % t-interval over problems]. Gain: paired by problem, against the warm
-# start. Beside the outcome stands the task's other measure: word BLEU, or the share of accurate recommendations. The intervals
-# speak of other problems, not of other seeds: a second training run could end elsewhere, and methods are compared in
-# notebook 02.
+# **How to read the table.** Mean over the problems [95 % interval over problems]. Gain: paired by problem, against the warm start.
+# Beside the outcome stands the task's other measure: word BLEU, or the share of accurate recommendations. The intervals speak of
+# other problems, not of other seeds; notebook 02 compares methods.
 
 # %%
 held = {t: {"warm start": before[t]} | {get_method(m).label: after[t, m] for m in METHODS} for t in TASKS}
 compared = pd.concat([transcripts.comparison(task, held[task]) for task in TASKS])
-note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed 0. Intervals are over problems."
+note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed {SEED}. Intervals are over problems."
 text = transcripts.comparison_text(compared)
 Markdown(tables.write_table(text, compared, "F22_before_after", one_seed, note))
 
@@ -310,7 +308,8 @@ Markdown(tables.write_table(text, compared, "F22_before_after", one_seed, note))
 # Nothing above was real language. `itpo.data` reads the public data sets, `itpo.rollout.real_tasks` has the tasks, and a language
 # model behind an OpenAI-compatible server plays user and judge. This section needs neither network nor server: it reads the few
 # made-up rows that the tests use, and stops where the first question would be sent.
-#
+
+# %% [markdown]
 # ### Data
 #
 # A row of a data set becomes an `Example`: the *prompt* that the assistant sees, the *goal* that only the user knows, the *reference* that
@@ -408,16 +407,17 @@ HTML(draw.html(transcripts.table({"a user played by a stand-in": ended})))
 # %% [markdown]
 # *What to see:* the user's second reply ends the conversation and is not shown; the answer is compared by a checker of
 # mathematics, not by equality of text. Without a PRM there are no weights, and the bubbles stay white.
-#
+
+# %% [markdown]
 # ## What not to conclude
 #
 # - **Conversations are anecdotes.** Each is chosen by a rule, but there is one of each; the tables count.
-# - **A weight is an opinion of one PRM**, trained on the dialogues of one seed. The scripted policies' conversations, and those of
-#   other policies, may be unlike all it has learned from.
-# - **The scripted tasks are caricatures** built so that early turns decide. That turn-wise credit can do something on them was
-#   the aim of their design [O] and says nothing about real users.
+# - **A weight is an opinion of one PRM**, trained on the dialogues of one seed. Other policies' conversations may be unlike all it has
+#   learned from.
+# - **The scripted tasks are caricatures** built so that early turns decide [O]; they say nothing about real users.
 # - **Scores of different tasks have different scales.** A character BLEU of 0.3 is next to nothing, 30 % success is not.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** What does character BLEU give a writer who never asks and drafts one of the texts at random? Why is that more than 0,
@@ -432,11 +432,11 @@ HTML(draw.html(transcripts.table({"a user played by a stand-in": ended})))
 # sum(get_task("documents").score(w, [Message("assistant", d.draft)]) for w, d in pairs) / len(pairs)
 # ```
 #
-# 0.21: 1 in 16 drafts has the right subject and readers, and any two texts share letters, spaces and some longer runs. The
-# score that can be won by asking is the distance from there to 1, so a gain of 10 points is more of it than it seems. Word
-# BLEU (`transcripts.word_score`) starts at 0.12.
+# 1 in 16 drafts has the right subject and readers, and any two texts share letters, spaces and some longer runs. The score that can be
+# won by asking is the distance from there to 1, so a gain of 10 points is more of it than it seems.
 # </details>
-#
+
+# %% [markdown]
 # **2.** Let the patient always answer clearly: `MedicalRecommendation(clear=1.0)`. Which turns still decide the score, and what is
 # left for turn-wise credit to do? Try with `scripted_dialogue(task, task.noisy_expert, rng)` of `itpo.models.tiny` over many `rng`.
 #
@@ -450,6 +450,6 @@ HTML(draw.html(transcripts.table({"a user played by a stand-in": ended})))
 # ```
 #
 # Nothing needs repair any more. What remains are leading questions, which lose a finding for good, and the forgotten allergy,
-# which costs 4 points in half of the patients. The noisy expert does much better at once, 0.75 instead of 0.39, and fewer turns matter:
-# little is left by which methods would differ.
+# which costs 4 points in half of the patients. The noisy expert does better at once, and fewer turns matter: little is left by which
+# methods would differ.
 # </details>
