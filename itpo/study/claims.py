@@ -14,7 +14,6 @@ import pandas as pd
 from itpo.attribution import Claim, get_method
 from itpo.estimators import ESTIMATORS, get_estimator
 from itpo.study.profiles import Profile
-from itpo.study.reported import smallest_gain
 from itpo.study.statistics import Verdict, judge, t_interval
 from itpo.study.tables import BASELINE, by_seed, effects, mark
 from itpo.training.ranking import kendall
@@ -30,7 +29,7 @@ def statement(row: str, claim: Claim) -> str:
     return f"{get_method(row).label} {verb} {get_method(claim.rival).label}"
 
 
-def method_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
+def method_verdicts(frame: pd.DataFrame, column: str = "speed") -> list[Verdict]:
     """The claims of every method in the frame whose rival is there too, for one task and estimator, in the claims' order.
 
     Judged by ``column`` of :func:`itpo.study.tables.results`. Errors: ValueError for the runs of several tasks.
@@ -46,13 +45,12 @@ def method_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdic
             statement(row, claim),
             effects(frame, row, claim.rival, column),
             claim.expected,
-            smallest_gain(tasks[0]),
         )
         for claim, row in sorted(claims, key=lambda pair: pair[0].name.partition(",")[0])
     ]
 
 
-def estimator_verdicts(frame: pd.DataFrame, column: str = "success") -> list[Verdict]:
+def estimator_verdicts(frame: pd.DataFrame, column: str = "speed") -> list[Verdict]:
     """Claims C1 and C2 for one task under each estimator of the frame, and whether C2's gain is larger under PPO.
 
     C2 is read as a gain of Norm-ITPO on ITPO; "most under PPO" as its difference to the other estimators, paired by the seeds
@@ -112,8 +110,8 @@ def order_text(table: pd.DataFrame, profile: Profile) -> str:
     others = table[claimed.abs() > 0]
     agree = others.loc[np.sign(others["gain"]) == claimed[others.index], "label"].tolist()
     known = table.dropna(subset="reported")
-    tau = kendall(known["success"], known["reported"])
-    order = ", ".join(table.sort_values("success", ascending=False, kind="stable")["label"])
+    tau = kendall(known["speed"], known["reported"])
+    order = ", ".join(table.sort_values("speed", ascending=False, kind="stable")["label"])
     return (
         f"{mark(profile)}Our order by the mean: {order}. Its Kendall tau-b with the reported one [S] over {len(known)} rows is "
         f"{tau:+.2f}. The sign of the gain is as reported for {len(agree)} of the {len(others)} rows with a reported one"

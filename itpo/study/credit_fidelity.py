@@ -8,6 +8,7 @@ judgement instead [S].
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from itpo.config import Method
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run
 from itpo.study.oracle import TurnValues, read
-from itpo.study.statistics import spearman_rows
+from itpo.study.ranks import spearman_rows
 
 # What decides the monitor set: runs that agree in these have the same one.
 SAME_DIALOGUES = ("task", "model", "max_turn_tokens", "monitor_dialogues")
@@ -219,11 +220,15 @@ def ceiling(truth: TurnValues, kind: str) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a method's best (or worst) turn is the oracle's: hits in a number of decisions, and the hits of a guess."""
+    """How often a method's best (or worst) turn is the oracle's: hits in a number of decisions, and the hits of a guess.
+
+    ``places`` has the hits of whoever always names one place, from the first turn (0, 1, ...) or the last (-1, -2, ...).
+    """
 
     hits: float
     decisions: int
     chance: float
+    places: Counter[int]
 
 
 def agreement(
@@ -239,6 +244,8 @@ def agreement(
     >>> truth = TurnValues(zero, values, zero, zero, (values, values), mask)
     >>> agreement(np.array([[0.1, 0.6, 0.3]]), truth).hits, agreement(np.ones((1, 3)), truth).hits
     (1.0, 0.3333333333333333)
+    >>> dict(agreement(np.ones((1, 3)), truth).places)
+    {1: 1, -2: 1}
     >>> agreement(np.ones((1, 3)), truth, "worst").decisions  # two turns are worst
     0
     """
@@ -246,7 +253,7 @@ def agreement(
         raise ValueError(f"side is {side!r}; it must be 'best' or 'worst'")
     sign = 1.0 if side == "best" else -1.0
     worth, errors = sign * true_advantage(truth), truth.advantage_se.numpy().astype(np.float64)
-    hits, decisions, chance = 0.0, 0, 0.0
+    hits, decisions, chance, places = 0.0, 0, 0.0, Counter[int]()
     for p, has_turn in enumerate(truth.turn_mask.numpy()):
         true, error, liked = worth[p][has_turn], errors[p][has_turn], sign * preference[p][has_turn]
         if len(true) < 2:
@@ -259,4 +266,5 @@ def agreement(
         hits += float(top in favourites) / len(favourites)
         decisions += 1
         chance += 1 / len(true)
-    return Agreement(hits, decisions, chance)
+        places.update((top, top - len(true)))
+    return Agreement(hits, decisions, chance, places)

@@ -5,6 +5,7 @@ Runs and measurements in, tables out, as in :mod:`itpo.study.tables`; what is me
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from itpo.attribution import get_method
-from itpo.estimators import get_estimator
 from itpo.runs.store import Run
 from itpo.study import reward_dynamics
 from itpo.study.credit_fidelity import (
@@ -28,36 +28,53 @@ from itpo.study.credit_fidelity import (
     within,
 )
 from itpo.study.oracle import TurnValues
-from itpo.study.statistics import Verdict, judge, mean_defined, spearman_rows, t_interval
+from itpo.study.ranks import mean_defined, spearman_rows
+from itpo.study.statistics import INTERVALS, Verdict, judge
 from itpo.study.tables import DASH, ESTIMATOR, METHOD, Column, as_text, interval_columns, percent
 
 # Continuations of each history that the notebooks measure: under a run's own final policy, and under the reference [O].
 CONTINUATIONS = {"smoke": (4, 8), "laptop": (16, 64)}
-# Decision points of the paper's expert study, and how many of them agree with the experts [S].
+# Decision points of the paper's expert study, best and worst turns together, and how many agree with the experts [S].
 REPORTED_DECISIONS = 64
-SIDES = ("best_", "worst_", "")  # of the preferences, and both together
 REPORTED_HITS = {"Gemini-3.0-Pro": 58, "Norm-ITPO": 48, "ITPO": 47, "chance": 16}
+SIDES = ("best", "worst")
+RIVALS = ("chance", "place")  # a guess, and always naming the place that is most often right
 
 
 def fidelity_table(runs: Sequence[Run], oracles: Sequence[Run]) -> pd.DataFrame:
     """A line for each run: estimator, row, seed, success, fidelity (pooled, within), its ceilings, and agreement.
 
-    ``preference`` is the fidelity within dialogues of the method's preference instead of its credit. ``hits`` are those of
-    ``decisions``, best and worst turns together; ``chance`` is the share of them that a guess would hit and ``above_chance``
-    by how much the method's share is larger (``nan`` where nothing was to be decided).
+    ``preference`` is the fidelity within dialogues of the method's preference instead of its credit. For the best and the worst
+    turn apart: ``best_hits`` of ``best_decisions``, ``best_chance``, the hits of a guess, and ``best_place``, the hits of
+    always naming the one place, ``best_place_name``, that is most often right over all of these runs.
     """
-    return pd.DataFrame([_line(score_turns(*pair)) for pair in zip(runs, oracles, strict=True)])
+    scored = [score_turns(*pair) for pair in zip(runs, oracles, strict=True)]
+    sides = {side: [agreement(s.preference, s.truth, side) for s in scored] for side in SIDES}
+    table = pd.DataFrame([_line(one) for one in scored])
+    for side, found in sides.items():
+        every = sum((one.places for one in found), Counter[int]())
+        place = min(every, key=lambda at: (-every[at], at < 0, abs(at)), default=0)
+        for name in ("hits", "decisions", "chance"):
+            table[f"{side}_{name}"] = [getattr(one, name) for one in found]
+        table[f"{side}_place"] = [one.places[place] for one in found]
+        table[f"{side}_place_name"] = place_name(place)
+    return table
+
+
+def place_name(place: int) -> str:
+    """A turn's place in words: 0 is the first, -1 the last.
+
+    >>> [place_name(place) for place in (0, 2, -1, -2)]
+    ['turn 1', 'turn 3', 'the last turn', 'turn 2 from the end']
+    """
+    if place >= 0:
+        return f"turn {place + 1}"
+    return "the last turn" if place == -1 else f"turn {-place} from the end"
 
 
 def _line(scored: Scored) -> dict[str, Any]:
     config, truth = scored.run.config, scored.truth
     worth, mask = true_advantage(truth), truth.turn_mask.numpy()
-    sides = {side: agreement(scored.preference, truth, side) for side in ("best", "worst")}
-    hits, decisions = (sum(getattr(s, name) for s in sides.values()) for name in ("hits", "decisions"))
-    chance = sum(s.chance for s in sides.values()) / decisions if decisions else float("nan")
-    counts = {
-        f"{side}_{name}": getattr(s, name) for side, s in sides.items() for name in ("hits", "decisions")
-    }
     return {
         "estimator": config.estimator.name,
         "row": config.method.name,
@@ -67,16 +84,32 @@ def _line(scored: Scored) -> dict[str, Any]:
         "within": within(scored.credit, worth, mask),
         "preference": within(scored.preference, worth, mask),
         **{f"{kind}_ceiling": ceiling(truth, kind) for kind in STATISTICS},
-        **counts,
-        "hits": hits,
-        "decisions": decisions,
-        "chance": chance,
-        "above_chance": hits / decisions - chance if decisions else float("nan"),
     }
 
 
-def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
-    """Mean over seeds and t-interval of ``columns``: a line for each group of ``by`` and column, named ``measure``.
+def agreement_shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """The agreement of :func:`fidelity_table` as shares of decisions, and those of both rivals.
+
+    Columns: estimator, row, seed, side, decisions, share, chance, place. Runs without a decision on a side are left out.
+    """
+    parts = []
+    for side in SIDES:
+        own = frame[frame[f"{side}_decisions"] > 0]
+        counts = {
+            name: own[f"{side}_{ending}"] for name, ending in (("share", "hits"), *((r, r) for r in RIVALS))
+        }
+        shares = {name: count / own[f"{side}_decisions"] for name, count in counts.items()}
+        columns = {"side": side, "decisions": own[f"{side}_decisions"], **shares}
+        parts.append(own[["estimator", "row", "seed"]].assign(**columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def spread(
+    frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str], kind: str = "real"
+) -> pd.DataFrame:
+    """Mean over seeds and interval of ``columns``: a line for each group of ``by`` and column, named ``measure``.
+
+    ``kind`` says what the columns are, a key of :data:`itpo.study.statistics.INTERVALS`.
 
     >>> frame = pd.DataFrame({"row": ["itpo"] * 3, "within": [0.4, 0.5, 0.6]})
     >>> spread(frame, ["within"], ["row"]).round(3).to_dict("records")
@@ -86,25 +119,22 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str]) -> pd
     for key, runs in frame.groupby(list(by), sort=False):
         for column in columns:
             group = dict(zip(by, key, strict=True)) | {"measure": column}
-            lines.append(group | vars(t_interval(runs[column])))
+            lines.append(group | vars(INTERVALS[kind](runs[column])))
     return pd.DataFrame(lines)
 
 
 def fidelity_summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`fidelity_table` over seeds, a line for each estimator and method: means with t-intervals, and sums of decisions.
-
-    ``chance`` is here the number of hits of a guess.
-    """
+    """:func:`fidelity_table` over seeds, a line for each estimator and method: means with intervals, and sums of decisions."""
     lines = []
     for (estimator, row), runs in frame.groupby(["estimator", "row"], sort=False):
         line: dict[str, Any] = {"truth": "oracle", "estimator": estimator, "row": row}
-        for name in ("success", "pooled", "within", "preference"):
-            line |= interval_columns(name, t_interval(runs[name]))
+        line |= interval_columns("success", INTERVALS["share"](runs["success"]))
+        for name in ("pooled", "within", "preference"):
+            line |= interval_columns(name, INTERVALS["correlation"](runs[name]))
         line |= {f"{kind}_ceiling": runs[f"{kind}_ceiling"].mean() for kind in STATISTICS}
-        line |= {
-            f"{side}{name}": runs[f"{side}{name}"].sum() for side in SIDES for name in ("hits", "decisions")
-        }
-        lines.append(line | {"chance": (runs["chance"] * runs["decisions"]).sum()})
+        counts = [f"{side}_{name}" for side in SIDES for name in ("hits", "decisions", *RIVALS)]
+        line |= {f"{side}_place_name": runs[f"{side}_place_name"].iloc[0] for side in SIDES}
+        lines.append(line | runs[counts].sum().to_dict())
     return pd.DataFrame(lines)
 
 
@@ -121,31 +151,40 @@ FIDELITY_COLUMNS = (
 
 def agreement_text(frame: pd.DataFrame) -> pd.DataFrame:
     """Hits and decisions of :func:`fidelity_table`, summed over seeds, and last the reported counts [S]."""
-    names = {"best_": "best", "worst_": "worst", "": "both"}
     columns = [Column("truth", "truth"), ESTIMATOR, Column("who", METHOD.source)]
-    columns += [Column(names[side], partial(_hits_of, side=side)) for side in SIDES]
-    text = as_text(fidelity_summary(frame), [*columns, Column("chance", "chance", 1.0, 1)])
-    experts = {"truth": "experts [S]", "estimator": DASH, "best": DASH, "worst": DASH}
-    chance = str(REPORTED_HITS["chance"])
-    counts = {
-        who: f"{hits} of {REPORTED_DECISIONS}" for who, hits in REPORTED_HITS.items() if who != "chance"
-    }
-    known = [{**experts, "who": who, "both": both, "chance": chance} for who, both in counts.items()]
+    for side in SIDES:
+        columns += [
+            Column(f"{side} turn", partial(_hits_of, side=side)),
+            Column(f"{side}: chance", f"{side}_chance", 1.0, 1),
+            Column(f"{side}: one place", partial(_place_of, side=side)),
+        ]
+    text = as_text(fidelity_summary(frame), [*columns, Column("both", lambda line: DASH)])
+    empty = dict.fromkeys(text, DASH) | {"truth": "experts [S]"}
+    counts = {who: f"{hits} of {REPORTED_DECISIONS}" for who, hits in REPORTED_HITS.items()}
+    known = [{**empty, "who": who, "both": both} for who, both in counts.items()]
     return pd.concat([text, pd.DataFrame(known)], ignore_index=True)
 
 
 def _hits_of(line: pd.Series, side: str) -> str:
-    return f"{line[f'{side}hits']:.1f} of {line[f'{side}decisions']:.0f}"
+    return f"{line[f'{side}_hits']:.1f} of {line[f'{side}_decisions']:.0f}"
+
+
+def _place_of(line: pd.Series, side: str) -> str:
+    return f"{line[f'{side}_place']:.0f} ({line[f'{side}_place_name']})"
 
 
 def agreement_verdicts(frame: pd.DataFrame, rows: Sequence[str] = ("itpo", "norm_itpo")) -> list[Verdict]:
-    """Claim C9, worded for our truth: share of decisions hit minus that of a guess, by seed, for each estimator and method."""
-    statement = "turn preferences agree with the oracle better than chance"
-    groups = frame[frame["row"].isin(rows)].groupby(["estimator", "row"], sort=False)["above_chance"]
-    return [
-        judge("C9", f"{get_estimator(estimator).label}, {get_method(row).label}: {statement}", shares)
-        for (estimator, row), shares in groups
-    ]
+    """Claim C9 for our truth, best and worst turn apart, each against a guess and against always naming one place."""
+    shares = agreement_shares(frame[frame["row"].isin(rows)])
+    verdicts = []
+    for (row, side), part in shares.groupby(["row", "side"], sort=False):
+        rivals = {"chance": "a guess", "place": f"always naming {frame[f'{side}_place_name'].iloc[0]}"}
+        for rival, what in rivals.items():
+            statement = (
+                f"{get_method(row).label}: its {side} turn is the oracle's more often than {what} hits"
+            )
+            verdicts.append(judge("C9", statement, part["share"] - part[rival]))
+    return verdicts
 
 
 def option_table(

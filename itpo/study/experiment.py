@@ -157,7 +157,7 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 EXPERIMENTS = {
     "laptop": Experiment((5e-4, 1e-3, 2e-3), _seeds(FIRST_SEED, 12), _seeds(200, 6)),
-    "smoke": Experiment((1e-3,), (0, 1), (2,)),
+    "smoke": Experiment((2e-3,), (0, 1), (2,)),
 }
 
 

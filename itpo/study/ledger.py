@@ -1,297 +1,274 @@
-"""The replication ledger: every claim's effects, cell by cell, and one ruling each.
+"""The ledger of `docs/protocol.md`: what the runs say of each claim, by one rule (:func:`itpo.study.statistics.ruling`).
 
-A *cell* is one task under one estimator. An effect is a number for each seed of a cell, such as a difference of two methods
-in one seed. The pooled effect is the mean over cells of their means over seeds. Its interval is a bootstrap that resamples
-seeds within cells, and, for the wider one that rules, tasks too (Davison and Hinkley 1997, section 3.8: resample the levels of
-a nested sample from the top).
+Runs in, as lines of :func:`itpo.study.tables.results`; out of them come *effects*, a number for each task, estimator and seed,
+and from these a line for each claim. A claim is not ruled on if a run that it needs is missing, is not finished, or has a seed
+that was used while settings were chosen: its line says which. Effects of the rewards are in :mod:`itpo.study.ledger_rewards`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from itpo.attribution import METHODS, get_method
+from itpo.attribution import get_method
 from itpo.runs.store import Run
-from itpo.study import credit_tables
 from itpo.study.claims import statement
-from itpo.study.reported import smallest_gain
-from itpo.study.reward_dynamics import spearman_curves
-from itpo.study.statistics import Interval, judge, ruling
-from itpo.study.tables import BASELINE, DASH, NO_INTERVAL, Column, effects, results
+from itpo.study.experiment import ARMS, FIRST_SEED, Experiment, get_experiment, table_rate
+from itpo.study.profiles import Profile
+from itpo.study.protocol import MEASURES, MOST, REWARDS, Line, Pair, pairs
+from itpo.study.statistics import MIN_SEEDS, Effect, cluster_effect, fisher_z, holm, ruling
+from itpo.study.tables import DASH, Column, results
+from itpo.study.tables import effects as differences
+from itpo.tasks.registry import TASKS
 
-EFFECTS = ["claim", "part", "task", "estimator", "seed", "effect"]
-DRAWS = 9999
+EFFECTS = ["claim", "part", "task", "estimator", "seed", "effect", "runs", "reason"]
+KEYS = ["task", "row", "arm", "estimator", "baseline", "rate", "seed"]  # what names a run of the experiment
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the ledger: what is claimed, in which unit effects are, and what would count.
+Key = tuple[str, str, str, str]  # task, arm or method, estimator, rate
+Cells = Mapping[Key, Sequence[Mapping[str, Any]]]
 
-    ``expected`` is "gain" or "no gain", as in :func:`itpo.study.statistics.judge`; ``scale`` turns effects into ``unit``.
+
+class NotRuledError(ValueError):
+    """A claim whose runs are not all there; says in one line which is missing or does not belong."""
+
+
+def read(runs: Sequence[Run]) -> pd.DataFrame:
+    """:func:`itpo.study.tables.results` of those runs that are finished, each once; the ledger misses the others by name."""
+    return results(list({run.folder: run for run in runs if run.done}.values()))
+
+
+def effects(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The effects of every comparison of methods, from :func:`read`: claim, part, task, estimator, seed, effect, runs, reason.
+
+    ``effect`` is in the claim's unit, and ``runs`` counts those that it is made of. A claim that cannot be ruled on has one
+    line, whose ``reason`` says why.
     """
-
-    claim: str
-    part: str
-    statement: str
-    unit: str = "points"
-    scale: float = 100.0
-    expected: str = "gain"
-
-
-LINES = (
-    Line("C1", "after training", "Norm-ITPO beats trajectory-share"),
-    Line("C1", "over training", "the same by the mean over training"),
-    Line("C2", "after training", "Norm-ITPO beats ITPO"),
-    Line("C2", "most under PPO", "it gains more under PPO than under RLOO and GRPO"),
-    Line("C3", "ITPO", "turn-wise ITPO beats token-wise PRIME"),
-    Line("C3", "Norm-ITPO", "turn-wise Norm-ITPO beats token-wise PRIME"),
-    Line("C4", "uniform", "uniform decomposition gives no reliable gain", expected="no gain"),
-    Line("C4", "judge", "a judge's decomposition gives no reliable gain", expected="no gain"),
-    Line("C5", "all tokens", "turn rewards keep their order better than token rewards", "Spearman", 1.0),
-    Line("C5", "control", "and better than shuffled tokens, summed to turns", "Spearman", 1.0),
-    Line("C6", "sign", "the implicit return ranks dialogues better than chance", "tau-b", 1.0),
-    Line("C6", "size", "tau reaches the reported 0.5 [S]; effect: tau - 0.5", "tau-b", 1.0),
-    Line("C7", "sign", "ITPO and Norm-ITPO order turns alike, better than chance", "Spearman", 1.0),
-    Line("C7", "size", "above the reported 0.9 [S]; effect: minus 0.9", "Spearman", 1.0),
-    Line("C8", "drift", "un-normalised, the slope of reward on outcome grows", "logits", 1.0),
-    Line("C9", "ITPO", "its favourite turns are the oracle's, above chance"),
-    Line("C9", "Norm-ITPO", "its favourite turns are the oracle's, above chance"),
-)
-# Differences of two methods, paired by seed: (claim, part) -> better, worse, column of `itpo.study.tables.results`.
-_PAIRS = {
-    ("C1", "after training"): ("norm_itpo", BASELINE, "success"),
-    ("C1", "over training"): ("norm_itpo", BASELINE, "speed"),
-    ("C2", "after training"): ("norm_itpo", "itpo", "success"),
-    ("C3", "ITPO"): ("itpo", "prime", "success"),
-    ("C3", "Norm-ITPO"): ("norm_itpo", "prime", "success"),
-    ("C4", "uniform"): ("uniform", BASELINE, "success"),
-    ("C4", "judge"): ("judge", BASELINE, "success"),
-}
+    once = frame.drop_duplicates(KEYS)
+    experiment, cells = get_experiment(profile.name), _cells(once)
+    rates = {task: table_rate(profile, task) for task in TASKS}
+    parts = []
+    for line, pair in pairs(experiment).items():
+        try:
+            found = _differences(cells, rates, profile.seeds, experiment, pair)
+        except NotRuledError as error:
+            parts.append(refusal(line, str(error)))
+        else:
+            found = _most_under_ppo(found) if line == MOST else found
+            parts.append(found.assign(claim=line.claim, part=line.part, reason=""))
+    return pd.concat([*parts, _further(once)], ignore_index=True)[EFFECTS]
 
 
-def further_lines(methods: Iterable[str]) -> dict[Line, tuple[str, str, str]]:
-    """Lines for claims of the registry that ``LINES`` does not have, a reader's own; their part is the method's name.
+def refusal(line: Line, reason: str) -> pd.DataFrame:
+    """The line among the effects that keeps a claim from being ruled on.
 
-    >>> further_lines(["norm_itpo", "itpo", "after training"])
-    {}
+    >>> refusal(MOST, "missing run: math, itpo, rate 0.002, ppo, seed 103")["effect"].isna().tolist()
+    [True]
     """
-    names = [name for name in methods if name in METHODS or ":" in name]
-    pairs = {(name, claim.rival, "success"): claim for name in names for claim in get_method(name).claims}
-    return {
-        Line(claim.name, pair[0], statement(pair[0], claim), expected=claim.expected): pair
-        for pair, claim in pairs.items()
-        if pair not in _PAIRS.values()
-    }
+    empty = {"task": "", "estimator": "", "seed": -1, "effect": np.nan, "runs": 0}
+    return pd.DataFrame([{"claim": line.claim, "part": line.part, **empty, "reason": reason}])
 
 
-def effect_lines(claim: str, part: str, task: str, estimator: str, values: ArrayLike) -> pd.DataFrame:
-    """Effects of one cell, numbered by seed: claim, part, task, estimator, seed, effect.
+def _cells(frame: pd.DataFrame) -> Cells:
+    """The runs by task, arm (or method, where no arm is of that method and estimator), estimator and rate; by seed."""
+    armed, cells = {arm.method.name for arm in ARMS.values()}, defaultdict[Key, list[dict[str, Any]]](list)
+    for run in frame.to_dict("records"):
+        name = run["arm"] if run["estimator"] == "rloo" and run["row"] in armed else run["row"]
+        cells[run["task"], name, run["estimator"], f"{run['rate']:g}"].append(
+            {str(k): v for k, v in run.items()}
+        )
+    return cells
 
-    >>> effect_lines("C8", "drift", "math", "rloo", [0.5, 0.25])["effect"].tolist()
-    [0.5, 0.25]
-    """
-    numbers = np.asarray(values, dtype=float)
-    frame = pd.DataFrame({"seed": range(len(numbers)), "effect": numbers})
-    return frame.assign(claim=claim, part=part, task=task, estimator=estimator)[EFFECTS]
 
-
-def row_effects(frame: pd.DataFrame) -> pd.DataFrame:
-    """The effects of C1 to C4, and of the claims of further methods, from :func:`itpo.study.tables.results` of every cell.
-
-    A claim is asked where both of its methods are. C2's "most under PPO" is, for each task and seed, the gain under PPO less
-    the mean gain under the other estimators.
-    """
+def _differences(
+    cells: Cells,
+    table_rates: dict[str, float],
+    table_seeds: Sequence[int],
+    experiment: Experiment,
+    pair: Pair,
+) -> pd.DataFrame:
+    """The effect of a pair in each task, estimator and seed. Raises ``NotRuledError`` if a run is missing."""
+    seeds = judged = table_seeds if pair.runs == "table" else experiment.band_seeds
+    if pair.runs == "sweep":
+        seeds, judged = seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :]
+    fresh = min(experiment.band_seeds) >= FIRST_SEED  # not at the smoke profile
     lines = []
+    for task, estimator in product(TASKS, pair.estimators):
+        sides = []
+        for name in (pair.better, pair.worse):
+            rates = experiment.rates if pair.runs == "sweep" else (pair.rate or table_rates[task],)
+            keys = [(task, name, estimator, f"{rate:g}") for rate in rates]
+            if pair.runs == "sweep":
+                keys.sort(key=lambda key: -sum(_values(cells, key, seeds, "speed", fresh)))
+            sides.append(_values(cells, keys[0], judged, pair.measure, fresh))
+        for seed, better, worse in zip(judged, *sides, strict=True):
+            lines.append((task, estimator, seed, MEASURES[pair.measure][1] * (better - worse), 2))
+    return pd.DataFrame(lines, columns=["task", "estimator", "seed", "effect", "runs"])
+
+
+def _values(cells: Cells, key: Key, seeds: Sequence[int], measure: str, fresh: bool) -> list[float]:
+    """A measure of one cell in these seeds. Raises ``NotRuledError`` naming a run that is missing or does not belong."""
+    task, name, estimator, rate = key
+    what, runs = f"{task}, {name}, rate {rate}, {estimator}", cells.get(key, [])
+    there = [run["seed"] for run in runs]
+    used = sorted(seed for seed in {*there, *seeds} if seed < FIRST_SEED)
+    if fresh and used:
+        raise NotRuledError(
+            f"not a fresh seed: {what}, seed {used[0]}: those below {FIRST_SEED} chose the settings"
+        )
+    if twins := [seed for seed in there if there.count(seed) > 1]:
+        raise NotRuledError(f"several runs: {what}, seed {twins[0]}: pass one")
+    numbers = {run["seed"]: run[measure] for run in runs}
+    for seed in seeds:
+        if not math.isfinite(numbers.get(seed, math.nan)):
+            raise NotRuledError(f"missing run: {what}, seed {seed}: train it to its end")
+    return [numbers[seed] for seed in seeds]
+
+
+def _most_under_ppo(found: pd.DataFrame) -> pd.DataFrame:
+    """Of a difference under every estimator: that under PPO less the mean of the others."""
+    wide = found.pivot(index=["task", "seed"], columns="estimator", values="effect")
+    more = (wide["ppo"] - wide.drop(columns="ppo").mean(axis=1)).rename("effect").reset_index()
+    return more.assign(estimator="ppo", runs=2 * len(wide.columns))
+
+
+def _further(frame: pd.DataFrame) -> pd.DataFrame:
+    """Effects of the claims of methods from outside the package, in every task and estimator that has them and their rivals."""
+    parts = [pd.DataFrame(columns=EFFECTS)]
     for (task, estimator), cell in frame.groupby(["task", "estimator"], sort=False):
         rows = cell["row"].unique().tolist()
-        further = {(line.claim, line.part): pair for line, pair in further_lines(rows).items()}
-        for (claim, part), (better, worse, column) in (_PAIRS | further).items():
-            if better in rows and worse in rows:
-                values = effects(cell, better, worse, column)
-                lines.append(effect_lines(claim, part, task, estimator, values))
-    every = pd.concat(lines, ignore_index=True) if lines else pd.DataFrame(columns=EFFECTS)
-    second = every[(every["claim"] == "C2") & (every["part"] == "after training")]
-    gains = second.pivot(index=["task", "seed"], columns="estimator", values="effect")
-    if "ppo" in gains and len(gains.columns) > 1:
-        more = gains["ppo"] - gains.drop(columns="ppo").mean(axis=1)
-        for task, values in more.groupby("task", sort=False):
-            every = pd.concat([every, effect_lines("C2", "most under PPO", task, "ppo", values)])
-    return every.reset_index(drop=True)
+        for row in (name for name in rows if ":" in name):
+            for claim in (claim for claim in get_method(row).claims if claim.rival in rows):
+                gain = 100 * differences(cell, row, claim.rival, "speed")
+                own = pd.DataFrame({"seed": range(len(gain)), "effect": gain, "runs": 2, "reason": ""})
+                own = own.assign(
+                    claim=claim.name, part=f"{row} {claim.rival}", task=task, estimator=estimator
+                )
+                parts.append(own[EFFECTS])
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
-def reward_effects(task: str, estimator: str, runs: Sequence[Run]) -> pd.DataFrame:
-    """The effects of C5 to C8 in one cell, from the monitor sets of its runs; methods without a PRM are left out.
+def _line_of(claim: str, part: str, known: dict[tuple[str, str], Line]) -> Line:
+    if (claim, part) in known:
+        return known[claim, part]
+    row, _, rival = part.partition(" ")
+    own = next(one for one in get_method(row).claims if (one.name, one.rival) == (claim, rival))
+    return Line(claim, part, statement(row, own), expected=own.expected)
 
-    C5, C6, C8: by seed, the mean over the methods with a PRM. C7: of ITPO and Norm-ITPO in each seed, after training.
+
+def _effects_by_line(frame: pd.DataFrame, profile: Profile) -> Iterator[tuple[Line, pd.DataFrame]]:
+    """Every line that the frame has effects of, with them, in the order of the frame."""
+    lines = (*pairs(get_experiment(profile.name)), *REWARDS.values())
+    known = {(line.claim, line.part): line for line in lines}
+    for (claim, part), own in frame.groupby(["claim", "part"], sort=False):
+        yield _line_of(str(claim), str(part), known), own
+
+
+def _effect(line: Line, own: pd.DataFrame) -> Effect:
+    """The effect over clusters, estimators of a cluster averaged first; of correlations in Fisher's z."""
+    if own["reason"].astype(bool).any():
+        return cluster_effect([])
+    clusters = own.groupby(["task", "seed"], sort=False)["effect"].mean()
+    values = [group.to_numpy(dtype=float) for _, group in clusters.groupby("task", sort=False)]
+    return cluster_effect([fisher_z(group) for group in values] if line.kind == "correlation" else values)
+
+
+def _fewest(own: pd.DataFrame) -> int:
+    """Seeds of the task that has the fewest."""
+    return int(own.groupby("task")["seed"].nunique().min())
+
+
+def _numbers(line: Line, effect: Effect, fewest: int) -> dict[str, float]:
+    """Effect and bounds in the line's unit; a correlation has no bounds if a task has too few seeds."""
+    interval = effect.interval()
+    bounds = np.array([interval.mean, interval.low, interval.high])
+    if line.kind == "correlation":
+        bounds = np.tanh(bounds)
+        bounds[1:] = np.nan if fewest < MIN_SEEDS else bounds[1:]
+    return dict(zip(("effect", "low", "high"), bounds.tolist(), strict=True))
+
+
+def ledger(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """A line for every claim that ``frame``, from :func:`effects` and others of its columns, has effects of.
+
+    Columns: claim, part, statement, unit, effect, low, high (95 %), p, p_adjusted (by Holm, over the primary claims), clusters,
+    runs, family, ruling, reason. A claim that cannot be ruled on is "not ruled", and ``reason`` says which run is missing.
     """
-    judged = [run for run in runs if run.config.method.entry.needs_prm]
-    curves = spearman_curves(judged, np.random.default_rng(0))
-    before = curves[curves["step"] < curves["step"].max()]
-    means = before.groupby(["row", "items", "seed"], sort=False)["value"].mean().unstack("items")
-    by_seed = means.groupby("seed").mean()
-    tau = results(judged).groupby("seed")["tau"].mean()
-    order = credit_tables.order_curves(judged)
-    order = order[(order["step"] == order["step"].max()) & (order["pair"] == "same seed")]["value"]
-    by_run = credit_tables.slope_curves(judged).groupby(["seed", "row"], sort=False)["value"]
-    slope = by_run.agg(["first", "last"])
-    drift = (slope["last"] - slope["first"]).groupby("seed").mean()
-    values = {
-        ("C5", "all tokens"): by_seed["turns"] - by_seed["tokens"],
-        ("C5", "control"): by_seed["turns"] - by_seed["token groups"],
-        ("C6", "sign"): tau,
-        ("C6", "size"): tau - 0.5,
-        ("C7", "sign"): order,
-        ("C7", "size"): order - 0.9,
-        ("C8", "drift"): drift,
-    }
-    lines = [effect_lines(*claim, task, estimator, list(effect)) for claim, effect in values.items()]
-    return pd.concat(lines, ignore_index=True)
-
-
-def agreement_effects(task: str, estimator: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The effects of C9 in one cell, from ``fidelity_table``: share of decision points hit, above chance."""
-    lines = [
-        effect_lines(
-            "C9", get_method(row).label, task, estimator, frame.loc[frame["row"] == row, "above_chance"]
-        )
-        for row in ("itpo", "norm_itpo")
-    ]
-    return pd.concat(lines, ignore_index=True)
-
-
-def bootstrap_means(
-    cells: Sequence[np.ndarray], rng: np.random.Generator, draws: int
-) -> Float[np.ndarray, "draws C"]:
-    """Means of the cells in each draw, their seeds resampled independently within every cell.
-
-    >>> bootstrap_means([np.array([1.0, 1.0]), np.array([2.0])], np.random.default_rng(0), 3).tolist()
-    [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
-    """
-    means = [cell[rng.integers(len(cell), size=(draws, len(cell)))].mean(1) for cell in cells]
-    return np.stack(means, axis=1)
-
-
-def pooled(frame: pd.DataFrame, rng: np.random.Generator, tasks_too: bool, draws: int = DRAWS) -> Interval:
-    """Mean over cells with a percentile bootstrap over seeds; with ``tasks_too`` over tasks and seeds, tasks first.
-
-    ``frame`` has the effects of one claim. ``n`` of the result counts runs. With few seeds and three tasks the
-    interval is too narrow rather than too wide (see :func:`itpo.study.statistics.bootstrap_coverage`). ``nan`` bounds where no
-    cell has two seeds. Effects that are not finite are left out.
-
-    >>> cells = [effect_lines("C1", "", task, "rloo", values) for task, values in (("a", [0.0, 0.1]), ("b", [0.4, 0.5]))]
-    >>> print(pooled(pd.concat(cells), np.random.default_rng(0), tasks_too=False))
-    0.250 [0.200, 0.300]
-    >>> print(pooled(pd.concat(cells), np.random.default_rng(0), tasks_too=True))
-    0.250 [0.025, 0.475]
-    """
-    finite = frame[np.isfinite(frame["effect"])]
-    by_task = [
-        [cell["effect"].to_numpy(dtype=float) for _, cell in lines.groupby("estimator", sort=False)]
-        for _, lines in finite.groupby("task", sort=False)
-    ]
-    cells = [cell for cells_of_task in by_task for cell in cells_of_task]
-    if not cells:
-        return NO_INTERVAL
-    mean = float(np.mean([cell.mean() for cell in cells]))
-    if max(map(len, cells)) < 2:
-        return Interval(mean, float("nan"), float("nan"), len(finite))
-    if tasks_too:
-        slots = []
-        for _ in by_task:  # each resampled task draws seeds of its own
-            each = np.stack([bootstrap_means(task, rng, draws).mean(1) for task in by_task], axis=1)
-            slots.append(each[np.arange(draws), rng.integers(len(by_task), size=draws)])
-        resampled = np.stack(slots, axis=1).mean(1)
-    else:
-        resampled = bootstrap_means(cells, rng, draws).mean(1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(mean, float(low), float(high), len(finite))
-
-
-def _effects_by_line(frame: pd.DataFrame) -> Iterator[tuple[Line, pd.DataFrame]]:
-    """Every line that the frame has effects of, with them."""
-    for line in (*LINES, *further_lines(frame["part"].unique())):
-        own = frame[(frame["claim"] == line.claim) & (frame["part"] == line.part)]
-        if not own.empty:
-            yield line, own
-
-
-def cell_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every cell's effect with its t-interval, in the claim's unit, and the ruling that it alone would get.
-
-    >>> cell_table(effect_lines("C8", "drift", "math", "rloo", [0.11, 0.12, 0.13]))[["mean", "n", "ruling"]].values.tolist()
-    [[0.12, 3, 'replicated']]
-    """
+    ruled = [(line, own, _effect(line, own)) for line, own in _effects_by_line(frame, profile)]
+    primary = {line: effect.p for line, _, effect in ruled if line.family == "primary"}
+    adjusted = dict(zip(primary, holm(list(primary.values())).tolist(), strict=True)) if primary else {}
     lines = []
-    for line, own in _effects_by_line(frame):
-        for (task, estimator), values in own.groupby(["task", "estimator"], sort=False)["effect"]:
-            verdict = judge(line.claim, line.statement, values, line.expected, smallest_gain(task))
-            cell = {"claim": line.claim, "part": line.part, "task": task, "estimator": estimator}
-            bounds = {name: getattr(verdict.effect, name) * line.scale for name in ("mean", "low", "high")}
-            ends = {"n": verdict.effect.n, "ruling": verdict.ruling}
-            lines.append({**cell, "unit": line.unit, **bounds, **ends})
+    for line, own, effect in ruled:
+        reason = next((text for text in own["reason"] if text), "")
+        numbers = _numbers(line, effect, _fewest(own))
+        counts = {"clusters": effect.n, "runs": int(own["runs"].sum())}
+        word = ruling(effect, line.expected, line.margin, adjusted.get(line))
+        shown = {
+            "claim": line.claim,
+            "part": line.part,
+            "statement": line.statement,
+            "unit": line.unit,
+            **numbers,
+        }
+        shown |= {"p": effect.p, "p_adjusted": adjusted.get(line, np.nan), **counts, "family": line.family}
+        lines.append(shown | {"ruling": "not ruled" if reason else word, "reason": reason})
     return pd.DataFrame(lines)
 
 
-def ledger(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A line for every claim that ``frame`` has effects of: pooled effect, both intervals, counts of cells, and the ruling.
-
-    Columns: claim, part, statement, unit, effect, low, high (seeds), wide_low, wide_high (tasks and seeds), runs, cells,
-    and of the cells ``replicated``, ``not_replicated``; ``ruling`` follows from the wide interval where there are two
-    tasks or more, else from that over seeds. The margin of a claim of absence is the mean over tasks of the smallest gain
-    that would matter.
-    """
+def cell_table(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Every claim in every task and estimator by its own interval, and the ruling that it alone would get."""
     lines = []
-    for line, own in _effects_by_line(frame):
-        narrow, wide = pooled(own, rng, False), pooled(own, rng, True)
-        several = own["task"].nunique() > 1
-        margin = float(np.mean([smallest_gain(task) for task in own["task"].unique()]))
-        cells = cell_table(own)["ruling"].tolist()
-        lines.append(
-            {
-                "claim": line.claim,
-                "part": line.part,
-                "statement": line.statement,
-                "unit": line.unit,
-                "effect": narrow.mean * line.scale,
-                "low": narrow.low * line.scale,
-                "high": narrow.high * line.scale,
-                "wide_low": wide.low * line.scale if several else np.nan,
-                "wide_high": wide.high * line.scale if several else np.nan,
-                "runs": narrow.n,
-                "cells": len(cells),
-                "replicated": cells.count("replicated"),
-                "not_replicated": cells.count("not replicated"),
-                "ruling": ruling(wide if several else narrow, line.expected, margin),
-            }
-        )
+    for line, own in _effects_by_line(frame[frame["reason"] == ""], profile):
+        for (task, estimator), cell in own.groupby(["task", "estimator"], sort=False):
+            effect = _effect(line, cell)
+            lines.append(
+                {
+                    "claim": line.claim,
+                    "part": line.part,
+                    "task": task,
+                    "estimator": estimator,
+                    "unit": line.unit,
+                }
+                | _numbers(line, effect, effect.n)
+                | {"seeds": effect.n, "ruling": ruling(effect, line.expected, line.margin)}
+            )
     return pd.DataFrame(lines)
 
 
-def _title(line: pd.Series) -> str:
-    part = line["part"]
-    return f"{line['claim']}, {get_method(part).label if ':' in part else part}"
+def _number(value: float, line: pd.Series) -> str:
+    return f"{value:+.{1 if line['unit'] == 'points' else 2}f}"
 
 
-def _signed(line: pd.Series, name: str) -> str:
-    return f"{line[name]:+.{1 if line['unit'] == 'points' else 2}f}"
+def _part_text(part: str) -> str:
+    """The part of a claim; of a method from outside the package, its label."""
+    return get_method(part.partition(" ")[0]).label if ":" in part else part
 
 
-def _bounds(line: pd.Series, low: str, high: str) -> str:
-    return DASH if np.isnan(line[low]) else f"[{_signed(line, low)}, {_signed(line, high)}]"
+def _interval_text(line: pd.Series) -> str:
+    if line["ruling"] == "not ruled":
+        return line["reason"]
+    bounds = (
+        "" if np.isnan(line["low"]) else f" [{_number(line['low'], line)}, {_number(line['high'], line)}]"
+    )
+    return f"{_number(line['effect'], line)}{bounds} {line['unit']}"
+
+
+def _p_text(line: pd.Series) -> str:
+    p = line["p"] if np.isnan(line["p_adjusted"]) else line["p_adjusted"]
+    return DASH if np.isnan(p) else f"{p:.3f}"
 
 
 LEDGER_COLUMNS = (
-    Column("claim", _title),
+    Column("claim", lambda line: f"{line['claim']}, {_part_text(line['part'])}"),
     Column("what is claimed", "statement"),
-    Column("effect", lambda line: f"{_signed(line, 'effect')} {line['unit']}"),
-    Column("over seeds", lambda line: _bounds(line, "low", "high")),
-    Column("over tasks and seeds", lambda line: _bounds(line, "wide_low", "wide_high")),
-    Column("cells for, against, of", lambda x: f"{x['replicated']}, {x['not_replicated']}, {x['cells']}"),
-    Column("ruling", "ruling"),
+    Column("effect [95 %]", _interval_text),
+    Column("p (primary: adjusted)", _p_text),
+    Column("clusters", "clusters"),
+    Column("ruling", lambda line: f"**{line['ruling']}**" if line["family"] == "primary" else line["ruling"]),
 )

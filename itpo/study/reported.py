@@ -34,7 +34,6 @@ CAUTIONS = dict.fromkeys(
 ) | {("medical", "norm_itpo"): " or 69.24 (sources differ)"}
 
 REPORTED_TAU = (0.5, 0.75)  # Kendall's tau between implicit return and outcome
-SMALLEST_GAIN = 0.03  # where nothing is reported of a task: about the smallest of the reported ones [O]
 
 
 def reported(task: str, estimator: str, row: str) -> float:
@@ -53,15 +52,3 @@ def caution(task: str, estimator: str, row: str) -> str:
     (' (one source)', '')
     """
     return CAUTIONS.get((task, row), "") if estimator == "rloo" else ""
-
-
-def smallest_gain(task: str) -> float:
-    """The smallest gain that we count as one, as a share: what is reported for Norm-ITPO over trajectory-share under RLOO.
-
-    ``SMALLEST_GAIN`` for a task of which nothing is reported.
-
-    >>> round(smallest_gain("math"), 4), smallest_gain("corridor")
-    (0.0344, 0.03)
-    """
-    gain = reported(task, "rloo", "norm_itpo") - reported(task, "rloo", "trajectory_share")
-    return SMALLEST_GAIN if math.isnan(gain) else gain

@@ -25,17 +25,16 @@ from itpo.runs.store import Run, Store
 from itpo.specs import RealData, TinyLM
 from itpo.study.claims import verdict_text
 from itpo.study.profiles import Profile
-from itpo.study.reported import REPORTED_TAU
-from itpo.study.statistics import (
-    Verdict,
-    judge,
+from itpo.study.ranks import (
     kendall_ceiling,
     rank_stability,
     relative_to_largest,
     step_above_for_good,
     sum_turns,
-    t_interval,
+    tau_ceiling,
 )
+from itpo.study.reported import REPORTED_TAU
+from itpo.study.statistics import Verdict, fisher_interval, judge
 from itpo.study.tables import curves, interval_columns
 from itpo.tasks.base import ScriptedTask
 from itpo.training.build import base_model
@@ -234,7 +233,7 @@ def credit_by_kind(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: int = 3) -> pd.DataFrame:
-    """:func:`itpo.study.statistics.rank_stability` of every run's monitor set: row, seed, items, step, value.
+    """:func:`itpo.study.ranks.rank_stability` of every run's monitor set: row, seed, items, step, value.
 
     Only dialogues of at least ``min_turns`` turns count: two turns have an order, but hardly a ranking.
     """
@@ -249,10 +248,13 @@ def spearman_curves(runs: Sequence[Run], rng: np.random.Generator, min_turns: in
 
 
 def monitor_curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Kendall's tau-b between implicit return and outcome on the monitor set: row, seed, step, value, ceiling."""
+    """Kendall's tau-b between implicit return and outcome on the monitor set: row, seed, step, value, ceiling.
+
+    The ceiling is the largest tau-b that the outcomes, graded ones too, allow (:func:`itpo.study.ranks.tau_ceiling`).
+    """
     lines = []
     for monitor in map(read_monitor, runs):
-        ceiling = float(kendall_ceiling(monitor.outcome.mean(), len(monitor.outcome)))
+        ceiling = tau_ceiling(monitor.outcome)
         values = [kendall(returns, monitor.outcome) for returns in monitor.token_rewards.sum(-1)]
         columns = {"ceiling": ceiling, "step": monitor.steps, "value": values}
         lines.append(pd.DataFrame({**_labels(monitor.run), **columns}))
@@ -272,7 +274,7 @@ def convergence_table(frame: pd.DataFrame, level: float = 0.8) -> pd.DataFrame:
         by_seed = [run for _, run in group.groupby("seed")]
         first = [step_above_for_good(run["step"], run["value"], level) for run in by_seed]
         reached = np.isfinite(first)
-        mean = t_interval([run["value"].mean() for run in by_seed])
+        mean = fisher_interval([run["value"].mean() for run in by_seed])
         line = {
             "row": get_method(row).label,
             "items": RIVALS.get(items, items),
@@ -293,23 +295,34 @@ def stability_verdicts(frame: pd.DataFrame, rival: str) -> list[Verdict]:
             claim,
             f"{get_method(row).label}: turns keep their order better than {RIVALS[rival]}",
             part["turns"] - part[rival],
+            margin=None,
         )
         for row, part in means.groupby("row", sort=False)
     ]
 
 
+def last_taus(frame: pd.DataFrame) -> pd.DataFrame:
+    """The last step of :func:`monitor_curves`, a line for each row and seed, with ``share``: tau-b by its ceiling."""
+    last = frame[frame["step"] == frame["step"].max()]
+    return last.assign(share=last["value"] / last["ceiling"]).reset_index(drop=True)
+
+
 def tau_verdicts(frame: pd.DataFrame) -> list[Verdict]:
-    """Claim C6 for each row with a PRM: mean tau over fresh training batches (:func:`results`), against 0 and against the
-    lower end of the reported range."""
-    verdicts = []
-    for row, part in frame.dropna(subset="tau").groupby("row", sort=False):
-        label, least = get_method(row).label, REPORTED_TAU[0]
-        verdicts.append(
-            judge("C6, sign", f"{label}: the implicit return ranks better than chance", part["tau"])
+    """Claim C6 for each row with a PRM: tau-b on the monitor set after training as a share of its ceiling.
+
+    ``frame`` is :func:`monitor_curves`.
+    """
+    return [
+        judge(
+            "C6",
+            f"{get_method(row).label}: the implicit return ranks dialogues by outcome; tau-b {part['value'].mean():.2f} of at "
+            f"most {part['ceiling'].mean():.2f}, reported {REPORTED_TAU[0]} [S]; effect: the share",
+            part["share"],
+            margin=None,
+            kind="correlation",
         )
-        size = f"{label}: tau reaches the reported {least} [S]; effect: tau - {least}"
-        verdicts.append(judge("C6, size", size, part["tau"] - least))
-    return verdicts
+        for row, part in last_taus(frame).groupby("row", sort=False)
+    ]
 
 
 def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
@@ -363,6 +376,5 @@ def credit_text(frame: pd.DataFrame, profile: Profile) -> str:
             part = frame[frame["kind"].isin(kinds)]
             weighted = (part["value"] * part["turns"]).groupby(part["seed"]).sum()
             sides.append(weighted / part.groupby("seed")["turns"].sum())
-        verdicts.append(judge("Task's rules", statement, sides[0] - sides[1]))
-    lines = verdict_text(verdicts, profile, scale=1.0, unit="logits")
-    return lines.replace("not replicated", "contradicted").replace("replicated", "confirmed")
+        verdicts.append(judge("Task's rules", statement, sides[0] - sides[1], margin=None))
+    return verdict_text(verdicts, profile, scale=1.0, unit="logits")

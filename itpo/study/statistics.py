@@ -1,47 +1,28 @@
-"""Statistics of the replication: arrays in, named numbers out.
+"""Statistics over seeds and tasks: intervals, and the rule of `docs/protocol.md` by which claims are judged.
 
-n seeds, S observed steps, P dialogues of the monitor set, M items of a dialogue (turns or tokens). Equation and claim numbers
-are those of the ITPO paper. A number that the data do not determine is ``nan``, never an exception; the docstrings say when.
+A number that the data do not determine is ``nan``, never an exception; the docstrings say when.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
-from itpo import turns
-
-INCONCLUSIVE = "inconclusive at this scale"
+MARGIN = 0.03  # difference of two mean outcomes that matters: 3 points
+MIN_SEEDS = 6  # below, bounded quantities have no interval
+HOLDS, REVERSED, SAME, OPEN = "holds", "reversed", "no difference of 3 points", "open"
 EXPECTED = ("gain", "no gain")
-
-
-def kendall_ceiling(success: float | ArrayLike, dialogues: int) -> Float[np.ndarray, "..."]:
-    """The largest tau-b that scores without ties can reach against yes/no outcomes, sqrt(2 p (1 - p) n / (n - 1)).
-
-    Between untied scores and outcomes of which a share p is 1, ``tau_b = (2 AUC - 1) * ceiling``: tau-b falls when success
-    moves away from one half, however well the scores rank. Source: the definition of tau-b with n0 n1 untied pairs.
-
-    ``nan`` where p is 0 or 1 or ``nan``. Errors: ValueError for fewer than two dialogues.
-
-    >>> kendall_ceiling([0.5, 0.9, 1.0], dialogues=10).round(3).tolist()
-    [0.745, 0.447, nan]
-    """
-    if dialogues < 2:
-        raise ValueError(f"tau ranks pairs of dialogues, got {dialogues} dialogue(s); pass at least 2")
-    share = np.asarray(success, dtype=float)
-    ceiling = np.sqrt(np.clip(2 * share * (1 - share), 0, None) * dialogues / (dialogues - 1))
-    return np.where((share > 0) & (share < 1), ceiling, np.nan)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n seeds with a confidence interval; ``low`` and ``high`` are ``nan`` where n is below 2.
+    """A mean over n seeds with a confidence interval; ``low`` and ``high`` are ``nan`` where n seeds give none.
 
     >>> print(Interval(0.5, 0.4, 0.6, 3)), print(Interval(0.5, float("nan"), float("nan"), 1))
     0.500 [0.400, 0.600]
@@ -58,7 +39,8 @@ class Interval:
         """The interval as text, multiplied by ``scale``; ``sign="+"`` writes the sign of positive numbers too."""
         mean, low, high = (f"{scale * x:{sign}.{digits}f}" for x in (self.mean, self.low, self.high))
         seeds = f"{self.n} seed{'s' if self.n != 1 else ''}"
-        return f"{mean} [{low}, {high}]" if self.n > 1 else f"{mean} (no interval from {seeds})"
+        known = self.low <= self.high
+        return f"{mean} [{low}, {high}]" if known else f"{mean} (no interval from {seeds})"
 
     def __str__(self) -> str:
         return self.text()
@@ -104,214 +86,180 @@ def share_interval(mean: float, n: int, confidence: float = 0.95) -> Interval:
     return Interval(mean, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def bootstrap_interval(values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> Interval:
-    """Mean over seeds with the percentile bootstrap's interval (9999 resamples, drawn with ``rng``).
+def logit_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean over seeds of a share, with an interval within 0 and 1: Student's for the logit of the mean, taken back.
 
-    It cannot reach beyond the smallest and the largest value; :func:`bootstrap_coverage` says what that costs with few
-    seeds. Values that are not finite, and fewer than two values, are treated as in :func:`t_interval`.
+    The standard error is carried to the logit by its slope 1 / (m (1 - m)), so that single seeds may be 0 or 1. No interval
+    below ``MIN_SEEDS`` seeds; seeds that are equal give a point. Values that are not finite are left out. Raises
+    ``ValueError`` for values outside of [0, 1].
 
-    >>> print(bootstrap_interval([0.4, 0.5, 0.6], np.random.default_rng(0)))
-    0.500 [0.400, 0.600]
+    >>> print(logit_interval([0.9, 1.0, 1.0, 0.9, 1.0, 1.0]))
+    0.967 [0.844, 0.994]
     """
+    plain = t_interval(values, confidence)
     numbers = _finite(values)
-    if len(numbers) < 2:
-        return t_interval(numbers)
-    result = stats.bootstrap(
-        (numbers,), np.mean, confidence_level=confidence, method="percentile", rng=rng, vectorized=True
-    )
-    low, high = result.confidence_interval
-    return Interval(float(numbers.mean()), float(low), float(high), len(numbers))
+    if ((numbers < 0) | (numbers > 1)).any():
+        raise ValueError(f"a share lies between 0 and 1, got {numbers.min():g} to {numbers.max():g}")
+    if plain.n < MIN_SEEDS:
+        return Interval(plain.mean, float("nan"), float("nan"), plain.n)
+    if not 0 < plain.mean < 1:
+        return plain
+    half = (plain.high - plain.mean) / (plain.mean * (1 - plain.mean))
+    low, high = special.expit(special.logit(plain.mean) + np.array([-half, half]))
+    return Interval(plain.mean, float(low), float(high), plain.n)
 
 
-def bootstrap_coverage(seeds: int) -> float:
-    """The most that a percentile bootstrap over n seeds can cover of a symmetric distribution's mean: 1 - 2^(1 - n).
+def fisher_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean over seeds of a correlation, with an interval within -1 and 1: Student's for the mean of Fisher's z, taken back.
 
-    With probability 2^(1 - n) all n values lie on one side of it, and every resampled mean then does too.
+    No interval below ``MIN_SEEDS`` seeds. Values that are not finite are left out; a correlation of 1 counts as 1 - 1e-6.
 
-    >>> bootstrap_coverage(3), bootstrap_coverage(5)
-    (0.75, 0.9375)
+    >>> print(fisher_interval([0.9, 0.95, 0.8, 0.9, 0.99, 0.97]))
+    0.943 [0.832, 0.982]
     """
-    return 1 - 2.0 ** (1 - seeds)
+    plain = t_interval(fisher_z(values), confidence)
+    mean, low, high = np.tanh([plain.mean, plain.low, plain.high]).tolist()
+    known = plain.n >= MIN_SEEDS
+    return Interval(mean, low if known else float("nan"), high if known else float("nan"), plain.n)
 
 
-def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:
-    """Mean height of a curve between its first and last step (trapezoids), in the units of ``values``.
+def fisher_z(values: ArrayLike) -> Float[np.ndarray, "..."]:
+    """Fisher's z of correlations, artanh r; one of 1 counts as 1 - 1e-6.
 
-    ``nan`` for fewer than two points. Errors: ValueError unless ``steps`` rises and matches ``values``.
-
-    >>> area_under_curve([0, 10, 30], [0.0, 1.0, 1.0])
-    0.8333333333333334
+    >>> fisher_z([0.0, 0.5]).round(3).tolist()
+    [0.0, 0.549]
     """
-    at, height = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    if at.shape != height.shape or at.ndim != 1 or bool((np.diff(at) <= 0).any()):
+    return np.arctanh(np.clip(np.asarray(values, dtype=float), 1e-6 - 1, 1 - 1e-6))
+
+
+# The interval of a mean over seeds by what is averaged: a real number, a share in [0, 1], a correlation in [-1, 1].
+INTERVALS = {"real": t_interval, "share": logit_interval, "correlation": fisher_interval}
+
+
+# The rule of docs/protocol.md
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over tasks of means over seeds, with its standard error and degrees of freedom, from ``n`` clusters.
+
+    A cluster is a task and a seed. ``se`` and ``df`` are ``nan`` where a task has one seed.
+    """
+
+    mean: float
+    se: float
+    df: float
+    n: int
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Student's interval. No spread, as in seeds that agree to the last digit, gives a point.
+
+        >>> print(cluster_effect([[0.1, 0.2], [0.3, 0.4]]).interval())
+        0.250 [0.098, 0.402]
+        """
+        half = self.se * float(stats.t.ppf(0.5 + confidence / 2, self.df)) if self.se else 0.0
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no effect; ``nan`` without a spread."""
+        return float(2 * stats.t.sf(abs(self.mean) / self.se, self.df)) if self.se > 0 else float("nan")
+
+
+def cluster_t(groups: Sequence[Float[np.ndarray, "..."]]) -> tuple[np.ndarray, ...]:
+    """Mean, standard error and degrees of freedom of the mean over groups of their means over the last axis.
+
+    Groups may differ in size and variance: the degrees of freedom are those of Welch and Satterthwaite. Source: B. L. Welch,
+    The generalization of Student's problem when several different population variances are involved, Biometrika, 1947.
+
+    >>> [round(float(x), 3) for x in cluster_t([np.array([0.1, 0.2]), np.array([0.3, 0.4])])]
+    [0.25, 0.035, 2.0]
+    """
+    means = np.stack([group.mean(-1) for group in groups])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.stack([group.var(-1, ddof=1) / group.shape[-1] for group in groups])
+        sizes = np.stack([np.broadcast_to(group.shape[-1] - 1, group.shape[:-1]) for group in groups])
+        df = parts.sum(0) ** 2 / (parts**2 / sizes).sum(0)
+    return np.asarray(means.mean(0)), np.asarray(np.sqrt(parts.sum(0)) / len(groups)), np.asarray(df)
+
+
+def cluster_effect(groups: Sequence[ArrayLike]) -> Effect:
+    """The effect of the groups, one for each task, that hold a number for each seed: :func:`cluster_t`.
+
+    Tasks are fixed: nothing is said of others. Numbers that are not finite, and tasks without any, are left out.
+
+    >>> effect = cluster_effect([[0.1, 0.2, 0.3], [0.3, 0.4, float("nan")]])
+    >>> print(effect.interval(), f"df = {effect.df:.2f}, p = {effect.p:.3f}, n = {effect.n}")
+    0.275 [0.151, 0.399] df = 2.88, p = 0.006, n = 5
+    """
+    finite = [numbers for group in groups if len(numbers := _finite(group))]
+    count = sum(map(len, finite))
+    if not finite:
+        return Effect(float("nan"), float("nan"), float("nan"), 0)
+    if min(map(len, finite)) < 2:
+        return Effect(float(np.mean([group.mean() for group in finite])), float("nan"), float("nan"), count)
+    mean, se, df = cluster_t(finite)
+    return Effect(float(mean), float(se), float(df), count)
+
+
+def holm(p_values: ArrayLike) -> Float[np.ndarray, "... m"]:
+    """P-values adjusted together by Holm's method, along the last axis.
+
+    A ``nan`` stays one, and counts as a test that found nothing. Source: S. Holm, A simple sequentially rejective multiple
+    test procedure, Scandinavian Journal of Statistics, 1979.
+
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=float)
+    filled = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(filled, axis=-1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    steps = np.maximum.accumulate(np.take_along_axis(filled, order, -1) * factors, axis=-1).clip(max=1.0)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, steps, -1)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def ruling(
+    effect: Effect, expected: str = "gain", margin: float | None = MARGIN, p_adjusted: float | None = None
+) -> str:
+    """What the protocol says of an effect.
+
+    A gain: its 95 % interval above 0 ``holds``, below 0 is ``reversed``; else the 90 % interval within ``margin`` of 0 (two
+    one-sided tests at 5 %) is no difference that matters; else ``open``. Where ``p_adjusted`` is given, as for primary
+    claims, the first two need it to be below 5 %. Without a margin, as for effects that are not in points, there is no
+    third. "no gain" holds if the 90 % interval ends below the margin and the 95 % interval is not above 0, which reverses it.
+    Open too where no spread was measured: one seed, or seeds that agree to the last digit.
+
+    Errors: ValueError for another ``expected``, or for "no gain" without a positive margin.
+
+    >>> ruling(cluster_effect([[0.1, 0.2, 0.3], [0.3, 0.4, 0.4]])), ruling(cluster_effect([[-0.01, 0.01, 0.0]]), "no gain")
+    ('holds', 'holds')
+    """
+    if expected not in EXPECTED or (expected == "no gain" and not margin):
         raise ValueError(
-            f"steps {at.tolist()} must rise and give one position for each of {height.size} values"
+            f"expected {expected!r} with margin {margin}: use 'gain', or 'no gain' with margin > 0"
         )
-    return float(np.trapezoid(height, at) / (at[-1] - at[0])) if len(at) > 1 else float("nan")
-
-
-def step_above_for_good(steps: ArrayLike, values: ArrayLike, level: float) -> float:
-    """First step from which a curve never falls below ``level`` again; ``nan`` if it ends below (or at ``nan``).
-
-    >>> step_above_for_good([0, 5, 10, 15], [0.9, 0.5, 0.8, 0.9], level=0.8)
-    10.0
-    """
-    at, above = np.asarray(steps, dtype=float), np.asarray(values, dtype=float) >= level
-    if not len(at) or not above[-1]:
-        return float("nan")
-    below = np.flatnonzero(~above)
-    return float(at[below[-1] + 1]) if len(below) else float(at[0])
-
-
-def spearman_rows(
-    first: Float[np.ndarray, "*rows M"],
-    second: Float[np.ndarray, "*rows M"],
-    mask: Bool[np.ndarray, "*rows M"],
-) -> Float[np.ndarray, "*rows"]:
-    """Spearman's rank correlation of two score lists, for every row at once and over the items that ``mask`` marks.
-
-    Ties share their mean rank (scipy takes lists of one length). ``nan`` for a row with fewer than two items,
-    or in which one list is constant: it has no order to compare. Scores off the mask are never read.
-
-    >>> a, b = np.array([[1.0, 2.0, 9.0], [1.0, 1.0, 1.0]]), np.array([[5.0, 4.0, 0.0], [1.0, 2.0, 3.0]])
-    >>> spearman_rows(a, b, np.array([[True, True, False], [True, True, True]])).tolist()
-    [-1.0, nan]
-    """
-    ranks = [_centred_ranks(np.where(mask, scores, np.nan), mask) for scores in (first, second)]
-    norms = np.sqrt((ranks[0] ** 2).sum(-1) * (ranks[1] ** 2).sum(-1))
-    return np.divide((ranks[0] * ranks[1]).sum(-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
-
-
-def _centred_ranks(scores: Float[np.ndarray, "*rows M"], mask: Bool[np.ndarray, "*rows M"]) -> np.ndarray:
-    ranks = np.where(mask, stats.rankdata(scores, axis=-1, nan_policy="omit"), 0.0)
-    # Ranks are multiples of one half, so their sums are exact and a constant row is exactly zero.
-    return np.where(mask, ranks - ranks.sum(-1, keepdims=True) / mask.sum(-1, keepdims=True).clip(1), 0.0)
-
-
-def spearman_to_final(
-    values: Float[np.ndarray, "S P M"], mask: Bool[np.ndarray, "P M"]
-) -> Float[np.ndarray, "S P"]:
-    """Rank correlation of each dialogue's items at each step with those at the last step (the paper's Figure 3, C5).
-
-    The last row is 1 by construction, or ``nan`` where :func:`spearman_rows` is.
-
-    >>> values = np.array([[[1.0, 3.0, 2.0]], [[1.0, 2.0, 3.0]]])
-    >>> spearman_to_final(values, np.ones((1, 3), dtype=bool)).tolist()
-    [[0.5], [1.0]]
-    """
-    return spearman_rows(
-        values, np.broadcast_to(values[-1], values.shape), np.broadcast_to(mask, values.shape)
-    )
-
-
-def mean_defined(values: Float[np.ndarray, "S P"]) -> Float[np.ndarray, " S"]:
-    """Mean over dialogues of each step's defined numbers; ``nan`` at a step that has none.
-
-    >>> mean_defined(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist()
-    [1.0, nan]
-    """
-    defined = np.isfinite(values)
-    count = defined.sum(1)
-    total = np.where(defined, values, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
-def sample_items(
-    mask: Bool[np.ndarray, "P M"], counts: Int[np.ndarray, " P"], rng: np.random.Generator
-) -> Bool[np.ndarray, "P M"]:
-    """Draw ``counts[p]`` of the items that ``mask`` marks in row p, without replacement, all subsets equally likely.
-
-    A row with fewer items keeps all of them. Used to compare tokens with turns at an equal number of items [O].
-
-    >>> sample_items(np.array([[True, True, False]]), np.array([2]), np.random.default_rng(0)).tolist()
-    [[True, True, False]]
-    """
-    keys = np.where(mask, rng.random(mask.shape), 2.0)
-    return mask & (keys.argsort(1).argsort(1) < counts[:, None])
-
-
-def shuffle_items(mask: Bool[np.ndarray, "P M"], rng: np.random.Generator) -> Int[np.ndarray, "P M"]:
-    """A random permutation of the marked positions of every row, as indices; the other positions stay.
-
-    ``np.take_along_axis(values, shuffle_items(mask, rng), 1)`` moves a dialogue's values among its assistant tokens, so
-    that its turns become random groups of tokens of the same sizes [O].
-
-    >>> shuffle_items(np.array([[True, False, True]]), np.random.default_rng(1)).tolist()
-    [[2, 1, 0]]
-    """
-    # Both orders list the marked positions first: the plain one by position, the random one by a random key.
-    plain = np.argsort(np.where(mask, 0.0, 1.0), axis=1, kind="stable")
-    drawn = np.argsort(np.where(mask, rng.random(mask.shape), 2.0), axis=1, kind="stable")
-    result = np.empty(mask.shape, dtype=np.int64)
-    np.put_along_axis(result, plain, drawn, 1)
-    return result
-
-
-def sum_turns(
-    values: Float[np.ndarray, "S P T"], turn_ids: Int[np.ndarray, "P T"]
-) -> Float[np.ndarray, "S P K"]:
-    """Equation (4) at each of S steps: :func:`itpo.turns.aggregate` for arrays.
-
-    >>> sum_turns(np.array([[[1.0, 2.0, 9.0, 4.0]]]), np.array([[0, 0, -1, 1]])).tolist()
-    [[[3.0, 4.0]]]
-    """
-    ids = torch.from_numpy(turn_ids)
-    return np.stack([turns.aggregate(torch.from_numpy(step), ids).numpy() for step in values])
-
-
-def rank_stability(
-    token_rewards: Float[np.ndarray, "S P T"],
-    turn_ids: Int[np.ndarray, "P T"],
-    rng: np.random.Generator,
-    draws: int = 20,
-) -> dict[str, Float[np.ndarray, " S"]]:
-    """How far the order within a dialogue is that of the last step, for turns (4), tokens (2) and two controls [O].
-
-    Keys: "turns"; "tokens"; "few tokens", as many random tokens as the dialogue has turns, since short rankings and long
-    ones are not alike; "token groups", token rewards shuffled in their dialogue before they are summed over turns of
-    the same sizes, which tells what summing alone does. The controls are means over ``draws``. Each number is a mean
-    over the dialogues in which it is defined.
-
-    >>> rewards = np.array([[[1.0, 5.0, 0.0, 2.0]], [[1.0, 2.0, 0.0, 4.0]]])
-    >>> curves = rank_stability(rewards, np.array([[0, 0, -1, 1]]), np.random.default_rng(0))
-    >>> curves["turns"].round(1).tolist(), curves["tokens"].round(1).tolist()
-    ([-1.0, 1.0], [0.5, 1.0])
-    """
-    token_mask = turn_ids >= 0
-    turn_mask = turns.turn_mask(torch.from_numpy(turn_ids)).numpy()
-    few, groups = [], []
-    for _ in range(draws):
-        some = sample_items(token_mask, turn_mask.sum(1), rng)
-        few.append(mean_defined(spearman_to_final(token_rewards, some)))
-        shuffled = np.take_along_axis(token_rewards, shuffle_items(token_mask, rng)[None], 2)
-        groups.append(mean_defined(spearman_to_final(sum_turns(shuffled, turn_ids), turn_mask)))
-    return {
-        "turns": mean_defined(spearman_to_final(sum_turns(token_rewards, turn_ids), turn_mask)),
-        "tokens": mean_defined(spearman_to_final(token_rewards, token_mask)),
-        "few tokens": np.mean(few, axis=0),
-        "token groups": np.mean(groups, axis=0),
-    }
-
-
-def relative_to_largest(values: Float[np.ndarray, "S M"]) -> Float[np.ndarray, "S M"]:
-    """Divide every row by its largest absolute value, so that it lies in [-1, 1] and keeps its signs; zeros stay zeros.
-
-    >>> relative_to_largest(np.array([[1.0, -2.0], [0.0, 0.0]])).tolist()
-    [[0.5, -1.0], [0.0, 0.0]]
-    """
-    largest = np.abs(values).max(-1, keepdims=True)
-    return np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
+    if not effect.se > 0:
+        return OPEN
+    wide, narrow = effect.interval(), effect.interval(0.9)
+    if expected == "no gain":
+        return REVERSED if wide.low > 0 else HOLDS if margin is not None and narrow.high < margin else OPEN
+    significant = p_adjusted is None or p_adjusted < 0.05
+    if significant and (wide.low > 0 or wide.high < 0):
+        return HOLDS if wide.low > 0 else REVERSED
+    return SAME if margin is not None and -margin < narrow.low and narrow.high < margin else OPEN
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the data say about one claim: its effect over seeds and the ruling that follows by the stated rule."""
+    """What the seeds of one task say about one claim: its effect and the ruling that follows."""
 
     claim: str
     statement: str
     effect: Interval
     ruling: str
-    rule: str
 
     def sentence(self, scale: float = 100.0, digits: int = 1, unit: str = "points") -> str:
         """The verdict in one sentence, its effect multiplied by ``scale``."""
@@ -326,47 +274,17 @@ def judge(
     statement: str,
     effects: ArrayLike,
     expected: str = "gain",
-    margin: float = 0.0,
-    confidence: float = 0.95,
+    margin: float | None = MARGIN,
+    kind: str = "real",
 ) -> Verdict:
-    """Rule on a claim from its effect in each seed, by the t-interval of their mean.
+    """Rule on a claim from its effect in each seed of one task, by :func:`ruling`; correlations by their Fisher's z.
 
-    ``expected="gain"``: replicated if the whole interval lies above 0, not replicated if it lies below, else inconclusive.
-    ``expected="no gain"`` (a claim of absence, which a wide interval must not pass): not replicated if the whole
-    interval lies above 0, replicated if it ends below ``margin``, the smallest gain that would matter, else
-    inconclusive. Inconclusive too where no spread was measured: one seed, or seeds that agree to the last digit,
-    whose interval is a point by accident.
+    ``kind`` is a key of ``INTERVALS``. Open where its interval needs more seeds.
 
-    Errors: ValueError for another ``expected``, or for "no gain" without a positive margin.
-
-    >>> judge("C1", "Norm-ITPO beats trajectory-share", [0.1, 0.11, 0.12]).ruling
-    'replicated'
-    >>> judge("C4", "uniform gives no gain", [0.0, 0.3, -0.3], "no gain", margin=0.03).ruling
-    'inconclusive at this scale'
+    >>> judge("C1", "Norm-ITPO above trajectory-share", [0.1, 0.11, 0.12]).ruling
+    'holds'
     """
-    if expected not in EXPECTED or (expected == "no gain" and margin <= 0):
-        raise ValueError(
-            f"expected {expected!r} with margin {margin}: use 'gain', or 'no gain' with margin > 0"
-        )
-    effect = t_interval(effects, confidence)
-    level = f"{confidence:.0%} interval"
-    if expected == "gain":
-        rule = f"{level} above 0: replicated; below 0: not replicated; else {INCONCLUSIVE}"
-    else:
-        rule = f"{level} above 0: not replicated; ends below {margin:.3g}: replicated; else {INCONCLUSIVE}"
-    return Verdict(claim, statement, effect, ruling(effect, expected, margin), rule)
-
-
-def ruling(interval: Interval, expected: str, margin: float) -> str:
-    """What the rule of :func:`judge` says of any interval, a bootstrap's too.
-
-    >>> ruling(Interval(0.2, 0.1, 0.3, 9), "gain", 0.0), ruling(Interval(0.0, -0.1, 0.1, 9), "no gain", 0.03)
-    ('replicated', 'inconclusive at this scale')
-    """
-    if not interval.low < interval.high:  # a point by accident, or nan
-        return INCONCLUSIVE
-    if expected == "gain":
-        held, failed = interval.low > 0, interval.high < 0
-    else:
-        held, failed = interval.low <= 0 and interval.high < margin, interval.low > 0
-    return "replicated" if held else "not replicated" if failed else INCONCLUSIVE
+    shown = INTERVALS[kind](effects)
+    effect = cluster_effect([fisher_z(effects) if kind == "correlation" else effects])
+    known = shown.low <= shown.high
+    return Verdict(claim, statement, shown, ruling(effect, expected, margin) if known else OPEN)

@@ -27,7 +27,7 @@ from itpo.runs.store import Run
 from itpo.study.experiment import BASELINE, arm_of
 from itpo.study.profiles import Profile
 from itpo.study.reported import caution, reported
-from itpo.study.statistics import Interval, bootstrap_interval, share_interval, t_interval
+from itpo.study.statistics import INTERVALS, Interval, share_interval, t_interval
 from itpo.tasks.registry import get_entry
 
 COLLAPSE = 0.2  # outcome that a run loses after its best three steps
@@ -206,27 +206,35 @@ def by_seed(frame: pd.DataFrame, column: str) -> pd.Series:
     return values
 
 
-def main_table(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Table 1 in numbers: a line for each task, estimator and method, with means and t-intervals of every result.
+# How the mean over seeds of a column of `results` is bounded, see `itpo.study.statistics.INTERVALS`.
+KINDS = {
+    "speed": "share",
+    "greedy_success": "share",
+    "success": "share",
+    "turns": "real",
+    "auc": "share",
+    "tau": "correlation",
+}
 
-    Gains are paired differences to the baseline of the same task and estimator: ``gain`` with a t-interval, ``gain_boot`` with
-    the bootstrap's (drawn with ``rng``). ``reported`` and ``reported_gain`` are [S] values, ``nan`` where none is known.
+
+def main_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 in numbers: a line for each task, estimator and method, with means and intervals of every result over seeds.
+
+    Gains are differences to the baseline of the same task and estimator, paired by seed, with t-intervals: ``gain`` by the
+    primary measure, the mean outcome of training, ``level_gain`` by the greedy outcome after it. ``collapsed`` counts runs.
+    ``reported`` and ``reported_gain`` are [S] values, ``nan`` where none is known.
     """
     lines = []
     for task, estimator, row in frame[["task", "estimator", "row"]].drop_duplicates().itertuples(index=False):
-        line: dict[str, Any] = {
-            "task": task,
-            "estimator": estimator,
-            "row": row,
-            "label": get_method(row).label,
-        }
         cell = frame[(frame["task"] == task) & (frame["estimator"] == estimator)]
-        for column in ("success", "greedy_success", "speed", "turns", "auc", "tau"):
-            line |= interval_columns(column, t_interval(cell.loc[cell["row"] == row, column]))
-        for column, name in (("success", "gain"), ("speed", "mean_gain")):
+        own = cell[cell["row"] == row]
+        line: dict[str, Any] = {"task": task, "estimator": estimator, "row": row}
+        line |= {"label": get_method(row).label, "collapsed": own["collapsed"].sum(), "seeds": len(own)}
+        for column, kind in KINDS.items():
+            line |= interval_columns(column, INTERVALS[kind](own[column]))
+        for column, name in (("speed", "gain"), ("greedy_success", "level_gain")):
             differences = effects(cell, row, BASELINE, column) if row != BASELINE else np.empty(0)
             line |= interval_columns(name, t_interval(differences))
-            line |= interval_columns(f"{name}_boot", bootstrap_interval(differences, rng))
         value, least = (reported(task, estimator, name) for name in (row, BASELINE))
         lines.append(
             line | {"reported": value, "reported_gain": value - least if row != BASELINE else np.nan}
@@ -251,23 +259,19 @@ def main_columns(table: pd.DataFrame) -> list[Column]:
     outcomes = " or ".join(get_entry(task).outcome for task in table["task"].unique())
     return [
         METHOD,
-        percent(f"{outcomes}, sampled (%)", "success"),
-        percent("greedy (%)", "greedy_success"),
-        percent("mean over training (%)", "speed"),
+        percent(f"{outcomes} over training (%)", "speed"),
+        points("gain on trajectory-share (points)", "gain"),
+        percent("after training, greedy (%)", "greedy_success"),
+        points("gain after training (points)", "level_gain"),
+        Column("collapsed", lambda line: f"{line['collapsed']:.0f} of {line['seeds']}"),
         Column("turns", "turns", 1.0, 2),
-        points("gain on trajectory-share (points), t", "gain"),
-        points("the same, bootstrap", "gain_boot"),
         *REPORTED_COLUMNS,
     ]
 
 
 def estimator_columns(table: pd.DataFrame) -> list[Column]:
-    """:func:`main_table` of several estimators as people read it, without its greedy and bootstrap columns."""
-    columns = main_columns(table)
-    return [
-        ESTIMATOR,
-        *(column for column in columns if column.source not in ("greedy_success", "gain_boot")),
-    ]
+    """:func:`main_table` of several estimators as people read it."""
+    return [ESTIMATOR, *main_columns(table)]
 
 
 def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -275,16 +279,16 @@ def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
     texts = []
     for task, lines in table.groupby("task", sort=False):
         entry = get_entry(str(task))
-        outcome = percent(f"{entry.title}: {entry.outcome} (%)", "success")
+        outcome = percent(f"{entry.title}: {entry.outcome} (%)", "speed")
         columns = [METHOD, outcome, points("gain (points)", "gain"), *REPORTED_COLUMNS]
         texts.append(as_text(lines, columns).set_index(METHOD.title))
     return pd.concat(texts, axis=1).reset_index()
 
 
 def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Methods under several settings, a line for each group and method: success, turns, and changes against the first group.
+    """Methods under several settings, a line for each group and method: outcome, turns, and changes against the first group.
 
-    Each group is a frame of :func:`results` with one run for each method and seed. ``success_change`` and ``turns_change`` are
+    Each group is a frame of :func:`results` with one run for each method and seed. ``speed_change`` and ``turns_change`` are
     differences to the same method of the first group, ``gain`` those to its baseline, paired by the seeds that both have.
     """
     usual = next(iter(groups.values()))
@@ -296,12 +300,12 @@ def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             return t_interval(by_seed(runs, column) - by_seed(usual[usual["row"] == rival], column))
 
         line: dict[str, Any] = {"variant": name, "row": row, "label": get_method(row).label}
-        for column in ("success", "speed", "turns"):
-            line |= interval_columns(column, t_interval(runs[column]))
-        for column in ("success", "turns"):
+        for column in ("speed", "greedy_success", "turns"):
+            line |= interval_columns(column, INTERVALS[KINDS[column]](runs[column]))
+        for column in ("speed", "turns"):
             changed = change(column, row) if frame is not usual else NO_INTERVAL
             line |= interval_columns(f"{column}_change", changed)
-        gain = change("success", BASELINE) if row != BASELINE else NO_INTERVAL
+        gain = change("speed", BASELINE) if row != BASELINE else NO_INTERVAL
         lines.append(line | interval_columns("gain", gain))
     return pd.DataFrame(lines)
 
@@ -309,10 +313,10 @@ def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 VARIANT_COLUMNS = (
     Column("variant", "variant"),
     METHOD,
-    percent("success, sampled (%)", "success"),
-    percent("mean over training (%)", "speed"),
+    percent("outcome over training (%)", "speed"),
+    percent("after training, greedy (%)", "greedy_success"),
     Column("turns", "turns", 1.0, 2),
-    points("change of success (points)", "success_change"),
+    points("change over training (points)", "speed_change"),
     Column("change of turns", "turns_change", 1.0, 2, "+"),
     points("gain on trajectory-share (points)", "gain"),
 )
@@ -388,15 +392,18 @@ def curves(runs: Sequence[Run], column: str, smooth: int = 1) -> pd.DataFrame:
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
-def bands(frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step") -> pd.DataFrame:
-    """Mean over seeds and t-interval for each group of ``by`` and ``along``: those columns, mean, low, high, seeds.
+def bands(
+    frame: pd.DataFrame, by: Sequence[str] = ("row",), along: str = "step", kind: str = "real"
+) -> pd.DataFrame:
+    """Mean over seeds and interval for each group of ``by`` and ``along``: those columns, mean, low, high, seeds.
 
-    Groups come in the order of the frame, each sorted along ``along``.
+    ``kind`` says what ``value`` is, a key of :data:`itpo.study.statistics.INTERVALS`. Groups come in the order of the frame,
+    each sorted along ``along``.
     """
     lines = []
     for key, curves in frame.groupby(list(by), sort=False):
         for place, group in curves.groupby(along):
-            interval = t_interval(group["value"])
+            interval = INTERVALS[kind](group["value"])
             lines.append([*key, place, interval.mean, interval.low, interval.high, interval.n])
     return pd.DataFrame(lines, columns=[*by, along, "mean", "low", "high", "seeds"])
 

@@ -117,6 +117,8 @@ def test_agreement_counted_by_hand():
     assert (best.hits, best.decisions, best.chance) == (1.5, 2, pytest.approx(2 / 3))
     worst = credit_fidelity.agreement(liked, truth, "worst")
     assert (worst.hits, worst.decisions, worst.chance) == (1.5, 2, pytest.approx(2 / 3))
+    # The best turns are turn 1 of three and turn 2 of three, the worst both the last.
+    assert best.places == {0: 1, 1: 1, -2: 1, -3: 1} and worst.places[-1] == worst.places[2] == 2
     assert credit_fidelity.agreement(liked, truth, certainty=0.5).decisions == 3
     assert credit_fidelity.agreement(liked, truth, certainty=99.0).decisions == 0
     with pytest.raises(ValueError, match="side is 'first'"):
@@ -295,25 +297,31 @@ def test_a_line_for_each_run(trained):
         assert [tuple(x) for x in frame[["estimator", "row", "seed"]].values] == RUNS
         shared = frame[frame["row"] == "trajectory_share"]
         assert (shared["within"] == 0).all() and (shared["preference"] == 0).all()
-        decided = shared[shared["decisions"] > 0]
-        assert decided["above_chance"].to_numpy() == pytest.approx(0.0)  # it can only guess
-        assert (frame["hits"] == frame["best_hits"] + frame["worst_hits"]).all()
+        for side in credit_tables.SIDES:  # it can only guess
+            assert shared[f"{side}_hits"].to_numpy() == pytest.approx(shared[f"{side}_chance"].to_numpy())
+            assert (frame[f"{side}_place"] <= frame[f"{side}_decisions"]).all()
+        assert (credit_tables.agreement_shares(frame)["decisions"] > 0).all()
         assert frame["success"].tolist() == [run.summary()["success"] for run in runs]
     assert frame["pooled_ceiling"].nunique() == 1  # one oracle
     text = as_text(credit_tables.fidelity_summary(frame), credit_tables.FIDELITY_COLUMNS)
     assert text["estimator"].tolist() == ["PPO"] * 7 + ["RLOO"] * 3
     counts = credit_tables.agreement_text(frame)
-    assert counts["both"].tolist()[-3:] == ["58 of 64", "48 of 64", "47 of 64"]
-    assert len(credit_tables.agreement_verdicts(frame)) == 4
+    assert counts["both"].tolist()[-4:] == ["58 of 64", "48 of 64", "47 of 64", "16 of 64"]
 
 
-def test_verdicts_count_seeds_that_had_decisions():
-    lines = [
-        {"estimator": "rloo", "row": "itpo", "seed": s, "above_chance": x}
-        for s, x in enumerate((0.2, 0.21, np.nan))
-    ]
-    (verdict,) = credit_tables.agreement_verdicts(pd.DataFrame(lines))
-    assert verdict.effect.n == 2 and verdict.ruling == "replicated"
+def test_the_two_sides_are_ruled_on_apart_and_against_two_rivals():
+    """Seeds without a decision are left out; a method that only knows the place is no better than the place."""
+    columns = ["seed", "best_hits", "best_decisions", "best_chance", "best_place"]
+    lines = [(0, 8.0, 10, 3.0, 8), (1, 9.0, 10, 3.0, 9), (2, 7.0, 10, 3.0, 7), (3, 0.0, 0, 0.0, 0)]
+    frame = pd.DataFrame(lines, columns=columns).assign(
+        estimator="rloo", row="itpo", best_place_name="turn 2"
+    )
+    worst = {f"worst_{name}": 0 for name in ("hits", "decisions", "chance", "place")}
+    verdicts = credit_tables.agreement_verdicts(frame.assign(**worst, worst_place_name="turn 1"))
+    assert [verdict.effect.n for verdict in verdicts] == [3, 3]
+    assert [verdict.ruling for verdict in verdicts] == ["holds", "open"]
+    assert verdicts[0].effect.mean == pytest.approx(0.5) and verdicts[1].effect.mean == 0.0
+    assert verdicts[1].statement.endswith("than always naming turn 2 hits")
 
 
 def test_order_curves_are_scipys(trained):

@@ -1,132 +1,216 @@
-"""The ledger: effects by cell, intervals held against resampling written as loops, and rulings by the stated rule."""
+"""The ledger on made-up results of the whole experiment: effects, refusals, and rulings by the rule of the protocol."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from itpo.runs.store import Run
-from itpo.study import credit_tables, ledger
-from itpo.study.reported import smallest_gain
-from itpo.study.statistics import INCONCLUSIVE, Interval
-from itpo.study.statistics import ruling as rule_on
+from itpo.study import credit_tables, ledger, ledger_rewards, reward_dynamics
+from itpo.study.experiment import get_experiment
+from itpo.study.profiles import Profile, get_profile
+from itpo.study.protocol import PRIMARY, REWARDS, pairs
+from itpo.study.statistics import HOLDS, OPEN, REVERSED, SAME, cluster_effect, holm
 from itpo.study.tables import as_text
 
-METHODS = ["trajectory_share", "uniform", "judge", "prime", "itpo", "norm_itpo"]
+LAPTOP = get_profile("laptop")
 
 
-def results(task: str, estimator: str, lift: float = 0.0) -> pd.DataFrame:
-    """Three seeds of every row; Norm-ITPO is ``lift`` above all others, plus a little in each seed."""
-    lines = []
-    for row in METHODS:
-        for seed in range(3):
-            value = 0.5 + 0.1 * seed + (lift + 0.01 * seed if row == "norm_itpo" else 0.0)
-            lines.append(
-                {"row": row, "seed": seed, "success": value, "speed": value / 2, "task": task}
-            )
-    return pd.DataFrame(lines).assign(estimator=estimator)
+def ruled(runs: pd.DataFrame) -> pd.DataFrame:
+    return ledger.ledger(ledger.effects(runs, LAPTOP), LAPTOP).set_index(["claim", "part"])
 
 
-def test_row_effects_are_differences_paired_by_seed():
-    found = ledger.row_effects(pd.concat([results("math", "rloo", 0.2), results("math", "ppo", 0.3)]))
-    gains = found[(found["claim"] == "C1") & (found["part"] == "after training")]
-    assert gains["effect"].round(6).tolist() == [0.2, 0.21, 0.22, 0.3, 0.31, 0.32]
-    halves = found[(found["claim"] == "C1") & (found["part"] == "over training")]
-    assert np.allclose(2 * halves["effect"], gains["effect"])
-    assert found.loc[found["part"] == "most under PPO", "effect"].round(6).tolist() == [0.1, 0.1, 0.1]
-    assert (found.loc[found["claim"] == "C4", "effect"] == 0).all()
+@pytest.fixture(scope="module")
+def lines(experiment_runs: pd.DataFrame) -> pd.DataFrame:
+    return ruled(experiment_runs)
 
 
-def test_the_bootstrap_over_seeds_is_that_of_a_loop():
-    cells = {"math": [0.0, 0.1, 0.5], "medical": [0.3, 0.2, 0.4]}
-    frame = pd.concat([ledger.effect_lines("C1", "x", task, "rloo", x) for task, x in cells.items()])
-    found = ledger.pooled(frame, np.random.default_rng(0), tasks_too=False)
-    rng, means = np.random.default_rng(1), []
-    for _ in range(4000):
-        means.append(np.mean([np.mean(rng.choice(x, len(x))) for x in cells.values()]))
-    assert found.mean == pytest.approx(0.25) and found.n == 6
-    assert [found.low, found.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+def test_primary_claims_are_ruled_as_they_were_planted(lines: pd.DataFrame) -> None:
+    primary = lines[lines["family"] == "primary"]
+    assert primary["ruling"].tolist() == [SAME, SAME, HOLDS, HOLDS, REVERSED, HOLDS, HOLDS, HOLDS]
+    assert primary["effect"].round(-1).tolist() == pytest.approx([0, 0, 10, 10, -10, 0, 10, 10])
+    assert primary["p_adjusted"].tolist() == pytest.approx(holm(primary["p"]).tolist())
+    assert primary.index.tolist() == [(claim, "speed") for claim in PRIMARY]
+    assert lines.loc[lines["family"] != "primary", "p_adjusted"].isna().all()
+    assert not (lines["ruling"] == "not ruled").any() and (lines["reason"] == "").all()
+    assert lines.loc[("P1", "speed"), ["clusters", "runs"]].tolist() == [24, 144]
+    assert lines.loc[("P7", "speed"), ["clusters", "runs"]].tolist() == [36, 72]
+    assert lines.loc[("C4", "uniform"), "ruling"] == HOLDS  # it loses
+    text = as_text(lines.reset_index(), ledger.LEDGER_COLUMNS)
+    assert text["claim"][0] == "P1, speed" and text["ruling"][0] == f"**{SAME}**"
 
 
-def test_tasks_that_disagree_widen_the_interval():
-    frame = pd.concat(
-        [ledger.effect_lines("C1", "x", t, "rloo", [x, x]) for t, x in (("math", 0.0), ("medical", 1.0))]
+def test_every_line_of_the_protocol_is_there(lines: pd.DataFrame) -> None:
+    assert [(line.claim, line.part) for line in pairs(get_experiment("laptop"))] == lines.index.tolist()
+    for claim in PRIMARY:
+        assert {"speed", "level", "collapse", "length"} <= set(lines.loc[claim].index)
+    assert lines.loc["P1"].index.str.startswith("at ").sum() == 3
+    assert {"under RLOO", "under GRPO", "under PPO"} <= set(lines.loc["P1"].index)
+
+
+def test_estimators_of_a_cluster_are_averaged_before_anything_else(
+    experiment_runs: pd.DataFrame, lines: pd.DataFrame
+) -> None:
+    table = experiment_runs[(experiment_runs["seed"] < 108) & (experiment_runs["rate"] == 2e-3)]
+    usual = table[(table["baseline"] != "to_go") & (table["arm"] != "itpo_released")]
+    wide = usual.pivot_table(index=["task", "seed"], columns=["row", "estimator"], values="speed")
+    gain = (wide["norm_itpo"] - wide["trajectory_share"]).mean(axis=1)
+    expected = cluster_effect([100 * part.to_numpy() for _, part in gain.groupby("task")])
+    line = lines.loc[("P1", "speed")]
+    interval = expected.interval()
+    assert line[["effect", "low", "high", "p"]].tolist() == pytest.approx(
+        [interval.mean, interval.low, interval.high, expected.p]
     )
-    narrow = ledger.pooled(frame, np.random.default_rng(0), tasks_too=False)
-    wide = ledger.pooled(frame, np.random.default_rng(0), tasks_too=True)
-    assert (narrow.low, narrow.high) == (0.5, 0.5)
-    assert (wide.low, wide.high) == (0.0, 1.0)
+    second = wide["norm_itpo"] - wide["itpo"]
+    most = second["ppo"] - second[["rloo", "grpo"]].mean(axis=1)
+    assert lines.loc[("C2", "most under PPO"), "effect"] == pytest.approx(
+        100 * most.groupby("task").mean().mean()
+    )
 
 
-def test_undefined_effects_are_left_out_and_one_seed_has_no_interval():
-    frame = ledger.effect_lines("C5", "x", "math", "rloo", [float("nan"), 0.25])
-    found = ledger.pooled(frame, np.random.default_rng(0), tasks_too=False)
-    assert (found.mean, found.n) == (0.25, 1) and np.isnan(found.low)
-    assert rule_on(found, "gain", 0.0) == INCONCLUSIVE
+def test_fewer_collapses_count_as_better_and_longer_dialogues_as_longer(
+    experiment_runs: pd.DataFrame,
+) -> None:
+    signed = experiment_runs["arm"] == "signed_norm_itpo"
+    runs = experiment_runs.assign(collapsed=np.where(signed, 0.0, 1.0), turns=np.where(signed, 5.0, 4.0))
+    line = ruled(runs)
+    assert line.loc[("P7", "collapse"), "effect"] == pytest.approx(100.0)
+    assert line.loc[("P7", "length"), "effect"] == pytest.approx(1.0)
+    assert line.loc[("P7", "length"), "unit"] == "turns"
+    assert line.loc[("P7", "collapse"), "ruling"] == OPEN  # seeds that agree to the last digit show no spread
+
+
+def test_the_best_rate_is_chosen_on_one_half_and_judged_on_the_other(experiment_runs: pd.DataFrame) -> None:
+    """A method whose best rate was luck of the first seeds is judged at that rate on the others."""
+    signed = experiment_runs["arm"] == "signed_norm_itpo"
+    lucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] < 106)
+    unlucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] >= 106)
+    runs = experiment_runs.assign(speed=experiment_runs["speed"] + 0.5 * lucky - 0.5 * unlucky)
+    line = ruled(runs).loc[("best of the sweep", "signed_norm_itpo")]
+    assert line["effect"] < -30 and line["ruling"] == REVERSED and line["clusters"] == 18
 
 
 @pytest.mark.parametrize(
-    ("bounds", "expected", "ruling"),
+    ("drop", "claim", "reason"),
     [
-        ((0.01, 0.2), "gain", "replicated"),
-        ((-0.2, -0.01), "gain", "not replicated"),
-        ((-0.1, 0.1), "gain", INCONCLUSIVE),
-        ((0.2, 0.2), "gain", INCONCLUSIVE),
-        ((-0.1, 0.02), "no gain", "replicated"),
-        ((-0.1, 0.05), "no gain", INCONCLUSIVE),
-        ((0.01, 0.02), "no gain", "not replicated"),
+        (
+            {"task": "medical", "row": "norm_itpo", "estimator": "ppo", "seed": 103},
+            ("P1", "speed"),
+            "missing run: medical, norm_itpo, rate 0.002, ppo, seed 103: train it to its end",
+        ),
+        (
+            {"arm": "equal_share", "rate": 1e-3, "task": "math"},
+            ("P2", "at 0.001"),
+            "missing run: math, equal_share, rate 0.001, rloo, seed 100: train it to its end",
+        ),
+        (
+            {"arm": "uniform", "seed": 111},
+            ("P3", "level"),
+            "missing run: math, uniform, rate 0.002, rloo, seed 111: train it",
+        ),
     ],
 )
-def test_the_rule(bounds, expected, ruling):
-    assert rule_on(Interval(sum(bounds) / 2, *bounds, 9), expected, 0.03) == ruling
-
-
-def test_the_ledger_rules_by_the_wide_interval_and_counts_cells():
-    frames = [results(task, e, 0.2) for task in ("math", "documents", "medical") for e in ("rloo", "ppo")]
-    table = ledger.ledger(ledger.row_effects(pd.concat(frames)), np.random.default_rng(0))
-    line = table.iloc[0]
-    assert (line["claim"], line["ruling"], line["cells"], line["replicated"]) == ("C1", "replicated", 6, 6)
-    assert line["effect"] == pytest.approx(21.0) and 20.0 <= line["wide_low"] <= line["wide_high"] <= 22.0
-    text = as_text(table, ledger.LEDGER_COLUMNS)
-    assert text.iloc[0]["effect"] == "+21.0 points" and len(text) == len(table) == 8
-    cells = ledger.cell_table(ledger.row_effects(pd.concat(frames)))
-    assert set(cells.loc[cells["part"] == "after training", "mean"].round(6)) == {21.0}
-    assert min(map(smallest_gain, ("math", "documents", "medical"))) > 0
-
-
-def test_reward_effects_are_those_of_the_rows_with_a_prm(judged_runs: list[Run], written_runs: list[Run]):
-    found = ledger.reward_effects("math", "rloo", judged_runs)
+def test_a_missing_run_is_named_and_its_claim_is_not_ruled(
+    experiment_runs: pd.DataFrame, drop: dict, claim: tuple[str, str], reason: str
+) -> None:
+    gone = np.logical_and.reduce([experiment_runs[name] == value for name, value in drop.items()])
+    line = ruled(experiment_runs[~gone])
+    assert line.loc[claim, "ruling"] == "not ruled" and line.loc[claim, "reason"].startswith(reason)
+    assert np.isnan(line.loc[claim, "effect"]) and line.loc[claim, "clusters"] == 0
     assert (
-        set(found["claim"]) == {"C5", "C6", "C7", "C8"}
-        and (found.groupby(["claim", "part"]).size() == 3).all()
+        reason.split(":")[0] in as_text(line.reset_index(), ledger.LEDGER_COLUMNS)["effect [95 %]"].str.cat()
     )
-    values = {key: part["effect"].to_numpy() for key, part in found.groupby(["claim", "part"])}
-    taus = {seed: [] for seed in range(3)}
-    for run in judged_runs:
-        taus[run.config.seed].append(run.metrics().query("step >= 0")["prm_kendall"].mean())
-    assert values["C6", "sign"] == pytest.approx([np.mean(x) for x in taus.values()])
-    assert values["C6", "sign"] - values["C6", "size"] == pytest.approx([0.5] * 3)
-    assert values["C7", "sign"] - values["C7", "size"] == pytest.approx([0.9] * 3)
+    others = line[(line["family"] == "primary") & (line["ruling"] != "not ruled")]
+    assert len(others) >= 7  # the rest is ruled on, by Holm over all eight
+
+
+def test_seeds_of_tuning_twins_and_unfinished_numbers_are_refused(experiment_runs: pd.DataFrame) -> None:
+    mine = (experiment_runs["arm"] == "signed_norm_itpo") & (experiment_runs["task"] == "documents")
+    one = experiment_runs[mine & (experiment_runs["rate"] == 2e-3)].iloc[[4]]
+    used = ruled(pd.concat([experiment_runs, one.assign(seed=3)]))
+    expected = "not a fresh seed: documents, signed_norm_itpo, rate 0.002, rloo, seed 3: those below 100"
+    assert used.loc[("P7", "speed"), "reason"].startswith(expected)
+    assert used.loc[("P2", "speed"), "reason"] == ""
+    twin = ruled(pd.concat([experiment_runs, one.assign(baseline="own")]))
+    assert twin.loc[("P8", "speed"), "reason"].startswith("several runs: documents, signed_norm_itpo")
+    unfinished = experiment_runs.assign(speed=experiment_runs["speed"].where(~mine))
+    assert (
+        ruled(unfinished)
+        .loc[("P7", "speed"), "reason"]
+        .startswith("missing run: documents, signed_norm_itpo")
+    )
+    assert ruled(unfinished).loc[("P7", "level"), "reason"] == ""  # whose numbers are there
+    # The same run twice, of the band and of Table 1, is one run.
+    pd.testing.assert_frame_equal(ruled(pd.concat([experiment_runs, one])), ruled(experiment_runs))
+
+
+def test_only_finished_runs_are_read(written_runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = ledger.read([*written_runs, *written_runs[:2]])
+    assert len(frame) == len(written_runs)
+    monkeypatch.setattr(Run, "done", property(lambda run: run.config.seed != 1))
+    assert set(ledger.read(written_runs)["seed"]) == {0, 2}
+
+
+def test_cells_are_ruled_by_their_own_intervals(experiment_runs: pd.DataFrame) -> None:
+    cells = ledger.cell_table(ledger.effects(experiment_runs, LAPTOP), LAPTOP)
+    first = cells[(cells["claim"] == "P1") & (cells["part"] == "speed")]
+    assert len(first) == 9 and (first["seeds"] == 8).all()
+    signed = cells[(cells["claim"] == "P7") & (cells["part"] == "speed")]
+    assert signed["seeds"].tolist() == [12, 12, 12] and HOLDS in signed["ruling"].tolist()
+
+
+# Rewards
+
+
+def test_reward_effects_are_those_of_the_rows_with_a_prm(
+    judged_runs: list[Run], written_runs: list[Run], three_seeds: Profile
+) -> None:
+    found = ledger_rewards.reward_effects("math", judged_runs, three_seeds)
+    values = {key: part.set_index("seed")["effect"] for key, part in found.groupby(["claim", "part"])}
+    assert set(values) == {key for key in REWARDS if key[0] != "C9"} and all(
+        len(x) == 3 for x in values.values()
+    )
+    taus = reward_dynamics.last_taus(reward_dynamics.monitor_curves(judged_runs))
+    for seed in range(3):
+        own = taus[taus["seed"] == seed]
+        assert values["C6", "tau-b"][seed] == pytest.approx(own["value"].mean())
+        assert values["C6", "share"][seed] == pytest.approx((own["value"] / own["ceiling"]).mean())
     slopes = credit_tables.slope_curves(judged_runs)
     for seed in range(3):
         growth = [
             x["value"].iloc[-1] - x["value"].iloc[0] for _, x in slopes[slopes["seed"] == seed].groupby("row")
         ]
         assert values["C8", "drift"][seed] == pytest.approx(np.mean(growth))
-    with_others = ledger.reward_effects("math", "rloo", written_runs)
+    with_others = ledger_rewards.reward_effects("math", written_runs, three_seeds)
     pd.testing.assert_frame_equal(with_others, found)
+    table = ledger.ledger(found, three_seeds).set_index(["claim", "part"])
+    # Three seeds of a correlation have a mean by Fisher's z and no bounds.
+    assert table.loc[("C7", "order"), "effect"] == pytest.approx(
+        np.tanh(np.arctanh(values["C7", "order"]).mean())
+    )
+    assert table.loc[("C6", "share"), ["low", "high"]].isna().all()
+    assert set(table["family"]) == {"rewards"} and table["p_adjusted"].isna().all()
 
 
-def test_agreement_effects_are_by_row_and_need_no_order():
+def test_rewards_of_a_missing_run_are_not_ruled(judged_runs: list[Run], three_seeds: Profile) -> None:
+    found = ledger_rewards.reward_effects("math", judged_runs[:-1], three_seeds)
+    table = ledger.ledger(found, three_seeds)
+    assert set(table["ruling"]) == {"not ruled"} and len(table) == 6
+    assert set(table["reason"]) == {"missing run: math, norm_itpo, rloo, seed 2: train it to its end"}
+
+
+def test_agreement_effects_take_the_two_sides_apart(three_seeds: Profile) -> None:
+    counts = {"best_hits": 6.0, "best_decisions": 10, "best_chance": 3.0, "best_place": 8}
+    counts |= {"worst_hits": 4.0, "worst_decisions": 5, "worst_chance": 1.0, "worst_place": 4}
     lines = [
-        ("itpo", 0, 0.1),
-        ("itpo", 1, 0.3),
-        ("norm_itpo", 0, -0.2),
-        ("norm_itpo", 1, 0.0),
-        ("prime", 0, 9.0),
+        {"estimator": "rloo", "row": row, "seed": seed, **counts}
+        for row in ("itpo", "norm_itpo")
+        for seed in range(3)
     ]
-    frame = pd.DataFrame(lines, columns=["row", "seed", "above_chance"])
-    found = ledger.agreement_effects("math", "rloo", frame)
-    assert found["effect"].tolist() == [0.1, 0.3, -0.2, 0.0]
-    table = ledger.ledger(found, np.random.default_rng(0))
-    assert table[["claim", "part"]].values.tolist() == [["C9", "ITPO"], ["C9", "Norm-ITPO"]]
-    assert table["effect"].tolist() == pytest.approx([20.0, -10.0]) and table["wide_low"].isna().all()
+    frame = pd.DataFrame(lines)
+    table = ledger.ledger(ledger_rewards.agreement_effects("math", frame, three_seeds), three_seeds)
+    assert table["effect"].tolist() == pytest.approx([30.0, -20.0, 60.0, 0.0] * 2)
+    assert table["part"].tolist()[:2] == ["itpo, best, chance", "itpo, best, place"]
+    missing = ledger.ledger(
+        ledger_rewards.agreement_effects("math", frame.iloc[:-1], three_seeds), three_seeds
+    )
+    assert missing["ruling"].tolist()[4:] == ["not ruled"] * 4 and "seed 2" in missing["reason"].iloc[-1]

@@ -11,7 +11,7 @@ from itpo.chat import ChatFormat
 from itpo.dialogue import Message
 from itpo.models.tiny import build_tokenizer, scripted_dialogue
 from itpo.runs.store import Run
-from itpo.study import reward_dynamics, statistics, tables
+from itpo.study import ranks, reward_dynamics
 from itpo.study.profiles import Profile
 from itpo.tasks.registry import PROSE, TASKS, get_task
 
@@ -76,8 +76,8 @@ def test_credit_by_kind_sums_to_nothing_in_a_dialogue(judged_runs: list[Run], th
     credit = reward_dynamics.credit_by_kind(judged_runs)
     total = (credit["value"] * credit["turns"]).groupby([credit["row"], credit["seed"]]).sum()
     np.testing.assert_allclose(total, 0.0, atol=1e-6)
-    assert "confirmed" in (text := reward_dynamics.credit_text(credit, three_seeds)) or "inconclusive" in text
-    assert "replicated" not in text
+    text = reward_dynamics.credit_text(credit, three_seeds)
+    assert len(text.splitlines()) == 2 and "logits, n = 3 seeds" in text
 
 
 def test_stability_tables(judged_runs: list[Run]) -> None:
@@ -102,9 +102,12 @@ def test_tau_tables(judged_runs: list[Run]) -> None:
     successes = [
         run.metrics()["success"].dropna().mean() for run in judged_runs
     ]  # three seeds of each method
-    expected = statistics.kendall_ceiling(successes, 32).reshape(3, 3).mean(1).repeat(2)
+    expected = ranks.kendall_ceiling(successes, 32).reshape(3, 3).mean(1).repeat(2)
     np.testing.assert_allclose(changes["ceiling"], expected)
-    rulings = [v.ruling for v in reward_dynamics.tau_verdicts(tables.results(judged_runs))]
-    assert (
-        rulings == ["replicated", "not replicated"] * 3
-    )  # tau is 0.26: above chance, below the reported 0.5
+    last = reward_dynamics.last_taus(curves)
+    assert len(last) == 9 and set(last["step"]) == {4}
+    assert last["ceiling"].tolist() == pytest.approx([(4 / 6) ** 0.5] * 9)  # two of four dialogues succeed
+    verdicts = reward_dynamics.tau_verdicts(curves)
+    assert len(verdicts) == 3 and {v.ruling for v in verdicts} == {"open"}  # three seeds give no interval
+    expected = np.tanh(np.arctanh((last["share"][:3]).clip(1e-6 - 1, 1 - 1e-6)).mean())
+    assert verdicts[0].effect.mean == pytest.approx(expected)
