@@ -1,5 +1,6 @@
 """The notebook runner, held to what it promises with a real kernel and throw-away notebooks."""
 
+import json
 import os
 import re
 import signal
@@ -38,6 +39,9 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00_first.py").write_text(SOURCE)
     return tmp_path
+
+
+GOES_ON = "Ctrl-C stops; the same command goes on."  # the last line of the plan
 
 
 def call(root: Path, *arguments: str) -> None:
@@ -109,7 +113,7 @@ def test_a_terminal_shows_how_far_training_is(root: Path) -> None:
         while chunk := os.read(ours, 4096):
             shown += chunk
     assert process.wait(60) == 0, shown.decode() + errors.read_text()
-    states = shown.decode().partition("\n")[0].split("\r")
+    states = shown.decode().partition(GOES_ON)[2].lstrip("\r\n").partition("\n")[0].split("\r")
     assert states[0] == "00_first ... " and any("00_first ... training: " in state for state in states)
     assert all(len(state.removesuffix(run_notebooks.ERASE)) < 70 for state in states[:-2])
     assert (
@@ -152,7 +156,7 @@ def test_two_run_side_by_side_and_share_the_cores(root: Path, monkeypatch, capsy
     call(root)
     for name in ("00_first", "01_second"):
         assert printed(root / "notebooks" / f"{name}.ipynb") == "3\n"
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition(GOES_ON)[2].split("\n")[1:-1]
     assert sorted(line.partition(" ")[0] for line in lines) == ["00_first", "01_second"]
     assert all(re.fullmatch(r"\w+ \.\.\. \d+ s -> notebooks/\w+\.ipynb", line) for line in lines)
 
@@ -163,11 +167,14 @@ def test_ctrl_c_ends_every_kernel_and_keeps_the_old_outputs(root: Path) -> None:
         (root / "notebooks" / f"{name}.py").write_text(text.replace("{}", f"../{name}.pid"))
         (root / "notebooks" / f"{name}.ipynb").write_text("old")
     command = [sys.executable, run_notebooks.__file__, "--root", str(root), "--jobs", "2"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, start_new_session=True, text=True, **pipes)
     pids = [root / f"{name}.pid" for name in ("00_first", "01_second")]
     wait_for(lambda: all(path.exists() and path.read_text() for path in pids))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "\nstopped: the same command goes on; what was trained is kept in runs/\n"
     wait_for(lambda: not any(Path(f"/proc/{path.read_text()}").exists() for path in pids))
     assert {path.read_text() for path in (root / "notebooks").glob("*.ipynb")} == {"old"}
 
@@ -316,6 +323,41 @@ def test_a_profile_runs_the_notebooks_that_have_it(root: Path) -> None:
     assert printed(root / "notebooks" / "08_real.ipynb").startswith("smol")
     assert not (root / "build" / "smol" / "00_first.ipynb").exists()
     call(root, "--profile", "smoke")
-    assert {path.stem for path in (root / "build" / "smoke").iterdir()} == {"00_first", "08_real"}
+    assert {path.stem for path in (root / "build" / "smoke").glob("*.ipynb")} == {"00_first", "08_real"}
     with pytest.raises(SystemExit, match="08_real: cannot be run at the profile laptop"):
         call(root, "--profile", "laptop", "08")
+
+
+def test_the_plan_says_order_questions_and_times(root: Path, capsys) -> None:
+    """The first curve first; times of the repository until there are own ones; how long the rest takes."""
+    (root / "notebooks" / "01_training.py").write_text(
+        "# %% [markdown]\n# # What is learned?\n# Text.\n\n# %%\n1\n"
+    )
+    kept = {"laptop": {"00_first": 5400, "01_training": 90}}
+    (root / "notebooks" / "times.json").write_text(json.dumps(kept))
+    call(root, "--jobs", "1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "2 notebooks at profile laptop, 1 at a time, about 1 h 32 min as measured last"
+    )
+    start = next(number for number, line in enumerate(lines) if line.startswith("  "))
+    assert [line.split(maxsplit=2) for line in lines[start : start + 1]] == [
+        ["01_training", "2", "min  What is learned?"]
+    ]
+    assert lines[start + 1].split() == ["00_first", "1", "h", "30", "min", "A", "title"]
+    ended = lines[start + 3 :]
+    assert re.fullmatch(r"01_training \.\.\. \d+ s -> .*\.ipynb \(about 1 h 30 min left\)", ended[0])
+    assert ended[1].startswith("00_first ... ") and "left" not in ended[1]
+    own = json.loads((root / "build" / "laptop" / "times.json").read_text())
+    assert set(own) == {"00_first", "01_training"} and max(own.values()) < 90
+    assert json.loads((root / "notebooks" / "times.json").read_text()) == kept
+    run_notebooks.write_times(root, "smoke", {"00_first": 3.2}, keep=True)
+    assert json.loads((root / "notebooks" / "times.json").read_text()) == kept | {"smoke": {"00_first": 3}}
+
+
+def test_time_left_is_that_of_the_longest_or_of_all_shared() -> None:
+    times = {"a": 600.0, "b": 60.0, "c": 60.0}
+    assert run_notebooks.time_left(["a", "b", "c"], {}, times, 2) == "about 10 min"
+    assert run_notebooks.time_left(["b", "c"], {"a": 540.0}, times, 1) == "about 3 min"
+    assert run_notebooks.time_left([], {"b": 90.0}, times, 1) == "about 1 s"
+    assert run_notebooks.time_left(["new"], {}, times, 1) == run_notebooks.time_left([], {}, times, 1) == ""

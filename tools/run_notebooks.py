@@ -9,8 +9,9 @@ A notebook is `notebooks/NN_name.py` in jupytext's percent format, the source, a
 the same cells with the outputs of its own profile. One that depends on the profile has a cell tagged
 `parameters` with `profile = "laptop"` in it, or `"smol"` where a real language model is trained; with another
 profile only the notebooks are run that have it. As many run side by side as there are cores, two at most, and
-each trains with its share of the cores; runs that several need are trained once. After a failure no further
-one is started. At the end the gallery is rebuilt: index.html beside the figures that they publish.
+each trains with its share of the cores; runs that several need are trained once. What will be run is said first,
+the time that is left on the way. After a failure no further one is started; Ctrl-C stops all, and the same command
+goes on. At the end the gallery is rebuilt: index.html beside the figures that they publish.
 """
 
 import os
@@ -31,6 +32,7 @@ from typing import Any
 import jupytext
 import nbformat
 from nbformat import NotebookNode
+from notebook_plan import expected, in_order, plan, time_left, write_times
 
 from itpo.runs.files import IN_WORK, explain_full_disk, write_file
 
@@ -221,6 +223,11 @@ class Running:
         self.process.start()
         theirs.close()
 
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self.start
+
     def result(self) -> Any:
         """What it wrote; raises :class:`Failed`."""
         try:
@@ -252,11 +259,11 @@ class Display:
         if self.alone:
             print(f"{name} ... ", end="", flush=True)
 
-    def update(self, running: list[Running]) -> None:
-        """Renew the line of those that run."""
+    def update(self, running: list[Running], left: str) -> None:
+        """Renew the line of those that run, with the time that is ``left`` for all."""
         if self.terminal and running:
-            states = (f"{one.name} ... {one.progress.read_text(encoding='utf-8')}" for one in running)
-            line = " | ".join(states)
+            states = [f"{one.name} ... {one.progress.read_text(encoding='utf-8')}" for one in running]
+            line = " | ".join([*[f"{left} left"] * bool(left), *states])
             print(f"\r{line[: shutil.get_terminal_size().columns - 1]}{ERASE}", end="", flush=True)
 
     def end(self, name: str, text: str) -> None:
@@ -271,10 +278,12 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def run(sources: list[Path], profile: str, root: Path, jobs: int) -> None:
+def run(sources: list[Path], profile: str, root: Path, jobs: int, keep_times: bool = False) -> None:
     """Execute notebooks, ``jobs`` side by side; raises :class:`Failed` once those have ended that ran beside a failed one."""
-    pending, running, failures = deque(sources), list[Running](), list[str]()
-    display, workers = Display(alone=jobs == 1), max(1, cores() // jobs)
+    pending, running, failures, took = deque(sources), list[Running](), list[str](), dict[str, float]()
+    display, workers, times = Display(alone=jobs == 1), max(1, cores() // jobs), expected(root, profile)
+    if sources:
+        print(plan(sources, profile, times, jobs), flush=True)
     with TemporaryDirectory() as folder:
         try:
             while running or (pending and not failures):
@@ -282,18 +291,25 @@ def run(sources: list[Path], profile: str, root: Path, jobs: int) -> None:
                     running.append(Running(pending.popleft(), profile, root, Path(folder), workers))
                     display.begin(running[-1].name)
                 ready = wait([one.connection for one in running], timeout=2.0)
-                display.update(running)
+                waiting = [source.stem for source in pending]
+                left = time_left(waiting, {one.name: one.seconds for one in running}, times, jobs)
+                display.update(running, left)
                 for one in [one for one in running if one.connection in ready]:
                     running.remove(one)
                     try:
                         written = one.result().relative_to(root)
-                        display.end(one.name, f"{time.monotonic() - one.start:.0f} s -> {written}")
+                        took[one.name] = one.seconds
+                        left = time_left(waiting, {one.name: one.seconds for one in running}, times, jobs)
+                        display.end(
+                            one.name, f"{one.seconds:.0f} s -> {written}{f' ({left} left)' * bool(left)}"
+                        )
                     except Failed as error:
-                        display.end(one.name, f"FAILED after {time.monotonic() - one.start:.0f} s")
+                        display.end(one.name, f"FAILED after {one.seconds:.0f} s")
                         failures.append(str(error))
         finally:
             for one in running:
                 one.end()
+            write_times(root, profile, took, keep_times)
     if failures:
         raise Failed("\n".join(failures))
 
@@ -323,6 +339,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--jobs", type=int, default=jobs, help="how many run side by side; default: %(default)s"
     )
+    parser.add_argument(
+        "--keep-times", action="store_true", help="note the times for others, in notebooks/times.json"
+    )
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="default: this project")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
@@ -338,13 +357,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with explain_full_disk(root):
             if running:
-                run(sources, options.profile, root, min(options.jobs, len(sources)) or 1)
+                side_by_side = min(options.jobs, len(sources)) or 1
+                run(in_order(sources), options.profile, root, side_by_side, options.keep_times)
             for source in sources if options.sync else ():
                 if difference(source):
                     write_pair(source, read_pair(source.with_suffix(".ipynb")) or read_source(source), root)
     except (Failed, OSError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
+        print("\nstopped: the same command goes on; what was trained is kept in runs/", file=sys.stderr)
         raise SystemExit(130) from None
     if running:
         build_gallery(root, options.profile)
