@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,6 +38,8 @@ Role = Literal["user", "assistant"]
 Party = Callable[[list[Message]], str | None]  # what is said next; ``None`` ends the conversation
 
 _POLICY = "policy"
+_LETTERS = "abcdefgh"  # no digits: they may be what a person wants to say
+_DRAWS = 60  # of which the moves are those that came up
 
 
 class Talker:
@@ -62,13 +66,15 @@ class Scene:
     """An example to be talked about: what its user knows, the opening, and how many assistant turns there are.
 
     ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
-    the person's own. ``score`` is the outcome of a finished conversation. ``plain`` asks for the words of a scripted task.
+    the person's own. ``moves`` are what a scripted one may say there. ``score`` is the outcome of a finished conversation.
+    ``plain`` asks for the words of a scripted task.
     """
 
     knows: str
     opening: tuple[Message, ...]
     max_turns: int
     parties: Mapping[str, Party] = field(default_factory=dict)
+    moves: Mapping[str, Callable[[list[Message]], list[str]]] = field(default_factory=dict)
     score: Callable[[list[Message]], float] | None = None
     plain: bool = False
 
@@ -82,6 +88,11 @@ def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
     """
     rng = random.Random(f"chat/{seed}")
     example = task.sample(rng)
+
+    def speak(messages: list[Message], rng: random.Random) -> str:
+        """What the expert may say, or the policy that the base model imitates."""
+        return task.scripted_policy(example, messages, rng, rng.choice((task.expert, task.noisy_expert)))
+
     return Scene(
         ", ".join(f"{name}: {value}" for name, value in asdict(example).items()),
         tuple(task.opening(example)),
@@ -90,9 +101,22 @@ def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
             "user": lambda messages: task.reply(example, messages, rng),
             "assistant": lambda messages: task.scripted_policy(example, messages, rng, task.expert),
         },
+        {
+            "user": partial(_moves, partial(task.reply, example), getattr(task, "reply_kind", str)),
+            "assistant": partial(_moves, speak, task.act),
+        },
         partial(task.score, example),
         plain=True,
     )
+
+
+def _moves(draw: Callable[..., str | None], kind: Callable[[str], str], messages: list[Message]) -> list[str]:
+    """What is said most often in this place, one of each kind."""
+    rng = random.Random(f"moves/{len(messages)}")  # its own: to look at the moves changes nothing
+    drawn = [text for _ in range(_DRAWS) if (text := draw(messages, rng=rng))]
+    counts = Counter(map(kind, drawn))
+    first = {kind(text): text for text in reversed(drawn)}
+    return [first[name] for name, _ in counts.most_common(len(_LETTERS))]
 
 
 def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None = None) -> Scene:
@@ -115,7 +139,7 @@ def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None
     kinds = {kind.name: kind for kind in (RealMath, RealDocuments, RealMedical)}
     task = kinds[example.task]([example], user, judge)
     parties = {"user": lambda messages: task.reply(example, messages, rng)}
-    return Scene(example.goal, example.prompt, task.max_turns, parties, partial(task.score, example))
+    return Scene(example.goal, example.prompt, task.max_turns, parties, score=partial(task.score, example))
 
 
 def find_scene(
@@ -153,7 +177,9 @@ def find_policy(config: RunConfig, run: Run | None, base: Path | None, max_token
 
 
 def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Callable[[str], None]) -> Party:
-    """The person at the keyboard, who ends the conversation by an empty line and asks for a hint by a question mark.
+    """The person at the keyboard, who is shown the moves there are, and may type the letter of one.
+
+    An empty line ends the conversation, a question mark asks for a hint.
 
     >>> lines = iter(["What is my name?", ""])
     >>> me = person("user", None, lambda prompt: next(lines), print)
@@ -161,17 +187,30 @@ def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Call
     ('What is my name?', None)
     """
     hint = scene.parties.get(role) if scene else None
+    moves = scene.moves.get(role) if scene else None
 
     def speak_up(messages: list[Message]) -> str | None:
-        """The next line that is not a question mark; ``None`` for an empty one."""
+        """The next line that is not a question mark, or the move it means; ``None`` for an empty one."""
+        offered = dict(zip(_LETTERS, moves(messages), strict=False)) if moves else {}
+        for letter, move in offered.items():
+            say(f"  {letter}  {move}")
         text = _line(hear, role)
         while text == "?" and hint:
             advice = hint(messages)
             say(f"(you might {'end the conversation' if advice is None else f'say: {advice}'})")
             text = _line(hear, role)
+        text = offered.get(text.rstrip(")."), text)
         return (plain_words(text) if scene and scene.plain else text) or None
 
     return speak_up
+
+
+def ask(prompt: str) -> str:
+    """A line of standard input, which is shown too where nobody types it, so that the conversation can be read."""
+    text = input(prompt)
+    if not sys.stdin.isatty():
+        print(visible(text))
+    return text
 
 
 def converse(
@@ -179,7 +218,7 @@ def converse(
     scene: Scene | None,
     role: Role = "user",
     say: Callable[[str], None] = print,
-    hear: Callable[[str], str] = input,
+    hear: Callable[[str], str] = ask,
 ) -> list[Message]:
     """Hold one conversation between a person in this role and the ``other`` party; returns its messages.
 
@@ -230,8 +269,9 @@ def plain_words(text: str) -> str:
 
 def _instructions(scene: Scene, role: str) -> str:
     task = visible(f"What you know: {scene.knows}") if role == "user" else "Find out what the user wants."
-    ways = "An empty line ends the conversation" + (", ? gives a hint." if role in scene.parties else ".")
-    return f"You play the {role}. There are {scene.max_turns} assistant turns. {ways}\n{task}"
+    ways = ["Type your own words"]
+    ways += ["or the letter of a move"] * (role in scene.moves) + ["? for a hint"] * (role in scene.parties)
+    return f"You play the {role}. There are {scene.max_turns} assistant turns. {', '.join(ways)}; an empty line ends.\n{task}"
 
 
 def _conclude(scene: Scene, role: str, messages: list[Message], say: Callable[[str], None]) -> None:

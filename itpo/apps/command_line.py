@@ -12,17 +12,17 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from itpo.apps import listing, planning, sweeps, training
-from itpo.apps.options import ProfileOption, finds_runs
+from itpo.apps import listing, planning, policies, sweeps, training
+from itpo.apps.options import ProfileOption
 from itpo.apps.planning import Precision
 from itpo.apps.terminal import GOES_ON, Command, Group, examples, one_line, stoppable, visible
+from itpo.extras import MissingExtraError
 
 if TYPE_CHECKING:
-    from itpo.apps.finding import Facts
     from itpo.data import Loaded
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, that of this process if none is given; returns the exit status.
 
-    1: a check or a run failed; 2: what was asked for cannot be done; 130: stopped by Ctrl-C; 141: whoever read the output left.
+    1: a check or a run failed; 2: what was asked for cannot be done; 130: stopped by Ctrl-C.
     """
     status = _run(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and status == 130:
@@ -67,11 +67,14 @@ def _run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except MissingExtraError as error:
+        print(error, file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # what is left to be written goes nowhere
-        return 141
+        return 1
     except (typer.Abort, KeyboardInterrupt):
         return 130
 
@@ -144,7 +147,7 @@ def check(
     return 0 if report(config, Store(runs_root()), dialogues) else 1
 
 
-@app.command(
+app.command(
     cls=Command,
     epilog=examples(
         "itpo chat --task medical",
@@ -152,127 +155,15 @@ def check(
         "itpo chat --task math --method norm_itpo --seed 0",
         "itpo chat --run runs/0123456789abcdef --example 7",
     ),
-)
-@finds_runs("status", task="Of the run; without a run the scripted task  [default: math]")
-@stoppable()
-def chat(
-    root: Path,
-    facts: "Facts",
-    role: Annotated[Literal["user", "assistant"], typer.Option("--as", help="Whom you play")] = "user",
-    run: Annotated[str | None, typer.Option(help="Folder of a finished run: talk to its policy")] = None,
-    example: Annotated[int, typer.Option(help="Number of the problem, and of all random draws")] = 0,
-    data: Annotated[
-        str | None, typer.Option(help="File, folder or hub dataset: talk about a real example")
-    ] = None,
-    format: Annotated[str | None, typer.Option(help="How the rows of --data are laid out")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Server whose model plays the user of --data and judges the outcome")
-    ] = None,
-    model_name: Annotated[str | None, typer.Option(help="Of that server's model")] = None,
-    free: Annotated[bool, typer.Option("--free", help="Talk about anything, without an example")] = False,
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of the base model, if not the task's or the run's own")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of one turn of a model")] = 200,
-) -> int:
-    """Talk to a policy, or take its place.
-
-    The run is named by its folder, or by what is known of it: --method and what tells it from others. Without a run you talk to
-    the model that training starts from.
-    """
-    assistant, real = role == "assistant", data is not None
-    known = facts.method is not None
-    wrong = {
-        "--data needs --format": real and not format,
-        "--data and --free exclude each other": real and free,
-        "--url and --model-name need each other": bool(url) != bool(model_name),
-        "--url needs --data: users of the library's own tasks are scripted": url and not real,
-        "--as assistant needs an example: leave --free out": assistant and free,
-        "--as assistant with --data needs --url and --model-name": assistant and real and not url,
-        "--run and --method exclude each other": run and known,
-        "--estimator, --seed and --set are of a run: name its --method too": not known
-        and (facts.estimator is not None or facts.seed is not None or facts.settings),
-        "--data needs --model or --run: a tiny model knows the words of its own task only": real
-        and not assistant
-        and not (model or run or known),
-    }
-    for remedy, applies in wrong.items():
-        if applies:
-            raise typer.TyperException(remedy)
-
-    from itpo.apps.chat import converse, find_policy, find_scene
-    from itpo.apps.configs import finished_run, named_config
-    from itpo.apps.finding import run_at, the_run
-    from itpo.runs.store import RunFolderError
-    from itpo.specs import Endpoint
-
-    # In this order, so that nothing is loaded for options that are refused.
-    with one_line(ValueError, OSError, RunFolderError):
-        finished = finished_run(run_at(run, root)) if run else None
-        if known and not assistant:
-            finished = the_run(root, facts)
-        task = facts.task or (finished.config.task.name if finished and not real else "math")
-        scene = None
-        if not free:
-            endpoint = Endpoint(url, model_name, max_tokens=max_tokens) if url and model_name else None
-            scene = find_scene(task, data, format, endpoint, example)
-        if scene and assistant:
-            other = scene.parties["user"]
-        else:
-            other = find_policy(
-                named_config(facts.profile or "laptop", task), finished, model, max_tokens, example
-            )
-        converse(other, scene, role)
-    return 0
-
-
-@app.command(
+)(policies.chat)
+app.command(
     cls=Command,
     epilog=examples(
         "itpo export runs/0123456789abcdef adapter",
         "itpo export adapter --task math --method norm_itpo --seed 0",
         "itpo export 0123456789abcdef adapter --push-to-hub me/name",
     ),
-)
-@finds_runs("status")
-def export(
-    root: Path,
-    facts: "Facts",
-    folders: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[RUN] FOLDER",
-            help="Folder of a finished run, unless facts say which; new folder for adapter and card",
-        ),
-    ],
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Then send it to a new repository of the hub")
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Name on the hub of a base that the run knows as a folder")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="What the card says of the data, in your words")] = None,
-    license: Annotated[
-        str | None, typer.Option(help="Of the adapter, as the hub calls it: apache-2.0")
-    ] = None,
-) -> int:
-    """Write a run's policy and a model card for others, as PEFT reads it."""
-    from itpo.apps import export as exporting
-    from itpo.apps.finding import run_at, the_run
-    from itpo.runs.store import RunFolderError
-
-    if len(folders) + bool(facts.given()) != 2:
-        raise typer.TyperException(
-            "name the run, by its folder or by facts such as --task and --method, and a new FOLDER"
-        )
-    *named, folder = folders
-    with one_line(ValueError, RunFolderError, OSError):
-        run = run_at(named[0], root) if named else the_run(root, facts).folder
-        made = exporting.export(run, Path(folder), base, data, license, push_to_hub)
-        print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
-        if push_to_hub:
-            print(f"on the hub: {exporting.push(made, push_to_hub)}")
-    return 0
+)(policies.export)
 
 
 @app.command(

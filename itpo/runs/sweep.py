@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -220,7 +221,7 @@ class _Progress:
             mininterval=_POLL_SECONDS if self.cell or sys.stderr.isatty() else 5 * _POLL_SECONDS,
             miniters=0,
             smoothing=0.1,
-            ncols=120,
+            ncols=120 if self.cell else min(shutil.get_terminal_size((120, 0)).columns - 1, 120),
             leave=False,
             disable=not (show and todo),
         )
