@@ -127,12 +127,8 @@ Markdown(gains.band_text(table, scale))
 # The same in numbers, by task:
 
 # %%
-wide = table.assign(gain=[f"{x.mean:+.1f} [{x.low:+.1f}, {x.high:+.1f}]" for x in table.itertuples()]).pivot(
-    index=["label", "rate"], columns="panel", values="gain"
-)
-text = wide[list(dict.fromkeys(table["panel"]))].fillna(tables.DASH).reset_index()
 note = "Gain on trajectory-share at the same rate in points, mean [95 % t-interval]; no interval below six seeds."
-Markdown(tables.write_table(text.astype(str), table, "band_gains", scale, note))
+Markdown(tables.write_table(gains.band_columns(table), table, "band_gains", scale, note))
 
 # %% [markdown]
 # ## 4. How training goes

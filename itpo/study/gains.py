@@ -14,7 +14,7 @@ from itpo.runs.store import Run
 from itpo.study.experiment import ARMS, SWEPT
 from itpo.study.profiles import Profile
 from itpo.study.statistics import MIN_SEEDS, Interval, cluster_effect
-from itpo.study.tables import BASELINE, bands, curves, mark
+from itpo.study.tables import BASELINE, DASH, bands, curves, mark
 
 ALL = "all tasks"
 
@@ -91,6 +91,23 @@ def speed_curves(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     return bands(steps[steps["step"] >= 0], ["task", "row"], kind="share")
 
 
+def band_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`band` as people read it: a line for each arm and rate, a column for each panel.
+
+    >>> line = {"panel": "math", "arm": "itpo", "label": "ITPO", "rate": 0.002, "mean": 4.2, "low": 1.0, "high": 7.4}
+    >>> band_columns(pd.DataFrame([line])).to_dict("records")
+    [{'arm': 'ITPO', 'rate': 0.002, 'math': '+4.2 [+1.0, +7.4]'}]
+    """
+    lines: dict[tuple[str, float], dict[str, str]] = {}
+    for cell in table.itertuples():
+        interval = f" [{cell.low:+.1f}, {cell.high:+.1f}]" if cell.low <= cell.high else ""
+        lines.setdefault((str(cell.label), float(cell.rate)), {})[str(cell.panel)] = (
+            f"{cell.mean:+.1f}{interval}"
+        )
+    text = [{"arm": arm, "rate": rate} | cells for (arm, rate), cells in lines.items()]
+    return pd.DataFrame(text).fillna(DASH)
+
+
 def band_text(table: pd.DataFrame, profile: Profile) -> str:
     """What the band says of each arm that was trained at every rate, over all tasks: a line each."""
     lines = []
@@ -101,6 +118,7 @@ def band_text(table: pd.DataFrame, profile: Profile) -> str:
         sizes = ", ".join(f"{line.mean:+.1f} at {line.rate:g}" for line in shown.itertuples())
         above, below = int((shown["low"] > 0).sum()), int((shown["high"] < 0).sum())
         ruled = f"interval above 0 at {above}, below 0 at {below} of {len(shown)} rates"
+        ruled = ruled if shown["low"].notna().all() else f"no interval below {MIN_SEEDS} seeds"
         lines.append(f"- {mark(profile)}**{ARMS[arm].label}**: {sizes} points; {ruled}.")
     return "\n".join(lines)
 

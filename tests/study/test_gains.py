@@ -89,6 +89,8 @@ def test_sentences_follow_the_numbers() -> None:
     assert text == (
         "- **ITPO with outcome**: -4.0 at 0.0005, +2.0 at 0.001 points; interval above 0 at 0, below 0 at 1 of 2 rates."
     )
+    few = gains.band_text(table.assign(low=np.nan, high=np.nan), LAPTOP)
+    assert few == "- **ITPO with outcome**: -4.0 at 0.0005, +2.0 at 0.001 points; no interval below 6 seeds."
     outcomes = pd.DataFrame({"task": "math", "rate": [5e-4, 5e-4, 1e-3], "outcome": [0.5, 0.7, 0.7]})
     text = gains.choice_text(outcomes, best_rates(outcomes), get_profile("smoke"))
     assert text == "- (smoke, not meaningful) math: 0.001, with 70.0 %, 10.0 points ahead of the next."
