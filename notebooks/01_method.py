@@ -23,7 +23,7 @@ import torch
 from itpo import advantages, attribution, losses, prm, turns
 from itpo.figures import framework
 from itpo.figures import method as draw
-from itpo.figures.publishing.registry import publish
+from itpo.figures.publishing.registry import publish_by_hand
 from itpo.figures.style import use_style
 from itpo.study import walkthrough
 
@@ -192,8 +192,8 @@ signals["values"] = value.gather(1, turn_ids.clamp(min=0)) * response_mask
 # %%
 rewards = {method: attribution.attribute(method, **signals) for method in attribution.METHODS}
 tokens = walkthrough.reward_table(rewards, turn_ids, dict(enumerate(names)))
-caption = "The rewards of each method on four hand-written rollouts, without baseline."
-publish(draw.rewards, "method_rows", profile, caption, tokens=tokens)
+caption = "The rewards of each method on four rollouts written by hand, without baseline. Bars: rewards; dashes: the return of a token."
+publish_by_hand(draw.rewards, "method_rows", profile, caption, tokens=tokens)
 
 # %% [markdown]
 # *What to see:* a reward at the end of turn $p$ reaches the return (dash) of every token up to $p$ and none after it. So

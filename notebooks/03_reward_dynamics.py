@@ -17,7 +17,7 @@ from IPython.display import Markdown, clear_output, display
 
 from itpo.figures import framework
 from itpo.figures import results as draw
-from itpo.figures.publishing.registry import publish
+from itpo.figures.publishing.registry import publish, publish_by_hand
 from itpo.figures.style import use_style
 from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep
@@ -39,7 +39,7 @@ scale = get_profile(profile)
 # %%
 caption = "F1. ITPO: the outcome of a dialogue trains the PRM, and the PRM says which turns earned it. Made-up numbers."
 example = {"turns": framework.TURNS, "tokens": framework.TOKENS}
-display(publish(framework.framework, "F01_framework", profile, caption, **example))
+display(publish_by_hand(framework.framework, "F01_framework", profile, caption, **example))
 plt.close("all")
 
 # %% [markdown]

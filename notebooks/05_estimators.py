@@ -165,7 +165,7 @@ given = {
 }  # one layer for each source of reward
 credit = {
     "RLOO released": estimate("rloo", [source], **given),
-    "RLOO traject.": estimate("rloo", [source], **given, baseline="trajectory"),
+    "RLOO trajectory": estimate("rloo", [source], **given, baseline="trajectory"),
     "RLOO to_go": estimate("rloo", [source], **given, baseline="to_go"),
     "GRPO": estimate("grpo", [source], **given),
     "PPO $\\lambda$ = 1": estimate("ppo", [source], **given, lam=1.0),

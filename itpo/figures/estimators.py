@@ -48,6 +48,7 @@ def turn_credit(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.xaxis.tick_top()
     ax.tick_params(labelsize=SMALL, length=0)
+    ax.tick_params(axis="x", labelsize=5.5)  # "trajectory" is as wide as a column
     ax.grid(visible=False)
     bar = figure.colorbar(
         ScalarMappable(scale, SIGNED), ax=ax, location="bottom", aspect=30, fraction=0.06, pad=0.02
