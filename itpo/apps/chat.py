@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -67,7 +67,7 @@ class Scene:
 
     ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
     the person's own. ``moves`` are what a scripted one may say there. ``score`` is the outcome of a finished conversation.
-    ``plain`` asks for the words of a scripted task.
+    ``plain`` asks for the words of a scripted task, whose problem is ``example``.
     """
 
     knows: str
@@ -77,6 +77,7 @@ class Scene:
     moves: Mapping[str, Callable[[list[Message]], list[str]]] = field(default_factory=dict)
     score: Callable[[list[Message]], float] | None = None
     plain: bool = False
+    example: Any = None
 
 
 def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
@@ -107,6 +108,7 @@ def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
         },
         partial(task.score, example),
         plain=True,
+        example=example,
     )
 
 

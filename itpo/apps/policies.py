@@ -64,6 +64,7 @@ def chat(
     from itpo.apps.chat import converse, find_policy, find_scene
     from itpo.apps.configs import finished_run, named_config
     from itpo.apps.finding import run_at, the_run
+    from itpo.apps.turn_credit import show_turn_credit
     from itpo.runs.store import RunFolderError
     from itpo.specs import Endpoint
 
@@ -83,7 +84,9 @@ def chat(
             other = find_policy(
                 named_config(facts.profile or "laptop", task), finished, model, max_tokens, example
             )
-        converse(other, scene, role)
+        messages = converse(other, scene, role)
+        if finished and scene and scene.plain and model is None:
+            show_turn_credit(finished, task, scene.example, messages)
     return 0
 
 
