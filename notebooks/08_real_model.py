@@ -1,22 +1,22 @@
 # %% [markdown]
 # # A real language model
 #
-# Everything before this notebook was said by models of a hundred thousand parameters that know a few hundred words. Here the
-# same code trains a language model that learned to write elsewhere. The story is that of notebook 02, in short: a policy before
-# and after, the rewards of its turns, a learning curve, and what all of it costs.
+# The notebooks before this one train tiny models that know a few hundred words. **Does the same code train a language model that
+# learned to write elsewhere, and what does that cost?**
 #
 # | profile | model | task | users | for |
 # |---|---|---|---|---|
 # | `smol` | SmolLM2-135M-Instruct, from a package | math tutoring, in plain English | scripted | 2 CPU cores, under an hour; a GPU |
 # | `consumer` | Qwen2.5-3B-Instruct in 4 bits | the paper's, on its data | the policy's own base, adapters off | one GPU of 24 GB |
-# | `smoke` | as `smol` | as `smol` | scripted | to see that it works, in minutes |
-#
-# **What `smol` can show, and what it cannot.** It shows that policy, PRM and reference live on one set of weights, that turns
-# of real text get rewards, and what a step takes. It compares no methods: a dozen steps of 32 dialogues and one seed are a
-# hundredth of what notebook 02 spends on a method. `-p steps 200` is a longer run, for a GPU. The problems have one step, as the
-# simplest of GSM8K: for more, a model of this size is too weak, and one that never succeeds learns nothing.
+# | `smoke` | as `smol` | as `smol` | scripted | to see that it works, in a few minutes |
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
+
+# %% [markdown]
+# **What `smol` can show, and what it cannot.** It shows that policy, PRM and reference live on one set of weights, that turns
+# of real text get rewards, and what a step takes. It compares no methods: one seed and a few hundred dialogues say nothing about
+# that. `-p steps 200` is a longer run, for a GPU. The problems have one step, as the simplest of GSM8K: for more, a model of
+# this size is too weak, and one that never succeeds learns nothing.
 
 # %% tags=["parameters"]
 profile = "smol"
@@ -24,11 +24,9 @@ task = ""  # another of the profile's tasks
 model = ""  # another base: a folder, or a name on the hub
 data = ""  # a file or folder with the examples of consumer's task, instead of the hub
 steps = 0  # of training, instead of as many as the profile says
-max_rows = 0  # dialogues held at a time, instead of as many as the profile says: fewer for a larger base
+gpu = 0.0  # GiB of the card: as many dialogues and tokens at a time as fit it, instead of the profile's
 
 # %%
-from dataclasses import replace
-
 import torch
 from IPython.display import HTML, Markdown, clear_output
 
@@ -36,24 +34,18 @@ from itpo.figures import conversations, results
 from itpo.figures import real as draw
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
-from itpo.models.memory import find_shape, of_run, report
+from itpo.models import memory
 from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep
-from itpo.study import reward_dynamics, tables, transcripts
+from itpo.study import real_run, reward_dynamics, tables, transcripts
 from itpo.study.profiles import get_real_profile
-from itpo.study.statistics import share_interval
-from itpo.study.tables import Column
 from itpo.trainer import train
 from itpo.training import profiling
 from itpo.training.build import trained
 
 use_style("08_real_model")
-scale = get_real_profile(profile)
-scale = scale.on(task) if task else scale
-run = replace(scale.run, steps=steps or scale.run.steps, max_rows=max_rows or scale.run.max_rows)
-run = replace(run, model=replace(run.model, name=model)) if model else run
-run = replace(run, task=replace(run.task, source=data)) if data else run
-scale = replace(scale, run=run)
+scale = real_run.adjusted(get_real_profile(profile), task, model, data, steps, gpu)
+run = scale.run
 
 # %% [markdown]
 # ## 1. One base, several adapters
@@ -62,9 +54,9 @@ scale = replace(scale, run=run)
 # adapter on all of its linear layers. The reference is the base without any adapter. So $q_t$ of (1) compares two answers of the
 # same weights, and a switch between policy, PRM and reference moves no memory.
 #
-# A model of this size does not tutor by itself: it answers at once, and is nearly always wrong. As with the tiny model, it
-# first imitates the noisy expert for a few steps, who asks, and seldom repairs (`itpo.models.imitation`) [O]. The result is the base
-# and the reference of both runs. The task is that of notebook 02 in other words (`itpo.tasks.prose`).
+# A model of this size does not tutor by itself. As with the tiny model, it first imitates the noisy expert for a few steps, who
+# asks, and seldom repairs (`itpo.models.imitation`) [O]. The result is the base and the reference of both runs. The task is that
+# of notebook 02 in other words (`itpo.tasks.prose`).
 
 # %%
 on_gpu = torch.cuda.is_available()
@@ -99,26 +91,12 @@ publish(
 # The trained policies once more, on twice the problems, sampled and greedy:
 
 # %%
-final = tables.results(runs)
-counted = 2 * run.eval_dialogues
-before_training = measured[measured["step"] == 0].set_index("row")["mean"]
-
-
-def share(title, of_line, count):
-    return Column(title, lambda line: share_interval(of_line(line), count).text(digits=2))
-
-
-columns = [
-    tables.METHOD,
-    share("before", lambda line: before_training[line["row"]], run.eval_dialogues),
-    share("after, sampled", lambda line: line["success"], counted),
-    share("after, greedy", lambda line: line["greedy_success"], counted),
-]
+text, numbers = real_run.before_and_after(runs)
 note = (
-    f"Outcome on fresh problems, {run.eval_dialogues} before and {counted} after training by {run.steps} steps of "
+    f"Outcome on fresh problems, {run.eval_dialogues} before and {2 * run.eval_dialogues} after training by {run.steps} steps of "
     f"{run.prompts * run.rollouts} dialogues; 95 % interval over problems; one seed. Before: sampled at temperature 1."
 )
-Markdown(tables.write_table(tables.as_text(final, columns), final, "T_real_model", scale, note))
+Markdown(tables.write_table(text, numbers, "T_real_model", scale, note))
 
 # %% [markdown]
 # ## 3. Dialogues before and after
@@ -182,7 +160,7 @@ Markdown(
 # **How to read it.** Held and *one* of the peaks are needed at a time.
 
 # %%
-took, memory = profiling.seconds(runs), profiling.memory(learner)
+took, needed = profiling.seconds(runs), profiling.memory(learner)
 where = torch.cuda.get_device_name() if on_gpu else "CPU, one thread a run, two runs at a time"
 size = f"{run.prompts * run.rollouts} dialogues a step, at most {run.token_budget} tokens a pass"
 publish(
@@ -192,21 +170,55 @@ publish(
     f"Left: seconds of a training step by part ({where}, {size}). Right: memory by part, Norm-ITPO; dark: held all the time, "
     "light: added at most while a rollout or an update runs.",
     seconds=took,
-    memory=memory,
+    memory=needed,
 )
 
 # %% [markdown]
-# What the same parts take for other models on a GPU is computed from their shapes, by the formula that the tests hold against
-# measured peaks. For the model of `consumer`, in GiB:
+# What other models need on a card of 24 GiB is computed from their shapes, by the formula that the tests hold against measured
+# peaks. How much of a step fits at a time, with the dialogues of `consumer`, and for its own model the parts in GiB:
 
 # %%
-work, settings = of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
-print(report("Qwen2.5-3B", find_shape("Qwen/Qwen2.5-3B-Instruct"), work, settings, 24.0))
+work, settings = memory.of_run(get_real_profile("consumer").config("norm_itpo", seed=0))
+for name in ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-7B-Instruct"):
+    print(name, memory.choose(memory.find_shape(name), work, 24.0), sep="\n    ")
+
+print(memory.report("Qwen2.5-3B", memory.find_shape("Qwen/Qwen2.5-3B-Instruct"), work, settings, 24.0))
 
 # %% [markdown]
-# ## 6. To go on
+# ## Exercises
 #
-# - `python -m itpo export runs/<run> <folder>` writes the policy as a PEFT folder with a model card, for others to load.
-# - `papermill notebooks/08_real_model.ipynb out.ipynb -p profile consumer` is the replication on one GPU: the paper's tasks (`-p
-#   task documents`) and sizes, with Qwen2.5-3B-Instruct (`-p model Qwen/Qwen3-4B -p max_rows 10`, `-p
-#   model Qwen/Qwen2.5-7B-Instruct -p max_rows 16`). What departs from the released settings is listed in the README. **It has not been run by us**: no such GPU was at hand.
+# **1.** How many problems must an evaluation have before its 95 % interval is at most 5 points wide on either side?
+#
+# <details><summary>Solution</summary>
+#
+# The half-width is about $1.96\sqrt{p(1-p)/n}$, largest at $p=0.5$, which gives about 400 problems. Check it:
+#
+# ```python
+# from itpo.study.statistics import share_interval
+#
+# print([(n, share_interval(0.5, n).text(digits=2)) for n in (64, 128, 400, 1600)])
+# ```
+# </details>
+#
+# **2.** Your dialogues are twice as long. What of a step fits the card of 24 GiB now, and which part of the memory grew?
+#
+# <details><summary>Solution</summary>
+#
+# The base and its adapters stay; the cache of the dialogues and the inputs of the layers grow with the length.
+#
+# ```python
+# from dataclasses import replace
+#
+# longer, shape = replace(work, response=2 * work.response), memory.find_shape("Qwen/Qwen2.5-3B-Instruct")
+# print(memory.report("Qwen2.5-3B", shape, longer, memory.choose(shape, longer, 24.0), 24.0))
+# ```
+# </details>
+
+# %% [markdown]
+# ## To go on
+#
+# - `itpo export` writes the policy as a PEFT folder with a model card, for others to load.
+# - `papermill notebooks/08_real_model.ipynb out.ipynb -p profile consumer` is the replication on one GPU, at the paper's sizes.
+#   `-p task documents` is another of its tasks, `-p model Qwen/Qwen3-4B -p gpu 24` another base, with as much of a step at a
+#   time as the card holds. **It has not been run by us**: no such GPU was at hand.
+# - What departs from the released settings is listed in `docs/departures.md`.
