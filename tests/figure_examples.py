@@ -18,6 +18,7 @@ from itpo.figures import (
     estimators,
     framework,
     method,
+    microscope,
     real,
     results,
     settings,
@@ -321,6 +322,23 @@ PAIR = transcripts.table({"before & <u>": LONG, "after": BARE})
 ALONE, UNWEIGHTED = transcripts.table({"one": LONG}), transcripts.table({"one": BARE})
 
 Make = Callable[[], Figure]
+
+
+def worths(rows: tuple[str, ...] = ("trajectory_share", "norm_itpo", "itpo", "")) -> pd.DataFrame:
+    """A line for each task, policy and method, in groups of settings too; the last worths are beyond the axis or unknown."""
+    values = {"worth": (1.0, 0.5, 40.0, np.nan), "worth_low": (1.0, 0.25, 20.0, np.nan)}
+    values |= {"worth_high": (1.0, 1.5, 80.0, np.nan), "counts": (False, False, True, False)}
+    lines = [
+        {"panel": panel, "policy": policy, "group": panel, "setting": policy, "name": row, "row": row}
+        | {"label": f"method {place}"}
+        | {column: numbers[place] for column, numbers in values.items()}
+        for panel in ("math tutoring", "document writing", "medical recommendation")
+        for policy in ("after 0 steps", "after 6 steps", "after 12 steps")
+        for place, row in enumerate(rows)
+    ]
+    return pd.DataFrame(lines)
+
+
 MAKERS: dict[str, Make] = {
     "story": lambda: credit.story(**story_frames()),
     "credit_fidelity": fidelity,
@@ -346,6 +364,8 @@ MAKERS: dict[str, Make] = {
     "settings": lambda: settings.settings(ablation([0.1, 0.4, 1.6]), "eta", 0.4),
     "regimes": lambda: settings.regimes(gains()),
     "baseline_gains": lambda: settings.baseline_gains(gains_by_baseline()),
+    "worths": lambda: microscope.worths(worths().drop(columns=["group", "setting"])),
+    "worth_map": lambda: microscope.worth_map(worths()),
     "token_text": lambda: method.token_text(TOKENS.drop(columns="value")),
     "token_text_values": lambda: method.token_text(TOKENS, "reward [logits]"),
     "prm_learning": lambda: method.prm_learning(

@@ -16,6 +16,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,9 +31,11 @@ from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
 from itpo.specs import RuleJudge
 from itpo.study.experiment import ARMS, BASELINE
-from itpo.study.microscope_tables import Products
+from itpo.study.microscope_tables import Products, microscope_table
+from itpo.study.profiles import Profile
 from itpo.study.tabular import TabularOracle, is_tabular
 from itpo.tasks.judging import ScriptedJudge
+from itpo.tasks.registry import TASKS
 from itpo.trainer import reward_sources, stop_if_diverged, training_step, warm_up
 from itpo.training.build import build_learner, inputs
 from itpo.training.evaluation import describe
@@ -156,6 +159,28 @@ _LABELS = {arm.name: arm.label for arm in ARMS.values()} | {
     "sure_judge_to_go": "Judge that never errs, to_go",
     ORACLE: "Tabular oracle",
 }
+
+
+SEED = 300  # of the policies of the microscope, see docs/protocol.md
+
+
+def measurements(
+    profile: Profile, policies: Sequence[int], batches: int, oracle_batches: int = 0, seed: int = SEED
+) -> list[MicroscopeConfig]:
+    """All methods on every task of a profile, with policies after so many steps: tasks first.
+
+    >>> from itpo.study.profiles import get_profile
+    >>> configs = measurements(get_profile("laptop"), (0, 6), batches=48, oracle_batches=24)
+    >>> [(config.run.task.name, config.policy_steps, config.oracle_batches) for config in configs][:3]
+    [('math', 0, 24), ('math', 6, 24), ('documents', 0, 0)]
+    """
+    configs = []
+    for task in TASKS:
+        run = profile.on(task).config("norm_itpo", seed)
+        methods = measured_methods(run)
+        table = oracle_batches * is_tabular(run.task.build())
+        configs += [MicroscopeConfig(run, steps, methods, batches, table) for steps in policies]
+    return configs
 
 
 class Sample(NamedTuple):
@@ -340,3 +365,21 @@ def read(run: Run) -> Products:
         raise ValueError(f"{run.folder} holds no finished measurement: measure it first")
     ((_, tensors),) = run.monitor()
     return Products(run.config.names, tensors["own"].numpy(), tensors["cross"].numpy())
+
+
+def worth_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """:func:`itpo.study.microscope_tables.microscope_table` of finished measurements: a line for each and method.
+
+    Its first columns are task, policy_steps, name, ``label``, and ``row``, the method that lends its colour (empty for the
+    oracle). Raises ``ValueError`` if one is not finished.
+    """
+    tables = []
+    for run in runs:
+        table, config = microscope_table(read(run)), run.config
+        rows = {measured.name: measured.method.name for measured in config.methods}
+        table.insert(1, "label", table["name"].map(label))
+        table.insert(2, "row", table["name"].map(rows).fillna(""))
+        table.insert(0, "task", config.run.task.name)
+        table.insert(1, "policy_steps", config.policy_steps)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

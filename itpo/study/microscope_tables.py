@@ -22,6 +22,7 @@ worths [1.  3.5]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from itpo.study.statistics import Interval, holm
-from itpo.study.tables import BASELINE, interval_columns
+from itpo.study.tables import BASELINE, DASH, Column, interval_columns, interval_of
 
 LEVEL = 0.05  # of all differences at one policy together
 
@@ -153,6 +154,8 @@ def interval(
 ) -> Interval:
     """Student's interval by the jackknife error, N - 1 degrees of freedom, within the bounds of what is measured.
 
+    Where the number or its error is ``nan``, the interval is of no batch: it is written as a dash.
+
     >>> print(interval(batch_means(np.array([0.5, 0.9, 1.0])), 0.0, 1.0))
     0.800 [0.143, 1.000]
     """
@@ -160,7 +163,7 @@ def interval(
     count = len(values) - 1
     half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
     bounds = (float(np.clip(end, low, high)) for end in (estimate - half, estimate + half))
-    return Interval(estimate, *bounds, count)
+    return Interval(estimate, *bounds, count if np.isfinite(half) else 0)
 
 
 def ratio_interval(values: Float[np.ndarray, " J"]) -> Interval:
@@ -209,3 +212,92 @@ def microscope_table(products: Products, baseline: str = BASELINE) -> pd.DataFra
         lines.append(line)
     frame = pd.DataFrame(lines).merge(differences(products, baseline), on="name", how="left")
     return frame.iloc[1:].assign(counts=frame["p_adjusted"].iloc[1:] < LEVEL).reset_index(drop=True)
+
+
+COLUMNS = (
+    Column("method", "label"),
+    Column("worth (times the batch)", lambda line: _worth_text(line)),
+    Column("cosine with the true gradient", "cosine", 1.0, 2),
+    Column("difference to trajectory-share", "difference", 1.0, 2, "+"),
+    Column("p, adjusted", "p_adjusted", 1.0, 3),
+    Column("cosine of the mean (bias)", "bias", 1.0, 2),
+    Column("signal to noise", "snr", 1.0, 2),
+)
+
+
+def _worth_text(line: pd.Series) -> str:
+    found = interval_of(line, "worth")
+    known = np.isfinite([found.low, found.high]).all() and found.low < found.high
+    return found.text(digits=2) if known else f"{found.mean:.2f}" if np.isfinite(found.mean) else DASH
+
+
+def _worth_range(lines: pd.DataFrame) -> str:
+    least, most = lines["worth"].min(), lines["worth"].max()
+    return f"{least:.1f}" if f"{least:.1f}" == f"{most:.1f}" else f"{least:.1f} to {most:.1f}"
+
+
+def findings(table: pd.DataFrame, names: Sequence[str], where: str) -> list[str]:
+    """A sentence for each of the methods called ``names``, counted over the lines of ``table`` that it has.
+
+    ``table`` is :func:`itpo.study.microscope.worth_table`, and ``where`` what its lines differ in, such as "policies".
+
+    >>> lines = {"name": "istar", "label": "iStar", "counts": [True, False], "difference": 0.1, "worth": [4.0, 2.0]}
+    >>> findings(pd.DataFrame(lines), ["istar"], "policies")
+    ['**iStar**: a better gradient than trajectory-share at 1 of 2 policies, worse at 0; worth 2.0 to 4.0 times the batch.']
+    """
+    sentences = []
+    for name in names:
+        lines = table[table["name"] == name].dropna(subset="worth")
+        if len(lines):
+            better, worse = (
+                int((lines["counts"] & (sign * lines["difference"] > 0)).sum()) for sign in (1, -1)
+            )
+            sentences.append(
+                f"**{lines['label'].iloc[0]}**: a better gradient than trajectory-share at {better} of {len(lines)} {where}, "
+                f"worse at {worse}; worth {_worth_range(lines)} times the batch."
+            )
+    return sentences
+
+
+def training_ranks(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """Methods ranked by the microscope and by training, task by task: task, name, label, difference, gain, and the two ranks.
+
+    ``table`` is :func:`itpo.study.microscope.worth_table`; ``difference`` is the mean over its policies. ``gains`` has task,
+    name, gain: how much better than trajectory-share a method was over training. Ranks begin with the best; trajectory-share,
+    which has neither a difference nor a gain, is ranked at 0. Methods that only one of the two has are left out.
+
+    >>> frame = pd.DataFrame({"task": "math", "name": [BASELINE, "istar"], "label": "", "difference": [np.nan, 0.1]})
+    >>> training_ranks(frame, pd.DataFrame([{"task": "math", "name": "istar", "gain": -2.0}]))["rank_training"].tolist()
+    [1, 2]
+    """
+    means = table.assign(difference=table["difference"].fillna(0.0))
+    means = means.groupby(["task", "name", "label"], sort=False)["difference"].mean().reset_index()
+    usual = pd.DataFrame({"task": table["task"].unique(), "name": BASELINE, "gain": 0.0})
+    both = means.merge(pd.concat([gains[["task", "name", "gain"]], usual]), on=["task", "name"])
+    for column, rank in (("difference", "rank_microscope"), ("gain", "rank_training")):
+        both[rank] = both.groupby("task")[column].rank(ascending=False, method="first").astype(int)
+    return both
+
+
+def agreement(ranks: pd.DataFrame) -> list[str]:
+    """How far training ranks the methods of a task as the microscope does, and where the two differ most: a sentence a task.
+
+    ``ranks`` is :func:`training_ranks`; the correlation is Spearman's, between differences and gains. Nothing is said of a task
+    with fewer than three methods.
+
+    >>> ranks = pd.DataFrame({"task": "math", "name": list("abc"), "label": list("ABC"), "difference": [0.3, 0.1, 0.0]})
+    >>> ranks = ranks.assign(gain=[1.0, -2.0, 0.0], rank_microscope=[1, 2, 3], rank_training=[1, 3, 2])
+    >>> print(*agreement(ranks))
+    **math**: rank correlation 0.50 over 3 methods; furthest apart: B, rank 2 by the microscope and 3 by training.
+    """
+    sentences = []
+    for task, lines in ranks.groupby("task", sort=False):
+        rho = (
+            float(stats.spearmanr(lines["difference"], lines["gain"]).statistic) if len(lines) > 2 else np.nan
+        )
+        apart = lines.loc[(lines["rank_microscope"] - lines["rank_training"]).abs().idxmax()]
+        sentences.append(
+            f"**{task}**: rank correlation {rho:.2f} over {len(lines)} methods; furthest apart: {apart['label']}, "
+            f"rank {apart['rank_microscope']} by the microscope and {apart['rank_training']} by training."
+        )
+    return sentences

@@ -27,6 +27,7 @@ from itpo.figures import (
     estimators,
     framework,
     method,
+    microscope,
     real,
     results,
     settings,
@@ -34,7 +35,7 @@ from itpo.figures import (
 from itpo.figures.style import COLUMN, SMALL, TEXT
 
 pytestmark = pytest.mark.usefixtures("figure_style")
-MODULES = (comparison, conversations, credit, estimators, framework, method, real, results, settings)
+MODULES = (comparison, conversations, credit, estimators, framework, method, microscope, real, results, settings)
 Png = Callable[[Figure], bytes]
 
 
@@ -212,7 +213,7 @@ def test_the_chosen_rate_of_each_task_is_ringed() -> None:
 OF_METHODS = {
     *("story", "credit_fidelity", "best_and_worst", "slopes", "explained_variance", "turns_over_training"),
     *("band", "table_dots", "rates", "speed_curves", "speed_curves_of_all", "kendall", "rewards", "success"),
-    *("settings", "regimes", "baseline_gains", "success_of_one_step"),
+    *("settings", "regimes", "baseline_gains", "success_of_one_step", "worths"),
     *("framework", "conversation", "conversations", "turn_credit"),  # ITPO's and Norm-ITPO's own rewards
     "forest",  # its line at no gain is that of trajectory-share
 }

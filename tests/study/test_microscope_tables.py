@@ -6,6 +6,7 @@ from scipy import stats
 
 from itpo.study import microscope_tables as tables
 from itpo.study.microscope_tables import Products
+from itpo.study.tables import DASH, as_text
 
 NAMES = ("reference", "trajectory_share", "other")
 
@@ -165,6 +166,8 @@ def test_a_reference_that_is_only_noise_gives_no_number() -> None:
     gradients[:, 1] = -gradients[:, 0]
     table = tables.microscope_table(products(gradients))
     assert table[["cosine", "bias", "worth"]].isna().all(axis=None) and not table["counts"].any()
+    text = as_text(table.assign(label=table["name"]), tables.COLUMNS)
+    assert (text[["worth (times the batch)", "cosine with the true gradient"]] == DASH).all(axis=None)
 
 
 def test_layers_without_a_name_or_too_few_batches_are_refused() -> None:
