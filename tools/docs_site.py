@@ -44,7 +44,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         add(name, (ROOT / source).read_text(encoding="utf-8"))
     for path in NOTEBOOKS:
         text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
-        add(f"notebooks/{path.stem}.md", text)
+        # Solutions are folded, and what is folded is Markdown too.
+        add(f"notebooks/{path.stem}.md", text.replace("<details>", '<details markdown="1">'))
         for name, content in resources["outputs"].items():
             add(f"notebooks/{name}", content)
     for title in _parts():
