@@ -29,11 +29,11 @@ from itpo.figures import credit as draw
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
 from itpo.runs.paths import runs_root
-from itpo.runs.sweep import sweep, sweep_groups
+from itpo.runs.sweep import sweep_groups
 from itpo.study import claims, credit_fidelity, credit_tables, oracle, reward_dynamics, tables
 from itpo.study.oracle import OracleConfig
 from itpo.study.profiles import get_profile
-from itpo.study.statistics import judge
+from itpo.study.statistics import Interval, judge
 from itpo.trainer import train
 
 use_style("06_credit")
@@ -44,12 +44,18 @@ OWN, REFERENCE = credit_tables.CONTINUATIONS[profile]
 # %% [markdown]
 # ## 1. The runs
 #
-# Every method with every estimator and seed. All runs are observed on the same *monitor set*: dialogues that the untrained policy
-# held before training, and from which nothing learns.
+# Every method under RLOO with every seed; for order and scale also ITPO and Norm-ITPO under GRPO and PPO. All runs are observed on the
+# same *monitor set*: dialogues that the untrained policy held before training, and from which nothing learns.
 
 # %%
-configs = [config for name in ESTIMATORS for config in scale.grid(name)]
-runs = sweep(runs_root(), configs, train)
+turnwise = ("itpo", "norm_itpo")
+grids = {
+    name: [c for c in scale.grid(name) if name == "rloo" or c.method.name in turnwise] for name in ESTIMATORS
+}
+trained = sweep_groups(runs_root(), grids, train)
+runs = [run for group in trained.values() for run in group]
+rloo = trained["rloo"]
+judged = [run for run in rloo if run.config.method.name in turnwise]
 clear_output()
 Markdown(tables.scale_note(scale))
 
@@ -64,12 +70,12 @@ Markdown(tables.scale_note(scale))
 # A good question raises the chance of success, a wasted turn lowers it, a turn that changes nothing has $A_k=0$. Whether the
 # user then answers kindly or not is luck and belongs to no turn: each continuation draws its own reply.
 #
-# $V$ depends on who goes on. We use two policies: each run's **own final policy**, and the **reference** from which all runs
-# start, whose values are the same for all of them.
+# $V$ depends on who goes on. We use two policies: the **own final policy** of each run of ITPO and Norm-ITPO under RLOO, and the
+# **reference** from which all runs start, whose values are the same for all of them.
 
 # %%
-settings = OracleConfig(configs[0], policy="reference", continuations=REFERENCE)
-truths = {"own": [OracleConfig(c, continuations=OWN) for c in configs], "reference": [settings]}
+settings = OracleConfig(rloo[0].config, policy="reference", continuations=REFERENCE)
+truths = {"own": [OracleConfig(run.config, continuations=OWN) for run in judged], "reference": [settings]}
 own, (reference,) = sweep_groups(runs_root(), truths, oracle.measure).values()
 clear_output()
 Markdown(f"{len(own)} policies with {OWN} continuations of each history, the reference with {REFERENCE}.")
@@ -81,7 +87,7 @@ Markdown(f"{len(own)} policies with {OWN} continuations of each history, the ref
 # doubtful answer was left unrepaired, or failing that the next best. Its turns are valued under the reference, the policy that spoke.
 
 # %%
-seed, rloo = scale.seeds[0], [run for run in runs if run.config.estimator.name == "rloo"]
+seed = scale.seeds[0]
 first = {run.config.method.name: run for run in rloo if run.config.seed == seed}
 watched = reward_dynamics.read_monitor(first["norm_itpo"])
 case, rule = reward_dynamics.choose_case(watched)
@@ -149,7 +155,7 @@ publish(
 measured = {f"reference, {REFERENCE}": truth}
 measured |= {
     f"{r.config.method.name}, {r.config.estimator}, seed {r.config.seed}, {OWN}": oracle.read(o)[0]
-    for r, o in zip(runs, own, strict=True)
+    for r, o in zip(judged, own, strict=True)
 }
 quality = credit_tables.oracle_table(measured)
 extremes = quality.set_index("oracle").iloc[1:].agg(["min", "median", "max"]).reset_index()
@@ -169,15 +175,15 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 # mean over all dialogues in which the truth orders the turns. Where a method rewards all turns of a dialogue alike, it counts as 0;
 # so trajectory-share is 0 there by construction, and each method that shares out the outcome is 0 in each failed dialogue.
 #
-# **How to read it.** Filled: truth under the run's own policy. Open: truth under the reference, whose values are exacter and
-# the same for all. Dots are means over seeds, lines 95 % t-intervals, cut off where they leave the picture. The short
-# vertical stroke is the mean ceiling of that method's oracles, the dotted line that of the reference's.
+# **How to read it.** Filled: truth under the run's own policy, for ITPO and Norm-ITPO. Open: truth under the reference, whose values are
+# exacter and the same for all methods. Dots are means over seeds and lines 95 % intervals, both by Fisher's z (none below six
+# seeds). The short vertical stroke is the mean ceiling of that method's oracles, the dotted line that of the reference's.
 
 # %%
-frame = credit_tables.fidelity_table(runs, own)
-against_reference = credit_tables.fidelity_table(runs, [reference] * len(runs))
+frame = credit_tables.fidelity_table(judged, own)
+against_reference = credit_tables.fidelity_table(rloo, [reference] * len(rloo))
 by, kinds = ["estimator", "row"], ["pooled", "within"]
-band, other = (credit_tables.spread(f, kinds, by) for f in (frame, against_reference))
+band, other = (credit_tables.spread(f, kinds, by, "correlation") for f in (frame, against_reference))
 ceilings = credit_tables.spread(frame, [f"{kind}_ceiling" for kind in kinds], by)
 fixed = {kind: credit_fidelity.ceiling(truth, kind) for kind in kinds}
 
@@ -187,7 +193,7 @@ publish(
     "F23_credit_fidelity",
     profile,
     f"F23 [O]. Spearman correlation of each method's turn credit with the oracle's advantage on {len(watched.outcome)} dialogues "
-    f"of the monitor set; mean and 95 % t-interval over {len(scale.seeds)} seeds. Filled: truth under the run's own final "
+    f"of the monitor set, RLOO; mean and 95 % interval over {len(scale.seeds)} seeds (Fisher's z). Filled: truth under the run's own final "
     f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
     band=band,
     ceilings=ceilings,
@@ -200,16 +206,18 @@ publish(
 # shares before the outcome multiplies them: what the method knows, also of failed dialogues, without regard to its rewards.
 
 # %%
-note = f"Mean [95 % t-interval] over seeds; truth under each run's own final policy, {OWN} continuations of each history."
-text = tables.as_text(credit_tables.fidelity_summary(frame), credit_tables.FIDELITY_COLUMNS)
-Markdown(tables.write_table(text, frame, "T_fidelity_math", scale, note))
+note = (
+    f"Mean [95 % interval] over seeds; truth under the reference, {REFERENCE} continuations of each history."
+)
+text = tables.as_text(credit_tables.fidelity_summary(against_reference), credit_tables.FIDELITY_COLUMNS)
+Markdown(tables.write_table(text, against_reference, "T_fidelity_math", scale, note))
 
 # %% [markdown]
-# Does more fidelity go with more success? Over the methods of one estimator (means over seeds), so that there are only as many
-# points as methods; rank correlations of so few points are hardly ever certain.
+# Does more fidelity go with more success? Over the methods (means over seeds), so that there are only as many points as methods;
+# rank correlations of so few points are hardly ever certain.
 
 # %%
-means = frame.groupby(by, sort=False)[["success", *kinds, "preference"]].mean()
+means = against_reference.groupby(by, sort=False)[["success", *kinds, "preference"]].mean()
 correlation = (
     means.groupby("estimator", sort=False).corr("spearman")["success"].unstack().drop(columns="success")
 )
@@ -223,15 +231,17 @@ Markdown(tables.markdown(correlation.reset_index()))
 #
 # **Method.** A dialogue is a decision point if the oracle is clear: its best (or worst) turn leads every other one by more
 # than two standard errors of their difference. A method hits if it prefers the same turn most (least); among equals it must
-# guess, and gets that share of a hit. *Chance* is the share of hits of a guess, which depends on the number of turns.
-#
-# **How to read it.** Dots: share of decision points hit, mean and 95 % t-interval over seeds. Dotted: chance. On the
-# right, the reported study [S]: other dialogues, longer ones, and the judgement of people instead of measured values. The
-# two kinds of truth may be put side by side, but not compared in size.
+# guess, and gets that share of a hit. Two rivals know nothing of the dialogue: a *guess* (chance, which depends on the number of turns),
+# and *one place*: always naming the turn, counted from the start or the end, that is most often right over all these runs.
+
+# %% [markdown]
+# **How to read it.** Dots: share of decision points hit, mean over seeds and 95 % interval by the logit (none below six seeds). Dotted: chance;
+# stroke: one place. On the right, the reported study [S], best and worst turns together: other dialogues, longer ones, and the
+# judgement of people instead of measured values. The two kinds of truth may be put side by side, but not compared in size.
 
 # %%
-frame["share"] = frame["hits"] / frame["decisions"]
-shares = credit_tables.spread(frame, ["share", "chance"], by)
+agreed = credit_tables.agreement_shares(frame)
+shares = credit_tables.spread(agreed, ["share", "chance", "place"], ["side", "row"], "share")
 reported = {
     name: hits / credit_tables.REPORTED_DECISIONS for name, hits in credit_tables.REPORTED_HITS.items()
 }
@@ -239,8 +249,9 @@ publish(
     draw.best_and_worst,
     "F21_best_worst_turn",
     profile,
-    "F21. Share of decision points at which a method's best or worst turn is the oracle's; mean and 95 % t-interval over "
-    "seeds; dotted: chance. Right: agreement with experts in the paper's study [S], another task and another kind of truth.",
+    "F21. Share of decision points at which a method's best or worst turn is the oracle's, RLOO; mean over seeds and 95 % interval (logit). "
+    "Dotted: chance. Black stroke: always naming the one place that is most often right. Right: agreement with experts in the "
+    "paper's study [S], another task and another kind of truth.",
     band=shares,
     reported=reported,
 )
@@ -252,9 +263,9 @@ Markdown(tables.write_table(credit_tables.agreement_text(frame), frame, "T2_agre
 # %% [markdown]
 # ### Claim C9, for our truth
 #
-# **The rule.** Effect: the share of a run's decision points that are hit, minus the share of a guess. If its 95 % t-interval
-# over seeds lies above 0, replicated; below 0, not replicated; else inconclusive at this scale. Best and worst turns are
-# taken together; no interval is widened for there being several.
+# **The rule.** Effect: the share of a run's decision points that are hit, minus that of a rival, best and worst turns apart. If its 95 %
+# t-interval over seeds lies above 0, it *holds*; below 0, it is *reversed*; else, if the 90 % interval lies within 3 points of 0, there is
+# *no difference of 3 points*; else it is *open*. The ledger (notebook 09) takes the three tasks together.
 
 # %%
 Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
@@ -272,31 +283,32 @@ Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
 # without merit. For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says
 # little about the two methods; if they agree less, the shared seed is part of it.
 #
-# **How to read it.** Mean over seeds, band: 95 % t-interval. Dotted: above 0.9 is reported [S], for other tasks; how it was
-# measured there is not known to us.
+# **How to read it.** Mean over seeds and, as a band, 95 % interval by Fisher's z. Dotted: above 0.9 is reported [S], for other tasks; how
+# it was measured there is not known to us.
 
 # %%
 order = credit_tables.order_curves(runs)
-band = tables.bands(order, by=["estimator", "pair"])
+band = tables.bands(order, by=["estimator", "pair"], kind="correlation")
 publish(
     draw.order_agreement,
     "F06_itpo_norm_agreement",
     profile,
     "F6. Spearman correlation within dialogues of the monitor set of at least three turns between the turn rewards (4) of an ITPO and a "
-    "Norm-ITPO run of one seed; mean and 95 % t-interval over seeds. Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
+    "Norm-ITPO run of one seed; mean and 95 % interval over seeds (Fisher's z). Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
     band=band,
     reported=0.9,
 )
 
 # %% [markdown]
-# **Claim C7.** *Sign*: the correlation after the last step against 0. *Size*: against 0.9. Rule as above.
+# **Claim C7.** The correlation after the last step, by Fisher's z; it holds if its 95 % interval lies above 0. The reported 0.9 [S] stands
+# beside it.
 
 # %%
 last = order[(order["step"] == order["step"].max()) & (order["pair"] == "same seed")]
 verdicts = []
 for name, value in last.groupby("estimator", sort=False)["value"]:
-    verdicts.append(judge("C7, sign", f"{name.upper()}: the order agrees better than chance", value))
-    verdicts.append(judge("C7, size", f"{name.upper()}: above 0.9 [S]; effect: minus 0.9", value - 0.9))
+    statement = f"{name.upper()}: the order agrees better than chance; reported 0.9 [S]"
+    verdicts.append(judge("C7", statement, value, margin=None, kind="correlation"))
 Markdown(claims.verdict_text(verdicts, scale, scale=1.0, unit=""))
 
 # %% [markdown]
@@ -321,14 +333,15 @@ publish(
 
 # %% [markdown]
 # **Claim C8.** That the normalised scale is constant needs no test. What can fail is that the un-normalised one drifts.
-# Effect: slope after the last step minus slope before the first, in logits; "replicated" if its 95 % t-interval lies above
+# Effect: slope after the last step minus slope before the first, in logits; C8 *holds* if its 95 % t-interval lies above
 # 0. The direction (growth, as the PRM becomes surer) is our reading [O]; an interval below 0 would be a drift too.
 
 # %%
 ends = slope.groupby(["row", "seed"], sort=False)["value"].agg(["first", "last"])
 drift = (ends["last"] - ends["first"]).groupby("row", sort=False)
 growth = [
-    judge("C8", f"{METHODS[row].label}: the un-normalised slope grows", change) for row, change in drift
+    judge("C8", f"{METHODS[row].label}: the un-normalised slope grows", change, margin=None)
+    for row, change in drift
 ]
 Markdown(claims.verdict_text(growth, scale, scale=1.0, unit="logits"))
 
@@ -403,16 +416,16 @@ options = [
         ("sum", "mean", "length_normalized"), ("paper", "released"), (0.1, 0.4, 1.6)
     )
 ]
-pairs = [(r, o) for r, o in zip(runs, own, strict=True) if r.config.method.name == "norm_itpo" and r in rloo]
+pairs = [(r, o) for r, o in zip(judged, own, strict=True) if r.config.method.name == "norm_itpo"]
 answers = credit_tables.option_table(*zip(*pairs, strict=True), options)
-by_options = credit_tables.spread(answers, ["pooled", "preference"], list(options[0]))
+by_options = credit_tables.spread(answers, ["pooled", "preference"], list(options[0]), "correlation")
 
 # %%
-text = [f"{line['mean']:.2f} [{line.low:.2f}, {line.high:.2f}]" for _, line in by_options.iterrows()]
+text = [Interval(x.mean, x.low, x.high, x.n).text(digits=2) for x in by_options.itertuples()]
 table = by_options.assign(text=text).pivot_table(
     index=list(options[0]), columns="measure", values="text", aggfunc="first", sort=False
 )
-note = "Norm-ITPO, RLOO; mean [95 % t-interval] over seeds. The runs were trained with the profile's settings, not with these."
+note = "Norm-ITPO, RLOO; mean [95 % interval] over seeds. The runs were trained with the profile's settings, not with these."
 Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options", scale, note))
 
 # %% [markdown]
@@ -429,8 +442,8 @@ Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options
 # - **Pooled and within answer different questions**, and a method can do well on one by what the outcome alone says. ITPO and PRIME
 #   are judged by their implicit rewards alone, without the outcome that some profiles add as a second source.
 # - **The expert study [S] is another truth.** Being above chance here and there is what can be compared.
-# - Seeds vary the training, not the monitor set: the intervals do not speak of other dialogues, and with few seeds they are wide.
-#   *Inconclusive* means that these seeds cannot tell.
+# - Seeds vary the training, not the monitor set: the intervals do not speak of other dialogues. *Open* means that these seeds
+#   cannot tell.
 #
 # ## Exercises
 #

@@ -97,6 +97,17 @@ def by_estimator(
     return frame("estimator row measure mean low high n", *lines)
 
 
+def sides(mean: float = 0.3, more: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Best and worst turns of the two methods that are compared with an oracle, beside both rivals."""
+    lines = [
+        (side, row, measure, mean + shift, mean + shift - 0.2, mean + shift + 0.2)
+        for side in ("best", "worst")
+        for row in ("itpo", "norm_itpo", *more)
+        for measure, shift in (("share", 0.3), ("chance", 0.0), ("place", 0.2))
+    ]
+    return frame("side row measure mean low high", *lines)
+
+
 def agreement(*pairs: str) -> pd.DataFrame:
     lines = [(e, pair, step, 0.8, 0.6, 1.0) for e in ESTIMATORS for pair in pairs for step in (0, 5, 10)]
     return frame("estimator pair step mean low high", *lines)
@@ -342,7 +353,7 @@ def worths(rows: tuple[str, ...] = ("trajectory_share", "norm_itpo", "itpo", "")
 MAKERS: dict[str, Make] = {
     "story": lambda: credit.story(**story_frames()),
     "credit_fidelity": fidelity,
-    "best_and_worst": lambda: credit.best_and_worst(by_estimator("share", "chance"), REPORTED),
+    "best_and_worst": lambda: credit.best_and_worst(sides(), REPORTED),
     "order_agreement": lambda: credit.order_agreement(agreement("same seed", "other seed"), 0.9),
     "slopes": lambda: credit.slopes(band(WITH_PRM)),
     "turn_advantages": lambda: estimators.turn_credit(ADVANTAGES),
@@ -390,7 +401,7 @@ _TWO: Any = ("norm_itpo", STRANGER_NAME)
 WITH_STRANGER: dict[str, Make] = {
     "story": lambda: credit.story(**story_frames(_TWO)),
     "credit_fidelity": lambda: fidelity(more=_TWO[1:]),
-    "best_and_worst": lambda: credit.best_and_worst(by_estimator("share", "chance", more=_TWO[1:]), REPORTED),
+    "best_and_worst": lambda: credit.best_and_worst(sides(more=_TWO[1:]), REPORTED),
     "slopes": lambda: credit.slopes(band(_TWO)),
     "explained_variance": lambda: estimators.explained_variance(band(_TWO)),
     "turns_over_training": lambda: estimators.turns_over_training(lengths(_TWO)),

@@ -95,7 +95,7 @@ def credit_fidelity(
     ``reference_ceilings`` by measure: a dotted line.
     """
     estimators, measures = list(band["estimator"].unique()), list(band["measure"].unique())
-    methods = methods_in(band)
+    methods = methods_in(pd.concat([reference, band]))
     height = 0.7 + 0.24 * len(methods) * len(measures)
     figure, grid = panels(TEXT, height, len(measures), len(estimators), sharex=True, sharey=True)
     for axes, measure in zip(grid, measures, strict=True):
@@ -161,38 +161,39 @@ def _fidelity_keys() -> list[Line2D]:
 
 
 def best_and_worst(band: pd.DataFrame, reported: Mapping[str, float]) -> Figure:
-    """F21: share of decision points at which a method's best or worst turn is the oracle's (left); experts' study (right).
+    """F21: share of decision points at which a method's best and its worst turn is the oracle's; right: experts' study.
 
-    ``band`` has estimator, row, measure ("share" with mean, low, high, and "chance" with mean); ``reported`` the shares of
-    the paper's study by name [S], "chance" among them.
+    ``band`` has side ("best", "worst"), row, measure ("share" with mean, low, high; "chance" and "place", what a guess and
+    always naming one place would hit, with mean); ``reported`` the shares of the paper's study by name [S], and "chance".
     """
-    methods, estimators = methods_in(band), list(band["estimator"].unique())
-    widths = [1] * len(estimators) + [0.8]
-    figure, (axes,) = panels(
-        TEXT, 0.75 + 0.24 * len(methods), 1, len(widths), sharex=True, width_ratios=widths
-    )
-    for ax, estimator in zip(axes, estimators, strict=False):
-        _intervals(ax, where(band, estimator=estimator, measure="share"), methods)
-        chance = where(band, estimator=estimator, measure="chance")
-        heights = _heights(chance, methods)
-        ax.vlines(chance["mean"], heights - 0.3, heights + 0.3, color=INK, lw=1.5, ls=":")
+    methods, sides = methods_in(band), list(band["side"].unique())
+    widths, size = [1] * len(sides) + [0.8], 1.1 + 0.3 * len(methods)
+    figure, (axes,) = panels(TEXT, size, 1, len(widths), sharex=True, width_ratios=widths)
+    rivals = {"chance": ":", "place": "-"}
+    for ax, side in zip(axes, sides, strict=False):
+        _intervals(ax, where(band, side=side, measure="share"), methods)
+        for rival, dash in rivals.items():
+            line = where(band, side=side, measure=rival)
+            heights = _heights(line, methods)
+            ax.vlines(line["mean"], heights - 0.3, heights + 0.3, color=INK, lw=1.5, ls=dash)
         _name_methods(ax, methods if ax is axes[0] else {})
-        ax.set(ylim=(len(methods) - 0.5, -0.5), xlim=(-0.04, 1.04), title=get_estimator(estimator).label)
+        ax.set(ylim=(len(methods) - 0.5, -0.5), xlim=(-0.04, 1.04), title=f"{side} turn")
     names = [name for name in reported if name != "chance"]
     axes[-1].plot([reported[name] for name in names], range(len(names)), "D", color=QUIET, ms=4)
-    axes[-1].axvline(reported["chance"], color=INK, lw=1.5, ls=":")
+    axes[-1].axvline(reported["chance"], color=INK, lw=1.5, ls=rivals["chance"])
     axes[-1].set_yticks(range(len(names)), names, fontsize=SMALL)
     axes[-1].set(ylim=(len(names) - 0.5, -0.5))
-    axes[-1].set_title("experts [S]:\nanother task and truth", fontsize=SMALL)
+    axes[-1].set_title("both, experts [S]:\nanother task and truth", fontsize=SMALL)
     for ax in axes:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("share hit")
     keys = [
         Line2D([], [], color=INK, marker="o", ms=4, lw=1.2, label="our runs: mean, 95 % interval"),
         Line2D([], [], color=QUIET, marker="D", ms=4, ls="", label="reported [S]"),
-        Line2D([], [], color=INK, lw=1.5, ls=":", label="chance"),
+        Line2D([], [], color=INK, lw=1.5, ls=rivals["chance"], label="chance"),
+        Line2D([], [], color=INK, lw=1.5, ls=rivals["place"], label="always the one best place"),
     ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=SMALL)
+    figure.legend(handles=keys, loc="outside upper center", ncols=4, fontsize=SMALL)
     return figure
 
 

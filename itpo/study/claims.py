@@ -1,7 +1,7 @@
-"""The replication's verdicts: what results say of the paper's claims, and how that is put into words.
+"""What results say, in words: verdicts as sentences, the length of dialogues, the order of methods.
 
-Every verdict is a difference paired by seed with its t-interval, judged by one rule (:func:`itpo.study.statistics.judge`).
-Those on rewards are in :mod:`itpo.study.reward_dynamics` (C5, C6) and :mod:`itpo.study.credit_tables` (C7 to C9).
+Verdicts of one task are those of :func:`itpo.study.statistics.judge`; the ledger takes tasks together. Those on rewards are in
+:mod:`itpo.study.reward_dynamics` (C5, C6) and :mod:`itpo.study.credit_tables` (C7 to C9).
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from itpo.attribution import Claim, get_method
-from itpo.estimators import ESTIMATORS, get_estimator
 from itpo.study.profiles import Profile
-from itpo.study.statistics import Verdict, judge, t_interval
-from itpo.study.tables import BASELINE, by_seed, effects, mark
+from itpo.study.statistics import Verdict, t_interval
+from itpo.study.tables import BASELINE, effects, mark
 from itpo.training.ranking import kendall
 
 
@@ -27,56 +26,6 @@ def statement(row: str, claim: Claim) -> str:
     """
     verb = "beats" if claim.expected == "gain" else "gives no reliable gain on"
     return f"{get_method(row).label} {verb} {get_method(claim.rival).label}"
-
-
-def method_verdicts(frame: pd.DataFrame, column: str = "speed") -> list[Verdict]:
-    """The claims of every method in the frame whose rival is there too, for one task and estimator, in the claims' order.
-
-    Judged by ``column`` of :func:`itpo.study.tables.results`. Errors: ValueError for the runs of several tasks.
-    """
-    tasks = frame["task"].unique().tolist()
-    if len(tasks) != 1:
-        raise ValueError(f"runs of {len(tasks)} tasks ({', '.join(tasks)}): pass those of one")
-    rows = frame["row"].unique().tolist()
-    claims = [(claim, row) for row in rows for claim in get_method(row).claims if claim.rival in rows]
-    return [
-        judge(
-            claim.name,
-            statement(row, claim),
-            effects(frame, row, claim.rival, column),
-            claim.expected,
-        )
-        for claim, row in sorted(claims, key=lambda pair: pair[0].name.partition(",")[0])
-    ]
-
-
-def estimator_verdicts(frame: pd.DataFrame, column: str = "speed") -> list[Verdict]:
-    """Claims C1 and C2 for one task under each estimator of the frame, and whether C2's gain is larger under PPO.
-
-    C2 is read as a gain of Norm-ITPO on ITPO; "most under PPO" as its difference to the other estimators, paired by the seeds
-    that both have. ``column`` is one of :func:`itpo.study.tables.results`.
-    """
-    cells = dict(list(frame.groupby("estimator", sort=False)))
-    verdicts = [
-        judge(
-            f"{claim.name}, {get_estimator(name).label}",
-            statement("norm_itpo", claim),
-            effects(cell, "norm_itpo", claim.rival, column),
-        )
-        for claim in get_method("norm_itpo").claims
-        if claim.name in ("C1", "C2")
-        for name, cell in cells.items()
-    ]
-    gains = {name: _gain(cell, column) for name, cell in cells.items()}
-    for name in (other for other in cells if other != "ppo" and "ppo" in cells):
-        more = f"{get_method('norm_itpo').label} gains more on {get_method('itpo').label}"
-        verdicts.append(judge(f"C2, PPO against {ESTIMATORS[name].label}", more, gains["ppo"] - gains[name]))
-    return verdicts
-
-
-def _gain(cell: pd.DataFrame, column: str) -> pd.Series:
-    ours, other = (by_seed(cell[cell["row"] == row], column) for row in ("norm_itpo", "itpo"))
-    return ours - other
 
 
 def verdict_text(

@@ -22,12 +22,13 @@ from itpo.study.claims import statement
 from itpo.study.experiment import ARMS, FIRST_SEED, Experiment, get_experiment, table_rate
 from itpo.study.profiles import Profile
 from itpo.study.protocol import MEASURES, MOST, REWARDS, Line, Pair, pairs
-from itpo.study.statistics import MIN_SEEDS, Effect, cluster_effect, fisher_z, holm, ruling
+from itpo.study.statistics import MIN_SEEDS, OPEN, Effect, cluster_effect, fisher_z, holm, ruling
 from itpo.study.tables import DASH, Column, results
 from itpo.study.tables import effects as differences
 from itpo.tasks.registry import TASKS
 
 EFFECTS = ["claim", "part", "task", "estimator", "seed", "effect", "runs", "reason"]
+NOT_RULED = "not ruled"
 KEYS = ["task", "row", "arm", "estimator", "baseline", "rate", "seed"]  # what names a run of the experiment
 
 
@@ -205,20 +206,23 @@ def ledger(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     adjusted = dict(zip(primary, holm(list(primary.values())).tolist(), strict=True)) if primary else {}
     lines = []
     for line, own, effect in ruled:
-        reason = next((text for text in own["reason"] if text), "")
+        reason, p_adjusted = next((text for text in own["reason"] if text), ""), adjusted.get(line, np.nan)
+        about = {"claim": line.claim, "part": line.part, "statement": line.statement, "unit": line.unit}
         numbers = _numbers(line, effect, _fewest(own))
-        counts = {"clusters": effect.n, "runs": int(own["runs"].sum())}
-        word = ruling(effect, line.expected, line.margin, adjusted.get(line))
-        shown = {
-            "claim": line.claim,
-            "part": line.part,
-            "statement": line.statement,
-            "unit": line.unit,
-            **numbers,
+        tests = {
+            "p": effect.p,
+            "p_adjusted": p_adjusted,
+            "clusters": effect.n,
+            "runs": int(own["runs"].sum()),
         }
-        shown |= {"p": effect.p, "p_adjusted": adjusted.get(line, np.nan), **counts, "family": line.family}
-        lines.append(shown | {"ruling": "not ruled" if reason else word, "reason": reason})
+        word = NOT_RULED if reason else _word(line, effect, numbers, adjusted.get(line))
+        lines.append(about | numbers | tests | {"family": line.family, "ruling": word, "reason": reason})
     return pd.DataFrame(lines)
+
+
+def _word(line: Line, effect: Effect, numbers: Mapping[str, float], p_adjusted: float | None = None) -> str:
+    """The ruling; open where the seeds are too few for an interval."""
+    return OPEN if math.isnan(numbers["low"]) else ruling(effect, line.expected, line.margin, p_adjusted)
 
 
 def cell_table(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
@@ -227,6 +231,7 @@ def cell_table(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     for line, own in _effects_by_line(frame[frame["reason"] == ""], profile):
         for (task, estimator), cell in own.groupby(["task", "estimator"], sort=False):
             effect = _effect(line, cell)
+            numbers = _numbers(line, effect, effect.n)
             lines.append(
                 {
                     "claim": line.claim,
@@ -235,8 +240,8 @@ def cell_table(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                     "estimator": estimator,
                     "unit": line.unit,
                 }
-                | _numbers(line, effect, effect.n)
-                | {"seeds": effect.n, "ruling": ruling(effect, line.expected, line.margin)}
+                | numbers
+                | {"seeds": effect.n, "ruling": _word(line, effect, numbers)}
             )
     return pd.DataFrame(lines)
 
@@ -251,7 +256,7 @@ def _part_text(part: str) -> str:
 
 
 def _interval_text(line: pd.Series) -> str:
-    if line["ruling"] == "not ruled":
+    if line["ruling"] == NOT_RULED:
         return line["reason"]
     bounds = (
         "" if np.isnan(line["low"]) else f" [{_number(line['low'], line)}, {_number(line['high'], line)}]"

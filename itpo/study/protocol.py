@@ -143,6 +143,7 @@ _REWARDS: tuple[Line, ...] = (
         "order",
         "ITPO and Norm-ITPO order turns alike; reported 0.9 [S]",
         "Spearman",
+        "rewards",
         kind="correlation",
     ),
     Line("C8", "drift", "un-normalised, the slope of reward on outcome grows", "logits", "rewards"),

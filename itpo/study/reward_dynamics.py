@@ -302,7 +302,12 @@ def stability_verdicts(frame: pd.DataFrame, rival: str) -> list[Verdict]:
 
 
 def last_taus(frame: pd.DataFrame) -> pd.DataFrame:
-    """The last step of :func:`monitor_curves`, a line for each row and seed, with ``share``: tau-b by its ceiling."""
+    """The last step of :func:`monitor_curves`, a line for each row and seed, with ``share``: tau-b by its ceiling.
+
+    >>> frame = pd.DataFrame({"row": "itpo", "seed": 0, "step": [0, 12], "value": [0.1, 0.3], "ceiling": 0.6})
+    >>> last_taus(frame)["share"].tolist()
+    [0.5]
+    """
     last = frame[frame["step"] == frame["step"].max()]
     return last.assign(share=last["value"] / last["ceiling"]).reset_index(drop=True)
 

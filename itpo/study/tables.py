@@ -6,7 +6,7 @@ A table holds numbers; :func:`as_text` and a list of :class:`Column` make of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
@@ -19,10 +19,8 @@ from numpy.typing import ArrayLike
 from itpo.attribution import get_method
 from itpo.config import Method
 from itpo.estimators import get_estimator
-from itpo.figures.publishing.formats import markdown
 from itpo.figures.publishing.registry import publish_table
 from itpo.figures.settings import MEASURES
-from itpo.runs.paths import project_root
 from itpo.runs.store import Run
 from itpo.study.experiment import BASELINE, arm_of
 from itpo.study.profiles import Profile
@@ -274,54 +272,6 @@ def estimator_columns(table: pd.DataFrame) -> list[Column]:
     return [ESTIMATOR, *main_columns(table)]
 
 
-def tasks_text(table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`main_table` of one estimator and several tasks with the tasks side by side, as the paper's Table 1 has them."""
-    texts = []
-    for task, lines in table.groupby("task", sort=False):
-        entry = get_entry(str(task))
-        outcome = percent(f"{entry.title}: {entry.outcome} (%)", "speed")
-        columns = [METHOD, outcome, points("gain (points)", "gain"), *REPORTED_COLUMNS]
-        texts.append(as_text(lines, columns).set_index(METHOD.title))
-    return pd.concat(texts, axis=1).reset_index()
-
-
-def variant_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Methods under several settings, a line for each group and method: outcome, turns, and changes against the first group.
-
-    Each group is a frame of :func:`results` with one run for each method and seed. ``speed_change`` and ``turns_change`` are
-    differences to the same method of the first group, ``gain`` those to its baseline, paired by the seeds that both have.
-    """
-    usual = next(iter(groups.values()))
-    lines = []
-    for (name, frame), row in ((group, row) for group in groups.items() for row in group[1]["row"].unique()):
-        runs = frame[frame["row"] == row]
-
-        def change(column: str, rival: str, runs: pd.DataFrame = runs) -> Interval:
-            return t_interval(by_seed(runs, column) - by_seed(usual[usual["row"] == rival], column))
-
-        line: dict[str, Any] = {"variant": name, "row": row, "label": get_method(row).label}
-        for column in ("speed", "greedy_success", "turns"):
-            line |= interval_columns(column, INTERVALS[KINDS[column]](runs[column]))
-        for column in ("speed", "turns"):
-            changed = change(column, row) if frame is not usual else NO_INTERVAL
-            line |= interval_columns(f"{column}_change", changed)
-        gain = change("speed", BASELINE) if row != BASELINE else NO_INTERVAL
-        lines.append(line | interval_columns("gain", gain))
-    return pd.DataFrame(lines)
-
-
-VARIANT_COLUMNS = (
-    Column("variant", "variant"),
-    METHOD,
-    percent("outcome over training (%)", "speed"),
-    percent("after training, greedy (%)", "greedy_success"),
-    Column("turns", "turns", 1.0, 2),
-    points("change over training (points)", "speed_change"),
-    Column("change of turns", "turns_change", 1.0, 2, "+"),
-    points("gain on trajectory-share (points)", "gain"),
-)
-
-
 def gains_on_baseline(
     frame: pd.DataFrame, by: Sequence[str], usual: pd.DataFrame | None = None
 ) -> pd.DataFrame:
@@ -360,15 +310,6 @@ def settings_text(methods: Sequence[Method]) -> pd.DataFrame:
         }
         for method in methods
     )
-
-
-def tuning_text(task: str) -> str:
-    """How the methods were tuned on a task: the committed record if there is one, else that there is none."""
-    path = project_root() / "figures" / "tuning.csv"
-    if not path.is_file():
-        return "There is no tuning record (`figures/tuning.csv`): the settings above are not the result of a search."
-    record = pd.read_csv(path)
-    return f"How they were tuned (`figures/tuning.csv`):\n\n{markdown(record[record['task'] == task])}"
 
 
 # Curves over training

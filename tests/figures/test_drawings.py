@@ -268,7 +268,7 @@ def test_wide_or_missing_intervals_change_no_axis(png: Png) -> None:
     limits = examples.fidelity().axes[0].get_xlim()
     assert examples.fidelity(spread=50.0).axes[0].get_xlim() == limits
     assert examples.fidelity(spread=np.nan).axes[0].get_xlim() == limits
-    nothing = examples.by_estimator("share", "chance", mean=np.nan)
+    nothing = examples.sides(mean=np.nan)
     assert png(credit.best_and_worst(nothing, examples.REPORTED))
     assert png(credit.order_agreement(examples.agreement("same seed").assign(mean=np.nan), 0.9))
 

@@ -1,0 +1,126 @@
+"""What the ledger says, in sentences: the first lines of the report. All are computed, none is about one set of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from itpo.study.experiment import ARMS, BASELINE
+from itpo.study.ledger import NOT_RULED
+from itpo.study.profiles import Profile
+from itpo.study.statistics import HOLDS, OPEN, REVERSED, SAME
+from itpo.study.tables import mark
+
+TITLES = {
+    HOLDS: "What holds",
+    REVERSED: "What is reversed",
+    SAME: "No difference of 3 points",
+    OPEN: "Open",
+    NOT_RULED: "Not ruled, as a run is missing",
+}
+
+
+def answers(ledger: pd.DataFrame, profile: Profile, gradients: Sequence[str] = ()) -> str:
+    """The report in ten lines: what holds, what does not, why, and what a practitioner should do.
+
+    ``ledger`` is that of :func:`itpo.study.ledger.ledger`, ``gradients`` are sentences on the gradient microscope. A part of
+    which the ledger has no line is left out.
+    """
+    parts = [*_primary(ledger), *_after(ledger), *_elsewhere(ledger), *_why(ledger)]
+    parts += [f"**At a fixed policy:** {' '.join(gradients)}"] * bool(gradients)
+    return "\n".join(f"- {mark(profile)}{part}" for part in [*parts, advice(ledger)])
+
+
+def number(line: pd.Series) -> str:
+    """The effect of a line with its interval and unit.
+
+    >>> line = pd.Series({"effect": 7.24, "low": 4.7, "high": 9.6, "unit": "points"})
+    >>> number(line)
+    '+7.2 [+4.7, +9.6] points'
+    """
+    digits = 1 if line["unit"] == "points" else 2
+    bounds = "" if pd.isna(line["low"]) else f" [{line['low']:+.{digits}f}, {line['high']:+.{digits}f}]"
+    return f"{line['effect']:+.{digits}f}{bounds} {line['unit']}"
+
+
+def _named(line: pd.Series) -> str:
+    if line["ruling"] == NOT_RULED:
+        return f"{line['claim']} ({line['reason']})"
+    return f"{line['claim']} {line['statement']} ({number(line)})"
+
+
+def _ruled(line: pd.Series) -> str:
+    return f"{number(line)}, {line['ruling']}" if line["ruling"] != NOT_RULED else NOT_RULED
+
+
+def _find(ledger: pd.DataFrame, claim: str, part: str) -> pd.Series | None:
+    found = ledger[(ledger["claim"] == claim) & (ledger["part"] == part)]
+    return None if found.empty else found.iloc[0]
+
+
+def _primary(ledger: pd.DataFrame) -> list[str]:
+    primary, parts = ledger[ledger["family"] == "primary"], []
+    for ruling, title in TITLES.items():
+        own = [_named(line) for _, line in primary[primary["ruling"] == ruling].iterrows()]
+        if own or ruling == HOLDS:
+            counted = f" ({len(own)} of {len(primary)} primary claims, by the mean outcome of training)"
+            parts.append(f"**{title}**{counted if ruling == HOLDS else ''}: {'; '.join(own) or 'none'}.")
+    return parts
+
+
+def _after(ledger: pd.DataFrame) -> list[str]:
+    said = []
+    for claim, name in (("P1", "Norm-ITPO"), ("P7", "signed Norm-ITPO")):
+        level, collapse = (_find(ledger, claim, part) for part in ("level", "collapse"))
+        if level is not None and collapse is not None:
+            said.append(f"{name}: level {_ruled(level)}; fewer collapses {_ruled(collapse)}")
+    return [f"**After training**, against trajectory-share. {'. '.join(said)}."] * bool(said)
+
+
+def _elsewhere(ledger: pd.DataFrame) -> list[str]:
+    lines = ledger[(ledger["claim"] == "P1") & ledger["part"].str.match("at |under ")]
+    said = [f"{line['part']} {_ruled(line)}" for _, line in lines.iterrows()]
+    return [
+        f"**Norm-ITPO against trajectory-share, rate by rate and estimator by estimator:** {'; '.join(said)}."
+    ] * bool(said)
+
+
+def _why(ledger: pd.DataFrame) -> list[str]:
+    questions = (
+        ("P2", "speed", "what the PRM's weights add to an equal split"),
+        ("beside", "baseline", "what a baseline adds that does not charge every turn"),
+        ("beside", "outcome", "what ITPO with outcome gains on trajectory-share"),
+        ("C6", "share", "how far the PRM ranks dialogues as their outcomes do, of the most that is possible"),
+        ("C9", "norm_itpo, best, place", "its best turn is the oracle's more often than one fixed place is"),
+        ("C9", "norm_itpo, worst, place", "its worst turn likewise"),
+    )
+    found = [(text, _find(ledger, claim, part)) for claim, part, text in questions]
+    said = [f"{text}: {_ruled(line)}" for text, line in found if line is not None]
+    return [f"**Why.** Of Norm-ITPO: {'; '.join(said)}."] * bool(said)
+
+
+def advice(ledger: pd.DataFrame) -> str:
+    """What a practitioner should do, by the comparison of every method at the learning rate that suits it best.
+
+    >>> columns = ["claim", "part", "unit", "effect", "low", "high", "ruling", "reason"]
+    >>> lines = [("best of the sweep", "itpo", "points", 4.0, 1.0, 7.0, "holds", "")]
+    >>> advice(pd.DataFrame(lines, columns=columns)).split(":")[1].strip()
+    'ITPO with outcome is +4.0 [+1.0, +7.0] points above trajectory-share at its best, on seeds that chose no rate.'
+    """
+    lines = ledger[ledger["claim"] == "best of the sweep"]
+    title = "**What to do** on tasks like these, at this scale"
+    if lines.empty or (lines["ruling"] == NOT_RULED).all():
+        return f"{title}: not known, as runs are missing."
+    better = lines[lines["ruling"] == HOLDS].sort_values("effect", ascending=False, kind="stable")
+    if better.empty:
+        best = lines.sort_values("effect", ascending=False, kind="stable").iloc[0]
+        return (
+            f"{title}: stay with {ARMS[BASELINE].label.lower()} and tune its learning rate. No method is established above it "
+            f"when each has its best rate; the nearest, {ARMS[best['part']].label}, is at {number(best)}."
+        )
+    said = [
+        f"{ARMS[line['part']].label} is {number(line)} above trajectory-share at its best"
+        for _, line in better.iterrows()
+    ]
+    return f"{title}: {'; '.join(said)}, on seeds that chose no rate."

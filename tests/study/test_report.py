@@ -1,0 +1,54 @@
+"""The first lines of the report follow the ledger, whatever it says."""
+
+import pandas as pd
+import pytest
+
+from itpo.study import ledger, report
+from itpo.study.profiles import get_profile
+from itpo.study.statistics import HOLDS, OPEN, REVERSED, SAME
+
+LAPTOP = get_profile("laptop")
+
+
+@pytest.fixture(scope="module")
+def table(experiment_runs: pd.DataFrame) -> pd.DataFrame:
+    return ledger.ledger(ledger.effects(experiment_runs, LAPTOP), LAPTOP)
+
+
+def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(table: pd.DataFrame) -> None:
+    lines = report.answers(table, LAPTOP, ["A sentence on gradients."]).splitlines()
+    assert len(lines) <= 10 and "A sentence on gradients." in lines[-2]
+    assert lines[0].startswith("- **What holds** (5 of 8 primary claims")
+    for line in table[table["family"] == "primary"].itertuples():
+        (said,) = [text for text in lines if text.startswith(f"- **{report.TITLES[line.ruling]}**")]
+        assert (
+            f"{line.claim} {line.statement} ({line.effect:+.1f} [{line.low:+.1f}, {line.high:+.1f}] points)"
+            in said
+        )
+    assert not any("not meaningful" in line for line in lines)
+    smoke = report.answers(table, get_profile("smoke")).splitlines()
+    assert all(line.startswith("- (smoke, not meaningful)") for line in smoke)
+
+
+@pytest.mark.parametrize("ruling", [HOLDS, REVERSED, SAME, OPEN])
+def test_advice_follows_the_best_rates(table: pd.DataFrame, ruling: str) -> None:
+    swept = table["claim"] == "best of the sweep"
+    said = report.advice(table.assign(ruling=table["ruling"].where(~swept, ruling)))
+    best = table[swept].sort_values("effect").iloc[-1]
+    assert report.number(best) in said and "Signed Norm-ITPO" in said
+    assert ("stay with trajectory-share" in said) == (ruling != HOLDS)
+
+
+def test_what_is_missing_is_said(experiment_runs: pd.DataFrame) -> None:
+    gone = experiment_runs[~((experiment_runs["arm"] == "norm_itpo") & (experiment_runs["seed"] == 111))]
+    lines = report.answers(ledger.ledger(ledger.effects(gone, LAPTOP), LAPTOP), LAPTOP)
+    said = "**Not ruled, as a run is missing**: P2 (missing run: math, norm_itpo, rate 0.002, rloo, seed 111: train it"
+    assert said in lines
+    nothing = ledger.ledger(ledger.effects(experiment_runs.head(0), LAPTOP), LAPTOP)
+    assert report.advice(nothing).endswith("not known, as runs are missing.")
+    assert report.answers(nothing, LAPTOP).startswith("- **What holds** (0 of 8 primary claims")
+
+
+def test_rewards_and_correlations_are_written_with_their_units() -> None:
+    line = pd.Series({"effect": 0.61, "low": float("nan"), "high": float("nan"), "unit": "Spearman"})
+    assert report.number(line) == "+0.61 Spearman"
