@@ -47,7 +47,7 @@ def number(line: pd.Series) -> str:
 def _named(line: pd.Series) -> str:
     if line["ruling"] == NOT_RULED:
         return f"{line['claim']} ({line['reason']})"
-    return f"{line['claim']} {line['statement']} ({number(line)})"
+    return f"{line['claim']}, {line['statement']} ({number(line)})"
 
 
 def _ruled(line: pd.Series) -> str:

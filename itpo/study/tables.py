@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from itpo.attribution import get_method
 from itpo.config import Method
 from itpo.estimators import get_estimator
+from itpo.figures.publishing.formats import markdown as markdown  # for notebooks
 from itpo.figures.publishing.registry import publish_table
 from itpo.figures.settings import MEASURES
 from itpo.runs.store import Run

@@ -22,7 +22,7 @@ def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(table: pd.Da
     for line in table[table["family"] == "primary"].itertuples():
         (said,) = [text for text in lines if text.startswith(f"- **{report.TITLES[line.ruling]}**")]
         assert (
-            f"{line.claim} {line.statement} ({line.effect:+.1f} [{line.low:+.1f}, {line.high:+.1f}] points)"
+            f"{line.claim}, {line.statement} ({line.effect:+.1f} [{line.low:+.1f}, {line.high:+.1f}] points)"
             in said
         )
     assert not any("not meaningful" in line for line in lines)
