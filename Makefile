@@ -72,8 +72,8 @@ test-verl: build/venv-verl/.installed  ## hold itpo.integrations.verl against it
 test-gpu: $(STAMP)  ## hold whole runs on a pretended GPU to one device: every method and estimator, in 4 and 16 bits (2 minutes)
 	@MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "engine or not engine" -W ignore tests/test_pretended_gpu.py tests/test_gpu_check.py
 
-test-page: $(STAMP)  ## hold docs/credit.html in a headless Chromium against itpo, and look at it at three widths (half a minute)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n0 -m browser -W ignore tests/docs
+test-page: $(STAMP)  ## hold docs/credit.html in a headless Chromium against itpo, and lay it and the gallery out on phone and desktop (half a minute)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n0 -m browser -W ignore tests/docs tests/figures/test_gallery.py
 
 VLLM := build/venv-vllm/bin/python
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import matplotlib
 import pandas as pd
 import pytest
 
@@ -84,22 +85,34 @@ def check(text: str, folder: Path) -> Page:
     return page
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure_style: None) -> Path:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout's figures/ with figures of two notebooks and a table; notebooks/ beside it has one of the two."""
-    found = tmp_path / "figures"
-    found.mkdir()
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "02_main.ipynb").write_text("{}")
-    monkeypatch.setattr(style, "output_folder", lambda profile: found)
-    style.use_style("02_main")
-    for name in ("estimators_turns", "band", "F10_kendall", "F04_curves_math", "F02_kinds"):
-        publish(results.credit_by_kind, name, "laptop", f"Caption of {name}: a < b & <script>.", band=BAND)
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("figures", "notebooks"):
+        (root / name).mkdir()
+    (root / "notebooks" / "02_main.ipynb").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context():
+        matplotlib.use("Agg")
+        patch.setattr(style, "output_folder", lambda profile: root / "figures")
+        style.use_style("02_main")
+        for name in ("estimators_turns", "band", "F10_kendall", "F04_curves_math", "F02_kinds"):
+            caption = f"Caption of {name}: a < b & <script>."
+            publish(results.credit_by_kind, name, "laptop", caption, band=BAND)
+        style.use_style("03_gone")
+        publish(results.credit_by_kind, "F04_curves", "laptop", "c", band=BAND)
+        text = pd.DataFrame({"row": ["<i>ITPO</i>"], "gain": ["+1.5"], "n": [3]})
+        publish_table(text, text[["n"]], "T1_rloo", "laptop", "Profile `laptop`.", "A **note**, a < b.")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch, figure_style: None) -> Path:
+    """A copy of the figures, into which a test may publish more."""
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(style, "output_folder", lambda profile: tmp_path / "figures")
     style.use_style("03_gone")
-    publish(results.credit_by_kind, "F04_curves", "laptop", "c", band=BAND)
-    text = pd.DataFrame({"row": ["<i>ITPO</i>"], "gain": ["+1.5"], "n": [3]})
-    publish_table(text, text[["n"]], "T1_rloo", "laptop", "Profile `laptop`.", "A **note**, a < b.")
-    return found
+    return tmp_path / "figures"
 
 
 def test_everything_is_shown_once_in_the_papers_order(folder: Path) -> None:
@@ -182,26 +195,35 @@ def test_a_missing_image_and_an_empty_folder_are_errors(folder: Path, tmp_path: 
         gallery.build(tmp_path)
 
 
+# What a browser lays out: that no two parts lie on each other and that no text is cut off.
 MEASURE = """\
 <!doctype html><body><iframe src="index.html" width="WIDTH" height="9000" style="border:0"></iframe><script>
 addEventListener("load", () => setTimeout(() => {
   const page = document.querySelector("iframe").contentDocument;
+  const box = part => part.getBoundingClientRect();
+  const name = part => part.outerHTML.slice(0, 80);
+  const parts = [...page.querySelectorAll("h1, h2, nav, header > p, .head, img, figcaption, .note, .scroll, .links")];
+  const cross = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
   document.body.textContent = JSON.stringify({
     width: page.documentElement.scrollWidth,
     images: [...page.images].map(image => image.naturalWidth),
-    outside: [...page.querySelectorAll("img, h1, h2, h3, p, .scroll")]
-      .filter(part => part.getBoundingClientRect().right > WIDTH + 1).map(part => part.outerHTML.slice(0, 80)),
+    outside: parts.filter(part => box(part).left < -1 || box(part).right > WIDTH + 1).map(name),
+    overlapping: parts.flatMap((a, n) => parts.slice(n + 1).filter(b => cross(box(a), box(b))).map(b => [name(a), name(b)])),
+    clipped: [...page.querySelectorAll("h1, h2, h3, p, figcaption, a, .badge, td, th")]
+      .filter(part => part.scrollWidth > part.clientWidth + 1 && getComputedStyle(part).overflow === "hidden").map(name),
+    silent: [...page.images].filter(image => !image.alt.trim()).map(name),
   });
 }, 500));
 </script></body>"""
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_browser_shows_it_on_wide_and_narrow_screens(folder: Path, tmp_path: Path, width: int) -> None:
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     browser = next((found for name in names if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser here ({', '.join(names)}): the pages are only parsed")
+    assert browser, f"no browser here: install one of {', '.join(names)}"
     gallery.build(folder)
     (folder / "measure.html").write_text(MEASURE.replace("WIDTH", str(width)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
@@ -210,7 +232,7 @@ def test_a_browser_shows_it_on_wide_and_narrow_screens(folder: Path, tmp_path: P
     dumped = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     found = json.loads(re.search(r"\{.*\}", dumped)[0])
     assert found["width"] == width, "nothing may have to be scrolled sideways but tables"
-    assert not found["outside"]
+    assert [found[fault] for fault in ("outside", "overlapping", "clipped", "silent")] == [[], [], [], []]
     assert len(found["images"]) == 6 and all(found["images"])
 
 

@@ -49,7 +49,7 @@ SECTIONS: Mapping[str, str] = {
     "band": "Gains over learning rates",
     "": "Further figures and tables",
     "ledger": "The replication ledger",
-    "T1": "Table 1 in numbers",
+    "T1": "Main results in numbers",
     "T2": "Agreement on the best and the worst turn",
 }
 FORMATS = {".csv": "numbers", ".pdf": "PDF", ".tex": "LaTeX", ".md": "Markdown", ".json": "record"}
