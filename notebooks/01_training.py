@@ -15,6 +15,17 @@
 # - *Norm-ITPO* sums that belief over each turn and splits the outcome over the turns accordingly.
 # - *RLOO* subtracts what the other dialogues with the same user got. What is left, the *advantage*, trains the policy.
 
+# %% tags=["colab"]
+import sys
+
+if "google.colab" in sys.modules:  # installs the library beside the torch that Colab has
+    import subprocess
+    from importlib.metadata import version
+
+    source = input("Address of the repository that this notebook is from (https://...): ")
+    wanted = [f"itpo[report,train] @ git+{source}", f"torch=={version('torch')}"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+
 # %% tags=["parameters"]
 profile = "laptop"
 

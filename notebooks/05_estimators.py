@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Three estimators: what is subtracted from a reward
 #
-# The methods of Table 1 decide the *reward* of a turn. What the policy learns from is an *advantage*: reward minus what was to be
+# **Does the estimator decide which credit helps?** The methods of Table 1 decide the *reward* of a turn. What the policy learns from is an *advantage*: reward minus what was to be
 # expected anyway. The paper estimates advantages in three ways, RLOO, GRPO and PPO [P], and claims that Norm-ITPO beats
 # trajectory-share under each (C1), and is at least as good as ITPO, most clearly under PPO (C2) [S]. The released code has
 # RLOO only [C]; GRPO and PPO are ours, after the works they are named for [O].
