@@ -266,7 +266,7 @@ def _interval_text(line: pd.Series) -> str:
 
 def _p_text(line: pd.Series) -> str:
     p = line["p"] if np.isnan(line["p_adjusted"]) else line["p_adjusted"]
-    return DASH if np.isnan(p) else f"{p:.3f}"
+    return DASH if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "below 0.001"
 
 
 LEDGER_COLUMNS = (
