@@ -343,6 +343,6 @@ draw.loss_curves(
 # the PRM learns: with a small $\beta$ the log-ratios must grow larger to predict an outcome equally well. Check it:
 #
 # ```python
-# print(prm.batch_norm(token_rewards, response_mask) - prm.batch_norm(10 * token_rewards, response_mask))
+# print(prm.batch_norm(token_rewards) - prm.batch_norm(10 * token_rewards))
 # ```
 # </details>
