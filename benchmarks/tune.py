@@ -19,13 +19,10 @@ from itpo.runs.paths import project_root, runs_root
 from itpo.runs.store import Run
 from itpo.runs.sweep import sweep
 from itpo.study.profiles import get_profile
-from itpo.study.regimes import get_regime_grid
 from itpo.tasks.registry import TASKS
 from itpo.trainer import train
 
 SEED, STEPS = 1000, 40
-MAP = get_regime_grid("laptop").run  # the middle of the map of regimes is tuned as it is run there
-CORRIDOR = "corridor_{turns}_{pivots}_{position}".format(**MAP.task.options)
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 CANDIDATES = [
     *(
@@ -43,8 +40,7 @@ CANDIDATES = [
 
 def configs(task: str, methods: list[str]) -> list[RunConfig]:
     """One run of the task for every candidate setting of these methods."""
-    run = MAP if task == CORRIDOR else replace(get_profile("laptop").on(task).run, steps=STEPS)
-    base = replace(run, seed=SEED)
+    base = replace(get_profile("laptop").on(task).run, steps=STEPS, seed=SEED)
     chosen = [method for method in CANDIDATES if method.name in methods]
     estimators = ["rloo" if allows("rloo", method.name) else "ppo" for method in chosen]
     return [replace(base, method=m, estimator=Estimator(e)) for m, e in zip(chosen, estimators, strict=True)]
@@ -70,7 +66,7 @@ def summarize(task: str, runs: list[Run]) -> pd.DataFrame:
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Tasks and methods as in Table 1, the best setting of each first."""
     keys = {
-        "task": [*TASKS, CORRIDOR].index,
+        "task": list(TASKS).index,
         "row": list(METHODS).index,
         "mean_success": lambda score: -score,
     }
@@ -80,7 +76,7 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", choices=[[], *METHODS], help="(default: all)")
-    parser.add_argument("--task", choices=[*TASKS, CORRIDOR], default="math")
+    parser.add_argument("--task", choices=TASKS, default="math")
     options = parser.parse_args()
     task, methods = options.task, options.methods or list(METHODS)
     path = project_root() / "figures" / "tuning.csv"

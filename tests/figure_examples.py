@@ -21,7 +21,6 @@ from itpo.figures import (
     microscope,
     real,
     results,
-    settings,
 )
 from itpo.study import transcripts
 from itpo.study.transcripts import Conversation
@@ -143,7 +142,7 @@ def fidelity(spread: float = 0.2, more: tuple[str, ...] = ()) -> Figure:
 ADVANTAGES = frame("dialogue turn reward", ("A", 1, 9.0), ("B", 1, 0.0), ("B", 2, 0.5)).assign(
     **{
         "RLOO released": [1.0, -1.0, 0.25],
-        "RLOO traject.": [0.5, -1.0, 0.25],
+        "RLOO trajectory": [0.5, -1.0, 0.25],
         "RLOO to_go": [0.5, -1.0, 0.5],
         "GRPO": [0.75, -1.0, 0.25],
         "PPO $\\lambda$ = 1": [0.5, -0.5, 0.0],
@@ -158,40 +157,6 @@ LENGTHS = pd.DataFrame(
 
 def lengths(rows: tuple[str, ...] = ("trajectory_share", "uniform", "norm_itpo")) -> pd.DataFrame:
     return pd.concat([band(rows, mean=3.5).assign(setting=name) for name in NAMES])
-
-
-def ablation(values: list, rows: tuple[str, ...] = ("norm_itpo",)) -> pd.DataFrame:
-    lines = [
-        (row, value, measure, 0.5 + 0.1 * k, 0.4 + 0.1 * k, 0.55 + 0.1 * k)
-        for k, row in enumerate(rows)
-        for value in values
-        for measure in settings.MEASURES
-    ]
-    return frame("row setting measure mean low high", *lines)
-
-
-def gains(rows: tuple[str, ...] = ("norm_itpo", "judge")) -> pd.DataFrame:
-    lines = [
-        (length, pivots, "early", 4, row, measure, sign * 0.01 * length * pivots, 0.01 * length, 0.02)
-        for length in (4, 6, 12)
-        for pivots in (1, 2)
-        for row, sign in zip(rows, (-1, 1, 1), strict=False)
-        for measure in settings.MEASURES
-    ]
-    table = frame("length pivots position rollouts row measure gain trajectory_share start", *lines)
-    return table.assign(gain_low=table["gain"] - 0.1, gain_high=table["gain"] + 0.1)
-
-
-def gains_by_baseline(rows: tuple[str, ...] = ("judge", "norm_itpo")) -> pd.DataFrame:
-    lines = [
-        (baseline, row, measure, n, 0.01 * n + 0.1 * k)
-        for k, baseline in enumerate(settings.BASELINES)
-        for row in rows
-        for measure in settings.MEASURES
-        for n in (2, 4, 8, 16)
-    ]
-    table = frame("baseline row measure rollouts gain", *lines)
-    return table.assign(gain_low=table["gain"] - 0.05, gain_high=table["gain"] + 0.1)
 
 
 # The method, and a real model
@@ -372,9 +337,6 @@ MAKERS: dict[str, Make] = {
     ),
     "reward_dynamics": lambda: results.reward_dynamics(**CASE),
     "credit_by_kind": lambda: results.credit_by_kind(KINDS),
-    "settings": lambda: settings.settings(ablation([0.1, 0.4, 1.6]), "eta", 0.4),
-    "regimes": lambda: settings.regimes(gains()),
-    "baseline_gains": lambda: settings.baseline_gains(gains_by_baseline()),
     "worths": lambda: microscope.worths(worths().drop(columns=["group", "setting"])),
     "worth_map": lambda: microscope.worth_map(worths()),
     "token_text": lambda: method.token_text(TOKENS.drop(columns="value")),
@@ -410,9 +372,6 @@ WITH_STRANGER: dict[str, Make] = {
     "speed_curves": lambda: comparison.speed_curves(speeds(_TWO), baseline="norm_itpo"),
     "stability": lambda: results.stability(items(_TWO)),
     "kendall": lambda: results.kendall_over_training(band(_TWO), band(_TWO), ceilings(_TWO), [0.5, 0.75]),
-    "settings": lambda: settings.settings(ablation([0.1, 0.4], _TWO), "eta", 0.4),
-    "regimes": lambda: settings.regimes(gains(_TWO)),
-    "baseline_gains": lambda: settings.baseline_gains(gains_by_baseline(_TWO)),
     "rewards": lambda: method.rewards(token_rewards(_TWO)),
     "success": lambda: real.success(successes(_TWO)),
     "costs": lambda: real.costs(seconds(STRANGER_NAME), MEMORY),

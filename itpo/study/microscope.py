@@ -11,7 +11,7 @@ sketches have the right mean, and a standard deviation of 1 / sqrt(``SKETCH``), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -382,4 +382,18 @@ def worth_table(runs: Sequence[Run]) -> pd.DataFrame:
         table.insert(0, "task", config.run.task.name)
         table.insert(1, "policy_steps", config.policy_steps)
         tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def map_table(runs: Mapping[tuple[str, str], Run]) -> pd.DataFrame:
+    """:func:`worth_table` of measurements named by a group of settings and the one of it, without trajectory-share's lines.
+
+    Its first columns are group and setting.
+    """
+    tables = []
+    for (group, setting), run in runs.items():
+        table = worth_table([run])
+        table.insert(0, "group", group)
+        table.insert(1, "setting", setting)
+        tables.append(table[table["name"] != BASELINE])
     return pd.concat(tables, ignore_index=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from itpo.config import Method
 from itpo.estimators import get_estimator
 from itpo.figures.publishing.formats import markdown as markdown  # for notebooks
 from itpo.figures.publishing.registry import publish_table
-from itpo.figures.settings import MEASURES
 from itpo.runs.store import Run
 from itpo.study.experiment import BASELINE, arm_of
 from itpo.study.profiles import Profile
@@ -124,7 +122,6 @@ def points(title: str, source: str) -> Column:
 
 METHOD = Column("row", lambda line: get_method(line["row"]).label)
 ESTIMATOR = Column("estimator", lambda line: get_estimator(line["estimator"]).label)
-MEASURE = Column("measure", lambda line: MEASURES[line["measure"]])
 
 
 # Results of runs
@@ -271,33 +268,6 @@ def main_columns(table: pd.DataFrame) -> list[Column]:
 def estimator_columns(table: pd.DataFrame) -> list[Column]:
     """:func:`main_table` of several estimators as people read it."""
     return [ESTIMATOR, *main_columns(table)]
-
-
-def gains_on_baseline(
-    frame: pd.DataFrame, by: Sequence[str], usual: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """What each method gains on trajectory-share in each group of ``by``, paired by seed: a line for group, method and measure.
-
-    ``usual`` has the runs of trajectory-share where the groups do not concern them; without, every group has its own.
-    Columns: ``by``, row, measure (a key of ``MEASURES``), ``value`` of the method and its ``gain`` with t-intervals, and
-    ``trajectory_share``, the mean of the baseline.
-
-    >>> runs = {"row": [BASELINE, "itpo"], "seed": 0, "setting": 0.4, "success": [0.5, 0.75], "speed": 0.5}
-    >>> frame = pd.DataFrame(runs)
-    >>> gains_on_baseline(frame, ["setting"])[["row", "measure", "gain"]].values.tolist()
-    [['itpo', 'success', 0.25], ['itpo', 'speed', 0.0]]
-    """
-    lines = []
-    for key, group in frame.groupby(list(by), sort=False):
-        cell = group if usual is None else pd.concat([group, usual])
-        own = cell[cell["row"] == BASELINE]
-        others = [row for row in cell["row"].unique() if row != BASELINE]
-        for measure, row in product(MEASURES, others):
-            line: dict[str, Any] = dict(zip(by, key, strict=True)) | {"row": row, "measure": measure}
-            line |= interval_columns("value", t_interval(cell.loc[cell["row"] == row, measure]))
-            line |= interval_columns("gain", t_interval(effects(cell, row, BASELINE, measure)))
-            lines.append(line | {BASELINE: own[measure].mean()})
-    return pd.DataFrame(lines)
 
 
 def settings_text(methods: Sequence[Method]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Every drawing: legible, the same bytes for the same data, shown once, and true to the frames that it is given."""
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -30,13 +31,28 @@ from itpo.figures import (
     microscope,
     real,
     results,
-    settings,
 )
-from itpo.figures.style import COLUMN, SMALL, TEXT
+from itpo.figures.style import COLUMN, PALE, SIGNED, SMALL, TEXT
 
 pytestmark = pytest.mark.usefixtures("figure_style")
-MODULES = (comparison, conversations, credit, estimators, framework, method, microscope, real, results, settings)
+MODULES = (
+    comparison,
+    conversations,
+    credit,
+    estimators,
+    framework,
+    method,
+    microscope,
+    real,
+    results,
+)
 Png = Callable[[Figure], bytes]
+
+
+@functools.cache
+def made(name: str) -> Figure:
+    """A drawing that tests look at and do not change."""
+    return MAKERS[name]()
 
 
 def test_every_drawing_is_among_the_examples() -> None:
@@ -55,7 +71,7 @@ def test_every_drawing_is_among_the_examples() -> None:
 def test_text_is_legible_and_apart_and_a_notebook_shows_the_figure_once(
     name: str, text_boxes: Callable[[Figure], dict[Text, Bbox]], check_apart: Callable[[Figure], None]
 ) -> None:
-    figure = MAKERS[name]()
+    figure = made(name)
     assert not plt.get_fignums()
     assert figure.get_figwidth() in (COLUMN, TEXT, 0.62 * TEXT)
     least = 5.5 if name in ("kendall", "token_text_values", "explained_variance") else SMALL
@@ -82,7 +98,7 @@ NO_AXES = (
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in NO_AXES])
 def test_axes_are_labelled(name: str) -> None:
-    figure = MAKERS[name]()
+    figure = made(name)
     shared = {text.get_text() for text in (figure._supxlabel, figure._supylabel) if text}
     labels = shared.union(*({ax.get_xlabel(), ax.get_ylabel()} for ax in figure.axes)) - {""}
     named_by_ticks = (
@@ -99,7 +115,7 @@ def test_axes_are_labelled(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["stability", "kendall", "credit_by_kind", "forest", "slopes"])
 def test_legends_stand_beside_the_axes(name: str) -> None:
-    figure = MAKERS[name]()
+    figure = made(name)
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in figure.axes)
@@ -113,7 +129,7 @@ def test_a_method_from_outside_is_drawn_as_its_entry_says(name: str, png: Png) -
     figure = WITH_STRANGER[name]()
     written = {text.get_text().replace("\n", " ") for text in figure.findobj(Text)}
     assert any(STRANGER.label in text for text in written)
-    if name not in ("story", "regimes", "costs", "stability"):  # these have colours of their own
+    if name not in ("story", "costs", "stability"):  # these have colours of their own
         colors = {
             to_hex(artist.get_color())
             for ax in figure.axes
@@ -213,7 +229,7 @@ def test_the_chosen_rate_of_each_task_is_ringed() -> None:
 OF_METHODS = {
     *("story", "credit_fidelity", "best_and_worst", "slopes", "explained_variance", "turns_over_training"),
     *("band", "table_dots", "rates", "speed_curves", "speed_curves_of_all", "kendall", "rewards", "success"),
-    *("settings", "regimes", "baseline_gains", "success_of_one_step", "worths"),
+    *("success_of_one_step", "worths"),
     *("framework", "conversation", "conversations", "turn_credit"),  # ITPO's and Norm-ITPO's own rewards
     "forest",  # its line at no gain is that of trajectory-share
 }
@@ -221,7 +237,7 @@ OF_METHODS = {
 
 @pytest.mark.parametrize("name", sorted({*MAKERS} - OF_METHODS))
 def test_no_other_drawing_uses_the_colour_of_a_method(name: str) -> None:
-    figure = MAKERS[name]()
+    figure = made(name)
     lines = [line.get_color() for ax in figure.axes for line in ax.lines]
     patches = [p.get_facecolor() for ax in figure.axes for p in ax.patches if p.get_facecolor()[3]]
     used = {to_hex(color) for color in [*lines, *patches] if color != "none"}
@@ -348,59 +364,25 @@ def test_the_curve_passes_through_its_means() -> None:
     assert [0.2, 0.28, 0.36] in drawn
 
 
-# Settings
+# The microscope
 
 
-def test_values_keep_their_order_and_the_own_one_is_marked(check_apart: Callable[[Figure], None]) -> None:
-    values = ["early", "spread", "late"]
-    rows = ("trajectory_share", "judge", "norm_itpo")
-    figure = settings.settings(examples.ablation(values, rows), "place", "spread")
-    assert len(figure.axes) == len(settings.MEASURES)
+def test_a_worth_stands_at_its_place_and_is_filled_where_it_counts() -> None:
+    figure = MAKERS["worths"]()
     for ax in figure.axes:
-        assert [label.get_text() for label in ax.get_xticklabels()] == values
-        assert ax.lines[0].get_xdata()[0] == 1, "the thin line stands at the second value"
-        heights = [bars.lines[0].get_ydata()[0] for bars in ax.containers]
-        assert heights == pytest.approx([0.5, 0.6, 0.7])
-    check_apart(figure)
+        marks = {round(float(line.get_ydata()[0])): line for line in ax.lines[1:]}
+        assert {place: line.get_xdata()[0] for place, line in marks.items()} == {0: 1.0, 1: 0.5, 2: 32.0}
+        assert [line.get_markerfacecolor() for line in marks.values()][1] == "white"
+        assert marks[2].get_marker() == ">" and marks[2].get_markerfacecolor() == METHODS["itpo"].color
+        assert [label.get_text() for label in ax.get_yticklabels()] == [
+            f"method {place}" for place in range(4)
+        ]
 
 
-def test_a_reference_is_a_dashed_line_at_its_mean(check_apart: Callable[[Figure], None]) -> None:
-    reference = examples.ablation([0], ("trajectory_share",)).drop(columns="setting").assign(mean=0.8)
-    figure = settings.settings(examples.ablation([0.1, 0.4, 1.6]), "eta", 0.4, reference)
-    for ax in figure.axes:
-        dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
-        assert [line.get_ydata()[0] for line in dashed] == [0.8]
-    check_apart(figure)
-
-
-def test_an_own_value_that_was_not_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="0.2"):
-        settings.settings(examples.ablation([0.1, 0.4]), "eta", 0.2)
-
-
-def test_the_map_has_few_pivots_at_the_bottom_and_white_at_no_gain() -> None:
-    figure = settings.regimes(examples.gains().sample(frac=1.0, random_state=1))
-    for usual, judge, norm in np.array(figure.axes).reshape(2, 3):
-        assert usual.texts[0].get_text() == "4\n(2)"
-        assert judge.get_title().startswith("LLM-as-a-judge: gain")
-        assert norm.get_title().startswith("Norm-ITPO")
-        assert [label.get_text() for label in judge.get_yticklabels()] == ["2", "1"]
-        assert [label.get_text() for label in judge.get_xticklabels()] == ["4", "6", "12"]
-        assert judge.texts[2].get_text() == "+24.0\n[+14, +34]"
-        assert norm.texts[5].get_text() == "-12.0\n[-22, -2]"
-        mesh = judge.collections[0]
-        assert mesh.norm.vmin == -mesh.norm.vmax == pytest.approx(-24.0)
-        np.testing.assert_allclose(mesh.get_array(), [[8, 12, 24], [4, 6, 12]])
-
-
-def test_gains_by_baseline_stand_at_their_rollouts_around_no_gain() -> None:
-    figure = MAKERS["baseline_gains"]()
-    assert len(figure.axes) == 4
-    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
-    for ax in figure.axes:
-        assert ax.lines[0].get_ydata()[0] == 0
-        assert [bars.get_label() for bars in ax.containers] == list(settings.BASELINES)
-        for k, bars in enumerate(ax.containers):
-            assert list(bars.lines[0].get_ydata()) == pytest.approx([n + 10 * k for n in (2, 4, 8, 16)])
-            ends = bars.lines[2][0].get_segments()[0][:, 1]
-            assert list(ends) == pytest.approx([2 + 10 * k - 5, 2 + 10 * k + 10])
+def test_the_map_has_colour_only_where_differences_count() -> None:
+    (ax,) = MAKERS["worth_map"]().axes
+    cells = [(round(p.get_x() + 0.48), to_hex(p.get_facecolor())) for p in ax.patches]
+    assert len(cells) == 9 * 3, "a cell without a number is empty"
+    assert {column for column, color in cells if color == PALE} == {0, 1}
+    assert {color for column, color in cells if column == 2} == {to_hex(SIGNED(1.0))}
+    assert {text.get_text() for text in ax.texts} >= {"1.0", ".50", "40", "math tutoring"}
