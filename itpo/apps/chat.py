@@ -26,7 +26,6 @@ from itpo.rollout.llm_judge import ModelJudge
 from itpo.rollout.real_tasks import RealDocuments, RealMath, RealMedical
 from itpo.rollout.sampler import Sampling, speak
 from itpo.rollout.users import ModelUser
-from itpo.runs.paths import runs_root
 from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, Endpoint
 from itpo.tasks.base import MAX_TURNS, ScriptedTask
@@ -161,19 +160,17 @@ def find_scene(
     return real_scene(load_examples(data, format).examples, seed, endpoint)
 
 
-def find_policy(config: RunConfig, run: Run | None, base: Path | None, max_tokens: int, seed: int) -> Party:
-    """The policy of a run, or a base alone: that of ``config``, which is made where it is missing, unless one is named.
+def find_policy(
+    config: RunConfig, run: Run | None, base: Path | None, max_tokens: int, seed: int, root: Path
+) -> Party:
+    """The policy of a run, or a base alone: that of ``config``, made in the store ``root`` if missing, unless one is named.
 
     Raises ``FileNotFoundError`` where there is no model in the folder ``base``.
     """
     if base and not base.is_dir():
         raise FileNotFoundError(f"no model in {base}: name the folder of one")
     if base is None:
-        base_of = (
-            (run.config, Store(run.folder.parent, mix_platforms=True))
-            if run
-            else (config, Store(runs_root()))
-        )
+        base_of = (run.config, Store(run.folder.parent, mix_platforms=True)) if run else (config, Store(root))
         return Talker(base_model(*base_of), run, max_tokens, seed).answer
     return Talker(base, run, max_tokens, seed).answer
 
@@ -196,6 +193,8 @@ def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Call
         offered = dict(zip(_LETTERS, moves(messages), strict=False)) if moves else {}
         for letter, move in offered.items():
             say(f"  {letter}  {move}")
+        if moves and not offered:
+            say("(a scripted one would end the conversation here)")
         text = _line(hear, role)
         while text == "?" and hint:
             advice = hint(messages)

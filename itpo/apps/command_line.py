@@ -19,7 +19,7 @@ import typer
 from itpo.apps import listing, planning, policies, sweeps, training
 from itpo.apps.options import ProfileOption
 from itpo.apps.planning import Precision
-from itpo.apps.terminal import GOES_ON, Command, Group, examples, one_line, stoppable, visible
+from itpo.apps.terminal import GOES_ON, Command, Context, Group, examples, one_line, stoppable, visible
 from itpo.extras import MissingExtraError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback(invoke_without_command=True)
 def shared(
-    context: typer.Context,
+    context: Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: typer would have to evaluate every option's type from text.
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from itpo.apps.options import finds_runs
 from itpo.apps.terminal import (
     Command,
+    Context,
     Group,
     can_print,
     columns,
@@ -48,7 +50,7 @@ RunArgument = Annotated[
 
 @app.callback()
 @finds_runs()
-def runs(context: typer.Context, root: Path, facts: "Facts") -> int:
+def runs(context: Context, root: Path, facts: "Facts") -> int:
     """List, show or remove the runs of a store."""
     return 0 if context.invoked_subcommand else _list(root, facts)
 
@@ -115,28 +117,28 @@ def show(root: Path, facts: "Facts", run: RunArgument = None) -> int:
 def report(run: "Run") -> None:
     """The curve of a run, its outcomes before and after training, and its picture."""
     from itpo.apps.curves import PICTURE, chart, outcome_name, outcomes
+    from itpo.training.evaluation import FINAL
 
     config: Any = run.config
-    blocks, name = can_print("▁█│└─"), outcome_name(config)
+    name, width = outcome_name(config), columns() if is_limited() else 100
+    lines = []
     if curve := outcomes(run):
-        print(f"mean {name} of each step's {config.prompts * config.rollouts} dialogues:")
-        width = columns() if is_limited() else 80
         print(
-            paint(
-                chart([mean for _, mean in curve], min(width, 80), blocks=blocks), config.method.entry.color
-            )
+            textwrap.fill(f"mean {name} of each step's {config.prompts * config.rollouts} dialogues:", width)
         )
+        text = chart([mean for _, mean in curve], min(width, 80), blocks=can_print("▁█│└─"))
+        print(paint(text, config.method.entry.color))
     if watched := outcomes(run, "eval_success"):
-        print(
-            f"{name} on {config.eval_dialogues} fresh problems: {watched[0][1]:.3f} before training", end=""
+        after = f", {watched[-1][1]:.3f} after step {watched[-1][0]}" if len(watched) > 1 else ""
+        lines.append(
+            f"{name} on {config.eval_dialogues} fresh problems: {watched[0][1]:.3f} before training{after}"
         )
-        print(f", {watched[-1][1]:.3f} after step {watched[-1][0]}" if len(watched) > 1 else "")
     if run.done:
-        ended = run.summary()
-        count = 2 * config.eval_dialogues
-        print(
-            f"at the end, on {count} others: {ended['success']:.3f}, decoded greedily {ended['greedy_success']:.3f}"
-        )
+        ended, count = run.summary(), FINAL * config.eval_dialogues
+        greedy = f"{ended['greedy_success']:.3f} decoded greedily"
+        lines.append(f"at the end, on {count} others: {ended['success']:.3f} sampled, {greedy}")
+    for line in lines:
+        print(textwrap.fill(line, width, subsequent_indent="  "))
     if (run.folder / PICTURE).exists():
         print(f"picture: {run.folder / PICTURE}")
 

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: typer would have to evaluate every option's type from text.
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from itpo.apps.options import finds_runs
 from itpo.apps.terminal import one_line, stoppable
+from itpo.apps.training import watch_models
 
 if TYPE_CHECKING:
     from itpo.apps.finding import Facts
@@ -81,13 +83,18 @@ def chat(
         if scene and assistant:
             other = scene.parties["user"]
         else:
-            other = find_policy(
-                named_config(facts.profile or "laptop", task), finished, model, max_tokens, example
-            )
+            start = named_config(facts.profile or "laptop", task)
+            with watch_models(root, _say_making):
+                other = find_policy(start, finished, model, max_tokens, example, root)
         messages = converse(other, scene, role)
         if finished and scene and scene.plain and model is None:
             show_turn_credit(finished, task, scene.example, messages)
     return 0
+
+
+def _say_making(text: str) -> None:
+    ends = "\r" if sys.stderr.isatty() else "\n"
+    print(f"a base model is made first, once: {text}", end=ends, file=sys.stderr, flush=True)
 
 
 @finds_runs("status")

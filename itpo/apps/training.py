@@ -12,7 +12,8 @@ run.metrics().plot("step", "success")
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from itpo.apps import options, sweeps
-from itpo.apps.terminal import GOES_ON, columns, one_line, stoppable
+from itpo.apps.terminal import GOES_ON, Context, columns, one_line, stoppable
 
 if TYPE_CHECKING:
     from itpo.config import RunConfig
@@ -108,13 +109,33 @@ def train_here(
     return store.open(config), outcome.kind == "trained"
 
 
+@contextmanager
+def watch_models(root: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Say now and then how far a base model is that some process makes in a store meanwhile."""
+    from itpo.runs.artifacts import being_made
+
+    over = threading.Event()
+
+    def watch() -> None:
+        """Look until it is over."""
+        while not over.wait(_POLL):
+            for text in being_made(root / "models"):
+                say(text)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 class Progress:
     """How far a run is: a bar on a terminal, else a line now and then; ``verbose``: a line of all metrics for each step."""
 
     def __init__(self, config: "RunConfig", root: Path, verbose: bool = False) -> None:
         from tqdm import tqdm
 
-        self.config, self.root, self.verbose = config, root, verbose
+        self.config, self.verbose = config, verbose
         self.terminal, self.said_at, self.said = sys.stderr.isatty(), time.monotonic(), ""
         self.bar = tqdm(
             total=config.steps,
@@ -124,25 +145,17 @@ class Progress:
             leave=False,
             disable=not self.terminal,
         )
-        self.over = threading.Event()
-        threading.Thread(target=self._watch_models, daemon=True).start()
+        self.models = watch_models(root, lambda text: self.note(f"its base model is made: {text}"))
 
     def __enter__(self) -> "Progress":
+        self.models.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.over.set()
+        self.models.__exit__(kind, error, trace)
         self.bar.close()
-
-    def _watch_models(self) -> None:
-        """Say how far a base model is that has to be made first."""
-        from itpo.runs.artifacts import being_made
-
-        while not self.over.wait(_POLL):
-            for text in being_made(self.root / "models"):
-                self.note(f"its base model is made: {text}")
 
     def hear(self, line: Mapping[str, Any]) -> None:
         """Take a line of the run's metrics."""
@@ -171,7 +184,7 @@ class Progress:
 
 @stoppable(GOES_ON)
 def train(
-    context: typer.Context,
+    context: Context,
     task: Annotated[str, options.named("task", "Task, or module:name of your own")] = "math",
     method: Annotated[str, options.named("method", "Method, or module:name of your own")] = "norm_itpo",
     estimator: Annotated[str, options.named("estimator", "rloo, grpo or ppo")] = "rloo",
@@ -232,5 +245,6 @@ def _conclude(run: "Run", how: str) -> None:
         print(f"no picture: {error}", file=sys.stderr)
     report(run)
     known = run.folder.name if run.folder.parent == runs_root().resolve() else run.folder
-    print(f"next: itpo chat --run {known}\n      itpo export {known} FOLDER")
+    print(f"next: itpo chat --run {known}")
+    print(f"      itpo export {known} FOLDER")
     print(run.folder)

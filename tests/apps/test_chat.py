@@ -76,7 +76,8 @@ def test_nothing_that_others_say_steers_the_terminal_or_reads_as_someone_else(ca
     def score(messages: list[Message]) -> float:
         raise EndpointError(EVIL)
 
-    scene = Scene(EVIL, (Message("user", EVIL),), 2, {"assistant": lambda messages: EVIL}, score)
+    said, moves = {"assistant": lambda messages: EVIL}, {"assistant": lambda messages: [EVIL]}
+    scene = Scene(EVIL, (Message("user", EVIL),), 2, said, moves, score)
     messages = converse(lambda messages: EVIL, scene, "assistant", hear=typed("?", "well", ""))
     assert messages[2].content == EVIL  # what is scored is what was said
     printed = capsys.readouterr().out
@@ -106,3 +107,26 @@ def test_a_policy_answers_in_its_own_words(tiny_folder) -> None:
     messages = converse(talker.answer, scene, say=lambda line: None, hear=typed("Maybe 3."))
     assert [m.role for m in messages] == ["user", "assistant", "user", "assistant"]
     assert messages[2].content == "maybe 3 ." and set(messages[1].content.split()) <= words
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_letter_of_a_move_says_it_and_looking_changes_nothing(name: str, role: str) -> None:
+    """Every move offered is one that the scripted party may make here; there are several of them, each of another kind."""
+
+    def talk(hear: Callable[[list[str]], str]) -> tuple[list[Message], list[str]]:
+        scene, shown = scripted_scene(get_task(name), seed=2), []
+        other = scene.parties["assistant" if role == "user" else "user"]
+        return converse(other, scene, role, shown.append, lambda prompt: hear(shown)), shown
+
+    def letter(shown: list[str]) -> str:
+        return (
+            "a)" if shown[-1].startswith("  ") and sum(line.startswith("  a  ") for line in shown) < 4 else ""
+        )
+
+    messages, shown = talk(letter)
+    moves = [line[5:] for line in shown if line.startswith("  a  ")]
+    own = [message.content for message in messages if message.role == role][role == "user" :]
+    assert own == moves[: len(own)] and len(own) > 1 and any(line.startswith("  b  ") for line in shown)
+    words = iter([*own, ""])
+    assert talk(lambda shown: next(words))[0] == messages

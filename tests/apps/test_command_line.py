@@ -13,11 +13,9 @@ from itpo import __version__
 from itpo.__main__ import main
 from itpo.apps.configs import named_config, parse_changes, with_settings
 from itpo.attribution import known_methods
-from itpo.config import Method, from_json
 from itpo.estimators import ESTIMATORS
 from itpo.runs.files import sealed_bytes
 from itpo.runs.store import Store
-from itpo.tasks.registry import get_task
 
 
 def test_methods_lists_every_method_and_estimator() -> None:
@@ -34,48 +32,25 @@ def test_methods_lists_every_method_and_estimator() -> None:
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    commands = ["train", "sweep", "runs", "check", "chat", "export", "data", "plan", "methods", "figures"]
-    assert re.findall(r"^  (\w+)  ", printed, re.MULTILINE) == commands
+    commands = [
+        "train",
+        "sweep",
+        "check",
+        "chat",
+        "export",
+        "data",
+        "plan",
+        "check-model",
+        "methods",
+        "figures",
+        "runs",
+    ]
+    assert re.findall(r"^  ([a-z-]+)  +[A-Z]", printed, re.MULTILINE) == commands
+    assert "..." not in printed, "a line of help is cut off"
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
 
 
 SMALL = ["--profile", "smoke", "--set", "steps=2", "--set", "model.steps=5", "--set", "eval_dialogues=4"]
-
-
-def test_train_prints_the_folder_of_its_run_last(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a store that a dry run did not make; the run is that of the settings, is listed afterwards, and can be talked to."""
-    command = [
-        "train",
-        "--method",
-        "uniform",
-        *SMALL,
-        "--set",
-        "concentration=2",
-        "--store",
-        str(tmp_path / "runs"),
-    ]
-    assert main([*command, "--dry-run"]) == 0
-    named = capfd.readouterr().out.strip()
-    assert not (tmp_path / "runs").exists()
-    assert main(command) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[-1] == named and "1 trained" in lines[-2]
-    config = from_json(json.loads((Path(named) / "config.json").read_text())["config"])
-    assert config.method == Method("uniform", {"concentration": 2.0}, policy_lr=5e-4) and config.steps == 2
-    assert main(["runs", "--store", str(tmp_path / "runs")]) == 0
-    head, line = capfd.readouterr().out.splitlines()
-    assert head.split() == ["task", "method", "estimator", "seed", "steps", "success", "folder"]
-    success = f"{Store(tmp_path / 'runs').open(config).summary()['success']:.3f}"
-    assert line.split() == ["math", "uniform", "rloo", "0", "2", "of", "2", success, named]
-    monkeypatch.setattr("sys.stdin", io.StringIO("maybe 3 .\n\n"))
-    assert main(["chat", "--run", named, "--max-tokens", "8"]) == 0
-    talk = re.findall(r"^assistant> (.*)$", capfd.readouterr().out.replace("user> ", "\n"), re.MULTILINE)
-    assert len(talk) == 2 and {word for line in talk for word in line.split()} <= {
-        *get_task("math").words,
-        "<|end|>",
-    }
 
 
 def test_train_refuses_to_go_on_with_a_run_of_another_platform(
@@ -107,7 +82,7 @@ def test_train_refuses_to_go_on_with_a_run_of_another_platform(
     [
         ("--profile labtop", "unknown profile 'labtop': did you mean laptop?"),
         ("--task maths", "unknown task 'maths': did you mean math"),
-        ("--method norm_itop", "unknown method 'norm_itop': did you mean norm_itpo?"),
+        ("--method norm_itop", "unknown method 'norm_itop': did you mean norm_itpo"),
         ("--estimator reinforce", "unknown estimator 'reinforce': use one of rloo, grpo, ppo"),
         ("--method nowhere:ENTRY", "nowhere:ENTRY cannot be imported"),
         ("--method value_model", "needs the values of a critic"),
@@ -120,6 +95,7 @@ def test_train_refuses_to_go_on_with_a_run_of_another_platform(
         ("--set kl_coef=NaN", "kl_coef is nan; it must be a finite number"),
         ("--seed one", "--seed"),
         ("--stepz 3", "--stepz"),
+        ("--steps 0", "steps is 0; it must be a whole number at least 1"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -213,6 +189,13 @@ def test_a_person_is_the_doctor_of_a_scripted_patient(
         ("--url http://127.0.0.1:9/v1", "need each other"),
         ("--free --as assistant", "leave --free out"),
         ("--run nowhere", "nowhere is not the folder of a run"),
+        ("--run nowhere --method itpo", "--run and --method exclude each other"),
+        ("--seed 3", "--estimator, --seed and --set are of a run: name its --method too"),
+        ("--method norm_itop", "unknown method 'norm_itop': did you mean norm_itpo"),
+        (
+            "--method itpo --seed 1 --store nowhere",
+            "no finished run of method itpo, seed 1 in nowhere: train it by `itpo",
+        ),
         ("--data x.jsonl --format math --model nowhere", "x.jsonl: there is no such file"),
         ("--free --model nowhere", "no model in nowhere"),
         ("--task maths", "unknown task 'maths': did you mean math"),
