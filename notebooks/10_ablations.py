@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Appendix: one setting at a time
 #
-# Is what notebook 13 finds a matter of one setting? Four are changed here, one at a time, on math tutoring under RLOO: the temperature eta of
+# **Is what notebook 13 finds a matter of one setting?** Four are changed here, one at a time, on math tutoring under RLOO: the temperature eta of
 # the softmax (5) that makes Norm-ITPO's weights (F18), the beta of the PRM's rewards (2) and loss (3) (F19), the size of the base model
 # (F20), and how many updates a batch gives the PRM: 8 here, 32 in the released code [C]. The captions of F18 to F20 are not known to us;
 # these are ours [O].
-#
+
+# %% [markdown]
 # The instrument is the gradient microscope: what a method's credit is *worth*, in times the batch of trajectory-share, at one policy after
 # a few steps. All else stays as it is. So this asks what a setting does to credit, and it is an exploration: training decides.
 
@@ -82,9 +83,14 @@ Markdown(tables.markdown(text[table["name"] == "norm_itpo"]))
 # - **Not a best value.** The largest of four is expected to lie above their mean even if the setting does nothing.
 # - **Not that settings act alone.** Each was moved with the others held at the profile's values.
 # - **Nothing about documents and medical**, which were not measured here.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. Sweep the length penalty instead: `dataclasses.replace(cell, run=dataclasses.replace(cell.run, length_penalty=...))`. Whose gradients does it turn?
-# 2. At eta = 6.4 the weights of a dialogue of four turns lie between which bounds, if its turn rewards differ by at most 2? Check it with
-#    `itpo.turns.normalize`.
+# **1.** At eta = 6.4 the weights of a dialogue of four turns lie between which bounds, if its turn rewards differ by at most 2?
+#
+# <details><summary>Solution</summary>
+#
+# The largest is highest if the other three are 2 below it: 1 / (1 + 3 exp(-2 / 6.4)) = 0.31; the smallest is lowest if the
+# others are 2 above: 1 / (1 + 3 exp(2 / 6.4)) = 0.20. All turns get about a quarter: an equal split.
+# </details>

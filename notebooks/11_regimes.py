@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Appendix: a map of regimes
 #
-# In which dialogues is turn-wise credit worth having? Here is one task made for that question. A visitor walks down a corridor of a
+# **In which dialogues is turn-wise credit worth having?** Here is one task made for that question. A visitor walks down a corridor of a
 # *fixed* number of turns. At a door one action is right; nobody says which, and a door that was not opened cannot be gone back to. In a hall
 # anything may be said and nothing follows. The outcome is 1 if every door was opened. So the number and place of the pivotal turns are
 # settings, and all dialogues have the same length: no method can win by asking less.
-#
+
+# %% [markdown]
 # The instrument is the gradient microscope of notebook 13: what a method's credit is *worth*, in times the batch of trajectory-share,
 # at one policy after a few steps of training. This is an exploration; its settings are ours [O], and training decides where the two disagree.
 #
@@ -111,9 +112,15 @@ Markdown(tables.markdown(text[table["name"].isin(own) & (table["group"] == table
 # - **Nothing about training.** One step at a policy that trajectory-share made; steps are clipped, and policies differ later.
 # - **Not from one seed.** Batches vary here; base model and policy of a cell do not.
 # - **Not from a corridor to people.** Nobody reacts here: the visitor walks on whatever was said.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. Doors come first in the map. Which return do the halls after the last door get from each method, if all doors were opened?
-# 2. Make the halls matter a little: a task of your own (`docs/extending.md`), in which a hall halves the outcome unless one action is said. What happens to the
-#    worth of the judge?
+# **1.** Doors come first in the map. If all of three doors were opened, which return do the halls after the last door get from
+# trajectory-share, and which from the judge?
+#
+# <details><summary>Solution</summary>
+#
+# The whole outcome from trajectory-share, at every hall; nothing from the judge, whose last reward stands at the third door. Before
+# baselines: `released` then takes the same mean off each turn, halls too, and `to_go` only what others still had to come.
+# </details>

@@ -1,9 +1,12 @@
 # %% [markdown]
 # # The gradient microscope
 #
-# Training runs answer slowly: twelve seeds, and the difference between two methods is still a few points wide. This notebook asks an
-# earlier question. At *one* policy and *one* PRM, which method's credit gives the better policy gradient? Nothing is trained by it; the same
-# batches serve all methods; and the answer is sharp.
+# **At one policy and one PRM, which method's credit gives the better policy gradient?** Training runs answer slowly: after twelve seeds
+# the difference between two methods is still a few points wide. Here nothing is trained by a method, and the same batches serve all of
+# them, so the answer is sharp.
+
+# %% [markdown]
+# Four words are used throughout.
 #
 # - **True gradient.** That of trajectory-share without whitening: a leave-one-out policy gradient, noisy, but right on average [O].
 # - **Cosine.** Between a method's gradient in one batch and the true one, corrected for the noise of the latter. 1 is perfect.
@@ -31,8 +34,8 @@ from itpo.runs.store import Store
 from itpo.runs.sweep import sweep
 from itpo.study import microscope, tables
 from itpo.study import microscope_tables as worth
+from itpo.study.agreement import RANK_COLUMNS, agreement, trained_gains, training_ranks
 from itpo.study.damping import damping, expected_gradients
-from itpo.study.experiment import get_experiment, table_rate
 from itpo.study.profiles import get_profile
 from itpo.tasks.registry import get_entry
 
@@ -138,35 +141,17 @@ Markdown(f"Before training (the rest is in `microscope_table`):\n\n{tables.markd
 # %% [markdown]
 # ## 4. Does training agree?
 #
-# The band of notebook 02 trained some of these methods. Its gain is the mean outcome of training, less trajectory-share's on the same
-# problems. A better gradient at one policy need not be a better run: steps are clipped, the optimizer rescales them, and the policy that
-# a method makes is another one than trajectory-share's. Where the two disagree, training decides.
+# The band of notebook 02 trains some of these methods; run this cell again when it is done. A gain is the mean outcome of training, less
+# trajectory-share's on the same problems. A better gradient at one policy need not be a better run: steps are clipped, the optimizer
+# rescales them, and the policy that a method makes is another one than trajectory-share's. Where the two disagree, training decides.
 
 # %%
-store, cells = Store(runs_root()), get_experiment(profile).band(scale)
-cells = {cell: list(own) for cell, own in cells.items() if cell.rate == table_rate(scale, cell.task)}
-done = {
-    cell: own
-    for cell, own in cells.items()
-    if all((store.folder(config) / "done.json").exists() for config in own)
-}
-trained = [store.open(config) for own in done.values() for config in own]
-said = [f"{len(done)} of {len(cells)} methods and tasks of the band are trained so far."]
-if any(cell.arm != tables.BASELINE for cell in done):
-    speed = tables.results(trained).pivot(index=["task", "seed"], columns="arm", values="speed")
-    gained = 100 * speed.sub(speed[tables.BASELINE], axis=0).drop(columns=tables.BASELINE)
-    gained = gained.groupby("task").mean().melt(ignore_index=False, var_name="name", value_name="gain")
-    ranks = worth.training_ranks(table, gained.dropna().reset_index())
-    said += worth.agreement(ranks)
-    rank_columns = [
-        tables.Column("task", "task"),
-        tables.Column("method", "label"),
-        tables.Column("difference of cosines", "difference", 1.0, 2, "+"),
-        tables.Column("gain in training (points)", "gain", 1.0, 1, "+"),
-        tables.Column("rank, microscope", "rank_microscope"),
-        tables.Column("rank, training", "rank_training"),
-    ]
-    said.append("\n" + tables.markdown(tables.as_text(ranks, rank_columns)))
+trained = trained_gains(scale, Store(runs_root()))
+ranks = training_ranks(table, trained.gains)
+said = [f"Of {trained.total} methods and tasks of the band, {trained.done} are trained so far."]
+said += (
+    [*agreement(ranks), tables.markdown(tables.as_text(ranks, RANK_COLUMNS))] if len(trained.gains) else []
+)
 Markdown(tables.mark(scale) + "\n\n".join(said))
 
 # %% [markdown]
@@ -175,11 +160,23 @@ Markdown(tables.mark(scale) + "\n\n".join(said))
 # - **Not that a method trains better.** This is one step at policies that trajectory-share made; see section 4.
 # - **Not from three policies of one seed each.** Batches vary here, policies do not.
 # - **Not that all bias is bad.** A biased gradient with little noise may be worth more than an unbiased one, at this batch size.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. In section 1, let `weights` be one line for each of the 16 dialogues, as a PRM that reads the whole dialogue would make them. Is the
-#    gradient still damped turn by turn?
-# 2. Add a method of your own to `microscope.measurements` with `dataclasses.replace(config, methods=(*config.methods, ...))`. Which worth has ITPO
-#    whose outcome has half its weight?
-# 3. The worth of a method falls when batches grow. Why, and down to what, for a biased one?
+# **1.** In section 1, let `weights` be one line for each of the 16 dialogues, as a PRM that reads the whole dialogue would make them. Is the
+# gradient still damped turn by turn?
+#
+# <details><summary>Solution</summary>
+#
+# No. `expected_gradients(outcomes, chances, rng.dirichlet(np.ones(4), 16))` has ratios to `true` that are no longer one minus a weight, and may
+# have the other sign: a weight that depends on what is said later changes what a turn is compared by.
+# </details>
+#
+# **2.** The worth of a biased method falls when batches grow. Why, and towards what?
+#
+# <details><summary>Solution</summary>
+#
+# With many dialogues the noise is gone: trajectory-share's cosine tends to 1 and the method's to its bias. The odds of the one grow
+# without end, those of the other do not, so the worth tends to 0, however good it is at the batch size of training.
+# </details>

@@ -374,9 +374,8 @@ def test_a_worth_stands_at_its_place_and_is_filled_where_it_counts() -> None:
         assert {place: line.get_xdata()[0] for place, line in marks.items()} == {0: 1.0, 1: 0.5, 2: 32.0}
         assert [line.get_markerfacecolor() for line in marks.values()][1] == "white"
         assert marks[2].get_marker() == ">" and marks[2].get_markerfacecolor() == METHODS["itpo"].color
-        assert [label.get_text() for label in ax.get_yticklabels()] == [
-            f"method {place}" for place in range(4)
-        ]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [f"method {place}" for place in range(4)]
 
 
 def test_the_map_has_colour_only_where_differences_count() -> None:

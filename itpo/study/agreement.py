@@ -1,0 +1,111 @@
+"""Does training agree with the gradient microscope? The gains of the band's runs beside the worth of the same methods' credit.
+
+A better gradient at one policy need not be a better run: steps are clipped, the optimizer rescales them, and the policy that a
+method makes is another one than trajectory-share's. Where the two disagree, training decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from itpo.runs.store import Store
+from itpo.study.experiment import get_experiment, table_rate
+from itpo.study.profiles import Profile
+from itpo.study.tables import BASELINE, Column, results
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the band has trained so far at the rate of Table 1: ``done`` of ``total`` methods and tasks have all their seeds.
+
+    ``gains`` has task, name (of the arm) and gain: the mean over seeds of the outcome of training, in points, less that of
+    trajectory-share with the same task and seed.
+    """
+
+    done: int
+    total: int
+    gains: pd.DataFrame
+
+
+def trained_gains(profile: Profile, store: Store) -> Trained:
+    """Read the finished runs of the band; trains nothing, and makes no folder.
+
+    >>> import tempfile
+    >>> from itpo.study.profiles import get_profile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     trained = trained_gains(get_profile("laptop"), Store(root))
+    >>> trained.done, trained.total, len(trained.gains)
+    (0, 27, 0)
+    """
+    band = get_experiment(profile.name).band(profile)
+    cells = {cell: own for cell, own in band.items() if cell.rate == table_rate(profile, cell.task)}
+    done = [
+        own for own in cells.values() if all((store.folder(config) / "done.json").exists() for config in own)
+    ]
+    gains = pd.DataFrame(columns=["task", "name", "gain"])
+    if done:
+        frame = results([store.open(config) for own in done for config in own])
+        speed = frame.pivot(index=["task", "seed"], columns="arm", values="speed")
+        if BASELINE in speed:
+            gained = 100 * speed.sub(speed[BASELINE], axis=0).drop(columns=BASELINE)
+            means = gained.groupby("task").mean().melt(ignore_index=False, var_name="name", value_name="gain")
+            gains = means.dropna().reset_index()
+    return Trained(len(done), len(cells), gains)
+
+
+def training_ranks(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """Methods ranked by the microscope and by training, task by task: task, name, label, difference, gain, and the two ranks.
+
+    ``table`` is :func:`itpo.study.microscope.worth_table`; ``difference`` is the mean over its policies. ``gains`` has task,
+    name, gain: how much better than trajectory-share a method was over training. Ranks begin with the best; trajectory-share,
+    which has neither a difference nor a gain, is ranked at 0. Methods that only one of the two has are left out.
+
+    >>> frame = pd.DataFrame({"task": "math", "name": [BASELINE, "istar"], "label": "", "difference": [np.nan, 0.1]})
+    >>> training_ranks(frame, pd.DataFrame([{"task": "math", "name": "istar", "gain": -2.0}]))["rank_training"].tolist()
+    [1, 2]
+    """
+    means = table.assign(difference=table["difference"].fillna(0.0))
+    means = means.groupby(["task", "name", "label"], sort=False)["difference"].mean().reset_index()
+    usual = pd.DataFrame({"task": table["task"].unique(), "name": BASELINE, "gain": 0.0})
+    both = means.merge(pd.concat([gains[["task", "name", "gain"]], usual]), on=["task", "name"])
+    for column, rank in (("difference", "rank_microscope"), ("gain", "rank_training")):
+        both[rank] = both.groupby("task")[column].rank(ascending=False, method="first").astype(int)
+    return both
+
+
+def agreement(ranks: pd.DataFrame) -> list[str]:
+    """How far training ranks the methods of a task as the microscope does, and where the two differ most: a sentence a task.
+
+    ``ranks`` is :func:`training_ranks`; the correlation is Spearman's, between differences and gains. Nothing is said of a task
+    with fewer than three methods.
+
+    >>> ranks = pd.DataFrame({"task": "math", "name": list("abc"), "label": list("ABC"), "difference": [0.3, 0.1, 0.0]})
+    >>> ranks = ranks.assign(gain=[1.0, -2.0, 0.0], rank_microscope=[1, 2, 3], rank_training=[1, 3, 2])
+    >>> print(*agreement(ranks))
+    **math**: rank correlation 0.50 over 3 methods; furthest apart: B, rank 2 by the microscope and 3 by training.
+    """
+    sentences = []
+    for task, lines in ranks.groupby("task", sort=False):
+        rho = (
+            float(stats.spearmanr(lines["difference"], lines["gain"]).statistic) if len(lines) > 2 else np.nan
+        )
+        apart = lines.loc[(lines["rank_microscope"] - lines["rank_training"]).abs().idxmax()]
+        sentences.append(
+            f"**{task}**: rank correlation {rho:.2f} over {len(lines)} methods; furthest apart: {apart['label']}, "
+            f"rank {apart['rank_microscope']} by the microscope and {apart['rank_training']} by training."
+        )
+    return sentences
+
+
+RANK_COLUMNS = (
+    Column("task", "task"),
+    Column("method", "label"),
+    Column("difference of cosines", "difference", 1.0, 2, "+"),
+    Column("gain in training (points)", "gain", 1.0, 1, "+"),
+    Column("rank, microscope", "rank_microscope"),
+    Column("rank, training", "rank_training"),
+)
