@@ -37,7 +37,7 @@ from itpo.figures.style import use_style
 from itpo.rollout.seeding import seeded
 from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep
-from itpo.study import transcripts, walkthrough
+from itpo.study import tables, transcripts, walkthrough
 from itpo.study.profiles import get_profile
 from itpo.trainer import train
 from itpo.training.build import trained
@@ -155,7 +155,7 @@ policies = {
     "before training": (dialogues, batch, token_rewards),
     "trained": (after, batch_after, rewards_after),
 }
-text = ""
+text = tables.mark(scale)
 for name, (seen, those, r) in policies.items():
     counts = walkthrough.found_by(
         turns.aggregate(r, those.turn_ids), those.turn_ids, walkthrough.pivots(learner.task, seen)
