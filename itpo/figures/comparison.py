@@ -81,7 +81,7 @@ def _claims(ax: Axes, beside: Axes, lines: pd.DataFrame, names: list[str], limit
         color, marker, face = RULINGS.get(str(line.ruling), RULINGS["open"])
         ax.hlines(y, max(line.low, -limit), min(line.high, limit), color=color, lw=1.3)
         for end, arrow in ((-limit, "<"), (limit, ">")):
-            if line.low < end < line.high or end in (line.low, line.high):
+            if line.low < end < line.high:
                 ax.plot(end, y, arrow, color=color, ms=3.5, clip_on=False)
         ax.plot(line.effect, y, marker, color=color, mfc=face, mec=color, ms=4.5, zorder=3)
         interval = f" [{line.low:+.1f}, {line.high:+.1f}]" if line.low == line.low else ""
