@@ -119,7 +119,7 @@ def export(
         str | None, typer.Option(help="Of the adapter, as the hub calls it: apache-2.0")
     ] = None,
 ) -> int:
-    """Write a run's policy and a model card for others, as PEFT reads it."""
+    """Write a run's policy as a PEFT folder with a model card."""
     from itpo.apps import export as exporting
     from itpo.apps.finding import run_at, the_run
     from itpo.runs.store import RunFolderError
