@@ -2,10 +2,10 @@
 
 Four are other papers'; two are ours [O]: an equal split, which is a control, and signed Norm-ITPO, which is a remedy.
 
-Four of them (MT-GRPO, GiGPO, iStar, signed Norm-ITPO) define advantages and not rewards: they compare a prompt's rollouts themselves. Their
-functions return rewards whose sums from a token on are those advantages. No further baseline may be subtracted, so they are
-trained by RLOO with its baseline left out; what it adds is the whitening of the batch, which the papers do not have. What is
-common to all runs of this library stays common: losses, penalties, users, and the PRM of eq. (3).
+Four of them (MT-GRPO, GiGPO, iStar, signed Norm-ITPO) define advantages and not rewards: they compare a prompt's rollouts
+themselves. Their functions return rewards whose sums from a token on are those advantages. No further baseline may be
+subtracted, so they are trained by RLOO with its baseline left out; what it adds is the whitening of the batch, which the papers
+do not have. What is common to all runs of this library stays common: losses, penalties, users, and the PRM of eq. (3).
 
 Nothing here is a row of Table 1. Each docstring says what the paper defines and what deviates from it. In signatures B counts
 dialogues, T tokens and K turns; `group_size` is that of :mod:`itpo.advantages`.
@@ -226,12 +226,11 @@ def signed_norm_itpo(
     group_size: int | Int64[Tensor, " B"],
     temperature: float = 0.4,
 ) -> Float[Tensor, "B T"]:
-    """Split each dialogue's leave-one-out advantage A over its turns: praise goes to turns of high implicit reward, blame to low.
+    """Split each dialogue's leave-one-out advantage over its turns: praise to turns of high implicit reward, blame to low ones.
 
     Turn k of K gets the advantage K w_k A, whose mean over the turns is A. The weights are softmax(R_k / eta) over turns where
     A > 0 and softmax(-R_k / eta) where A < 0, with R_k of eq. (4). `temperature` is eta. A is the outcome less the mean outcome
-    of the prompt's other rollouts, in units of the outcome; a rollout that is alone has nobody to be compared with, and A is its
-    outcome.
+    of the prompt's other rollouts, in units of the outcome; for a rollout that is alone, A is its outcome.
 
     Source: our own [O]. Eq. (6) splits R, which is 0 for a failed dialogue, so that no turn of it is to blame; and what is
     split is summed over later turns again. Here failures are split too, and what a turn gets is its advantage.

@@ -106,6 +106,31 @@ def test_what_is_left_to_collect_is_the_papers_advantage(name, case):
     torch.testing.assert_close(to_go, placed(expected_advantages(name, case), case))
 
 
+@given(case=CASES, temperature=st.sampled_from([0.1, 0.4, 5.0]))
+def test_signed_norm_itpo_splits_praise_and_blame(case, temperature):
+    where, values = [positions(row) for row in case["turn_ids"].tolist()], {}
+    prompts, outcome = case["group_size"].tolist(), case["outcome"].tolist()
+    for b, inside in enumerate(where):
+        rivals_of_b = [c for c, p in enumerate(prompts) if p == prompts[b] and c != b and where[c]]
+        advantage = outcome[b] - (mean(outcome[c] for c in rivals_of_b) if rivals_of_b else 0.0)
+        said = [sum(case["token_rewards"][b, t].item() for t in tokens) for tokens in inside]
+        powers = [math.exp((score if advantage > 0 else -score) / temperature) for score in said]
+        values |= {(b, k): len(said) * p / sum(powers) * advantage for k, p in enumerate(powers)}
+    rewards = rewards_of("signed_norm_itpo", case | {"temperature": temperature})
+    assert not rewards[~turns.turn_ends(case["turn_ids"])].any()
+    torch.testing.assert_close(advantages.returns(rewards, case["turn_ids"] >= 0), placed(values, case))
+
+
+@given(case=CASES)
+def test_an_equal_split_is_norm_itpo_at_an_infinite_temperature(case):
+    rewards = rewards_of("equal_share", case)
+    torch.testing.assert_close(rewards, rewards_of("norm_itpo", case | {"temperature": 1e12}))
+    for b, row in enumerate(case["turn_ids"].tolist()):
+        inside = positions(row)
+        expected = [case["outcome"][b].item() / len(inside) for _ in inside]
+        assert rewards[b, [tokens[-1] for tokens in inside]].tolist() == pytest.approx(expected)
+
+
 @given(case=CASES)
 def test_a_state_can_be_all_that_was_said(case):
     to_go = advantages.returns(rewards_of("gigpo", case | {"anchor": "history"}), case["turn_ids"] >= 0)
@@ -191,6 +216,9 @@ ONE = torch.ones(1)
         (lambda: rivals.gigpo(ONE, IDS[:, :2], IDS, 1), "input_ids of shape"),
         (lambda: rivals.istar(torch.ones(1, 2), ONE, IDS, 1), "do not match turn_ids"),
         (lambda: rivals.istar(torch.ones(1, 3), ONE, IDS, 1, -1.0), "step_weight must be finite and from 0"),
+        (lambda: rivals.signed_norm_itpo(torch.ones(1, 2), ONE, IDS, 1), "do not match turn_ids"),
+        (lambda: rivals.signed_norm_itpo(torch.ones(1, 3), ONE, IDS, 1, 0.0), "temperature must be positive"),
+        (lambda: rivals.equal_share(torch.ones(2), IDS), "one outcome for each dialogue"),
         (lambda: rivals.progress(-torch.ones(1, 2), IDS), "negative or not finite"),
         (lambda: rivals.progress(torch.ones(1, 2), IDS, "turn"), "choose one of turns, states"),
         (lambda: rivals.progress(torch.ones(1, 2), IDS, "turns", 0.0), "highest must be finite and from 1"),
@@ -212,8 +240,8 @@ def test_the_registry_knows_them_but_table_1_does_not():
     assert list(attribution.known_methods()) == [*attribution.METHODS, *rivals.RIVALS]
     assert not set(attribution.METHODS) & set(rivals.RIVALS)
     entries = rivals.RIVALS.values()
-    assert tuple(entry.name for entry in entries if entry.compares) == COMPARING
-    assert [entry.name for entry in entries if entry.needs_prm] == ["istar"]
+    assert tuple(entry.name for entry in entries if entry.compares) == (*COMPARING, "signed_norm_itpo")
+    assert [entry.name for entry in entries if entry.needs_prm] == ["istar", "signed_norm_itpo"]
     assert [entry.name for entry in entries if entry.needs_judge] == ["mt_grpo", "progress"]
     assert not any(entry.compares for entry in attribution.METHODS.values())
     assert [e for e in ("rloo", "grpo", "ppo") if allows(e, "progress")] == ["rloo", "grpo", "ppo"]
@@ -265,7 +293,7 @@ def test_two_steps_train(name, store, monkeypatch):
     trainer.train(config, run)
     metrics = run.metrics()
     assert groups == [1 if method.entry.compares else 4] * 2  # a rollout that is alone gets no baseline
-    assert run.done and len(learned) == 2 and ("prm_loss" in metrics.columns) == (name == "istar")
+    assert run.done and len(learned) == 2 and ("prm_loss" in metrics.columns) == method.entry.needs_prm
     assert any(advantage.any() for _, advantage in learned)
     for batch, advantage in learned if name == "gigpo" else ():
         case = {key: getattr(batch, key) for key in ("turn_ids", "input_ids")}
