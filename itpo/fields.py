@@ -96,7 +96,7 @@ def check_fields(spec: Any) -> None:
         object.__setattr__(spec, field.name, value)
 
 
-_hints = functools.cache(typing.get_type_hints)  # which compiles every annotation anew
+_hints: Any = functools.cache(typing.get_type_hints)  # which compiles every annotation anew
 
 
 def _checked(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
