@@ -39,6 +39,6 @@ def test_a_fresh_one_has_the_same_first_steps(name: str, unchecked: None) -> Non
 def test_the_runs_of_both_profiles_begin_with_them(tmp_path: Path) -> None:
     store, smoke = Store(tmp_path / "runs"), get_profile("smoke")
     configs = [get_profile(name).on(task).run for name in ("smoke", "laptop") for task in smoke.settings]
-    configs += ablations.width_sweep(smoke, ablations.WIDTHS[:2])
+    configs += [cell.run for cell in ablations.ablations(smoke, 1, 4, slice(2)).values()]
     assert {Path(base_model(config, store)).parent for config in configs} == {SHIPPED}
     assert not store.root.exists()

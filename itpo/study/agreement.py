@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -64,13 +63,13 @@ def training_ranks(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     name, gain: how much better than trajectory-share a method was over training. Ranks begin with the best; trajectory-share,
     which has neither a difference nor a gain, is ranked at 0. Methods that only one of the two has are left out.
 
-    >>> frame = pd.DataFrame({"task": "math", "name": [BASELINE, "istar"], "label": "", "difference": [np.nan, 0.1]})
+    >>> frame = pd.DataFrame({"task": "math", "name": [BASELINE, "istar"], "label": "", "difference": [None, 0.1]})
     >>> training_ranks(frame, pd.DataFrame([{"task": "math", "name": "istar", "gain": -2.0}]))["rank_training"].tolist()
     [1, 2]
     """
     means = table.assign(difference=table["difference"].fillna(0.0))
     means = means.groupby(["task", "name", "label"], sort=False)["difference"].mean().reset_index()
-    usual = pd.DataFrame({"task": table["task"].unique(), "name": BASELINE, "gain": 0.0})
+    usual = pd.DataFrame({"task": gains["task"].unique(), "name": BASELINE, "gain": 0.0})
     both = means.merge(pd.concat([gains[["task", "name", "gain"]], usual]), on=["task", "name"])
     for column, rank in (("difference", "rank_microscope"), ("gain", "rank_training")):
         both[rank] = both.groupby("task")[column].rank(ascending=False, method="first").astype(int)
@@ -90,9 +89,9 @@ def agreement(ranks: pd.DataFrame) -> list[str]:
     """
     sentences = []
     for task, lines in ranks.groupby("task", sort=False):
-        rho = (
-            float(stats.spearmanr(lines["difference"], lines["gain"]).statistic) if len(lines) > 2 else np.nan
-        )
+        if len(lines) < 3:
+            continue
+        rho = float(stats.spearmanr(lines["difference"], lines["gain"]).statistic)
         apart = lines.loc[(lines["rank_microscope"] - lines["rank_training"]).abs().idxmax()]
         sentences.append(
             f"**{task}**: rank correlation {rho:.2f} over {len(lines)} methods; furthest apart: {apart['label']}, "
