@@ -76,7 +76,7 @@ def draw(run: Run) -> Path:
         f"{entry.label} on {config.task.name}, {config.estimator.entry.label}, seed {config.seed}",
         fontsize=10,
     )
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     path = run.folder / PICTURE
     figure.savefig(path)
     return path
