@@ -52,16 +52,22 @@ def find_server(place: Path, process: "subprocess.Popen[bytes]") -> str:
 def check_server(place: Path, name: str) -> None:
     """Ask a running JupyterLab for its page, its kernels and a pair opened from its source."""
     token = secrets.token_hex(16)
+    lab = [
+        "jupyter",
+        "lab",
+        "--MultiKernelManager.default_kernel_name=itpo",
+        "notebooks",
+    ]  # as in the Makefile
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
-    command = [sys.executable, "-m", "jupyter", "lab", *options, "notebooks"]
+    command = [sys.executable, "-m", *lab, *options]
     environment = os.environ | {"JUPYTER_RUNTIME_DIR": str(place), "JUPYTER_TOKEN": token}
     with open(place / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         address = find_server(place, process)
-        kernels = ask(f"{address}api/kernelspecs", token)["kernelspecs"]
-        if "itpo" not in kernels:
-            raise SystemExit(f"no kernel named itpo, only {', '.join(kernels)}")
+        kernels = ask(f"{address}api/kernelspecs", token)
+        if "itpo" not in kernels["kernelspecs"] or kernels["default"] != "itpo":
+            raise SystemExit(f"itpo is not the first of the kernels {', '.join(kernels['kernelspecs'])}")
         opened = ask(f"{address}api/contents/{name}.py?type=notebook", token)
         if [cell["source"] for cell in opened["content"]["cells"]] != [
             cell.source for cell in read(name).cells
