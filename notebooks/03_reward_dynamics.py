@@ -2,7 +2,7 @@
 # # Reward dynamics: what the process reward model comes to praise and to blame
 #
 # ITPO rewards the turns of a dialogue by a model that never saw a label for a turn. It is only trained to tell good *dialogues*
-# from bad ones, and its opinion on a turn is read off its log-probabilities. This notebook looks at those opinions while they
+# from bad ones, and its opinion on a turn is read off its log-probabilities. Which turns does it come to praise? We look at its opinions while they
 # form: in one dialogue, token by token, and then over all dialogues that we watch.
 #
 # Marks: [P] the paper's abstract and captions, [C] its released code, [S] secondary sources, [O] our own choice.
@@ -85,7 +85,8 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # step both are divided by the largest absolute value that they have in this dialogue at this step: *relative* rewards [O], as
 # the paper's caption has them [P], though its own scaling is not known to us. The division is the same for both and changes
 # no sign and no order.
-#
+
+# %% [markdown]
 # **How to read it.** Along the horizontal axis stands the dialogue's every assistant token, in order; a white line separates
 # two turns, and above them stands what the turn does and what the user answered. Upwards runs training. Blue is praise, red
 # is blame. A column that keeps its colour is an opinion that lasts. In the upper half a turn has one colour for all its
@@ -114,7 +115,8 @@ publish(
 # **Method.** The turn rewards (4) under the last PRM of each Norm-ITPO run, minus the mean over the same dialogue's turns:
 # what is left says which turn is credited *more than its neighbours*, in logits of (3). Averaged over turns of a kind within a run,
 # then over runs, successful and failed dialogues apart.
-#
+
+# %% [markdown]
 # **How to read it.** Right of the line: credited more than the other turns of its dialogue. Bars: 95 % t-interval over seeds;
 # they may leave the picture. Kinds of few turns are in the CSV file beside the picture with their number of turns.
 

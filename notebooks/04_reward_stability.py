@@ -48,14 +48,16 @@ Markdown(tables.scale_note(scale))
 # **Method.** For every dialogue of the monitor set of at least three turns: Spearman's correlation between its turn rewards (4) at
 # step s and those at the last step, averaged over dialogues. The same for its token rewards (2). A dialogue in which all rewards are equal has no
 # order and is left out of the mean.
-#
+
+# %% [markdown]
 # **Is that fair?** Not quite: three to five turns are compared with some thirty tokens, and a turn's reward is a sum, whose
 # noise averages out. Hence two controls [O]:
 # - *as many random tokens as turns*: the same number of items, without summing;
 # - *tokens shuffled, then summed*: a dialogue's token rewards are moved at random among its assistant tokens, the same way at
 #   every step, and summed to "turns" of the same sizes. These groups enjoy all that summing does, but mean nothing. Only what
 #   real turns have above them is owed to turns as such.
-#
+
+# %% [markdown]
 # **How to read it.** One panel for each method; mean over seeds and 95 % interval, both by Fisher's z, which keeps them within -1 and 1
 # (none below six seeds). The thin line marks 0.8. At the last step every
 # curve is 1 *by construction*, since the rewards are compared with themselves; and just before it they are high because
@@ -134,7 +136,8 @@ for name, (task, there) in zip(names, grids.items(), strict=True):
 # **Method.** Kendall's tau-b between $\beta \sum_t q_t$ and $R$. Left: on every training batch, *before* the PRM learns from
 # it, so that it is a prediction, and the policy's own dialogues of the moment. Right: on the monitor set, the same dialogues
 # throughout. Negative steps are the PRM's warm-up on dialogues of the reference.
-#
+
+# %% [markdown]
 # **A ceiling.** Tau-b corrects for ties in a way that leaves less than 1 to a yes-or-no outcome. If a share p of n dialogues
 # succeeds and no two scores are equal,
 #
@@ -144,7 +147,8 @@ for name, (task, there) in zip(names, grids.items(), strict=True):
 # policy's own dialogues while the PRM is as good as before: **success moves away from one half** (the ceiling falls; few
 # failures are left to be told apart), and **the dialogues become alike** (the easy cases are gone, and AUC falls). The right
 # panel has neither: its dialogues do not change, and its ceiling is one number.
-#
+
+# %% [markdown]
 # **How to read it.** Mean over seeds and 95 % interval by Fisher's z; the left panel is smoothed within each run by a centred mean over
 # three batches. Dotted: the tau of a perfect ranking at the success rate of that step. Grey: the range that secondary sources
 # report, 0.5-0.75 [S], for other tasks and models; its upper end lies above what any ranking could reach here.

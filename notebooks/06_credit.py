@@ -147,7 +147,8 @@ publish(
 # correlation that the exact truth would have with this measurement. Both formulas are about linear correlations; those of
 # ranks are taken there and back as for normal numbers, which matters where only a few turns are ranked. *Pooled* looks at all
 # turns of all dialogues at once, *within* at the turns of one dialogue at a time.
-#
+
+# %% [markdown]
 # **How to read it.** The standard error should be small beside the spread of the advantages. A ceiling near 1 means that the
 # oracle limits nothing; a fidelity is to be judged as a part of its ceiling, not of 1.
 
@@ -164,7 +165,8 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 
 # %% [markdown]
 # The second to fourth lines are taken column by column, over all final policies.
-#
+
+# %% [markdown]
 # ## 4. Credit fidelity
 #
 # **Question.** How close does each method's credit come to the true advantage of the turns?
@@ -174,7 +176,8 @@ Markdown(tables.markdown(pd.concat([quality.head(1), extremes.drop(columns="inde
 # ones, which the outcome alone does to some extent, and telling their turns apart. *Within dialogues* asks only the latter: the
 # mean over all dialogues in which the truth orders the turns. Where a method rewards all turns of a dialogue alike, it counts as 0;
 # so trajectory-share is 0 there by construction, and each method that shares out the outcome is 0 in each failed dialogue.
-#
+
+# %% [markdown]
 # **How to read it.** Filled: truth under the run's own policy, for ITPO and Norm-ITPO. Open: truth under the reference, whose values are
 # exacter and the same for all methods. Dots are means over seeds and lines 95 % intervals, both by Fisher's z (none below six
 # seeds). The short vertical stroke is the mean ceiling of that method's oracles, the dotted line that of the reference's.
@@ -272,7 +275,8 @@ Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
 
 # %% [markdown]
 # ## 6. Do ITPO and Norm-ITPO agree on the order of turns?
-#
+
+# %% [markdown]
 # **With the same PRM they must.** Softmax (5) keeps the order of the turn rewards (4), so that the correlation within a
 # dialogue is 1 whatever the PRM says. The question has content only for *two* PRMs: each method trains its own, on the
 # dialogues of its own policy.
@@ -281,8 +285,9 @@ Markdown(claims.verdict_text(credit_tables.agreement_verdicts(frame), scale))
 # and of the Norm-ITPO run with the same seed, over training. Runs of one seed share their PRM's initial values and, where
 # their `beta` is equal, all that it learns before the first step: at step 0 they may have one PRM and agree perfectly,
 # without merit. For comparison [O]: two Norm-ITPO runs of neighbouring seeds. If these agree as well, the agreement says
-# little about the two methods; if they agree less, the shared seed is part of it.
-#
+# little; if they agree less, the shared seed is part of it.
+
+# %% [markdown]
 # **How to read it.** Mean over seeds and, as a band, 95 % interval by Fisher's z. Dotted: above 0.9 is reported [S], for other tasks; how
 # it was measured there is not known to us.
 
@@ -374,7 +379,8 @@ Markdown(tables.markdown(first_returns([1, 2, 4], [1.0, 1.0, 1.0]).round(3)))
 # them: the same bias, in standard deviations. The trajectory baseline subtracts the others' mean once, and `to_go` leaves the
 # first token just that: all get 0. So does PPO, here with a critic that knows the mean outcome and nothing else: its value is
 # subtracted once, at the first token.
-#
+
+# %% [markdown]
 # **On data.** The monitor set as one group, their outcomes split evenly. For each baseline: the *price* of one more turn at equal
 # outcome (least squares, the outcome's effect taken out), and Spearman's correlation of the number of turns with the first
 # token's return. Beside it the same correlation with the outcome itself: what is true of length in these dialogues.
@@ -402,7 +408,8 @@ Markdown(tables.markdown(pd.DataFrame(lines)))
 # **Question.** The sum of (4) or a mean, the scale of (2) or the released one, the temperature of (5): which gives the best
 # credit *with the same PRM*? **Method.** The finished Norm-ITPO runs under RLOO are asked again with other settings; nothing
 # is trained anew.
-#
+
+# %% [markdown]
 # **What must come out.** Within a dialogue the order of the weights does not depend on the temperature, since softmax keeps it; "mean"
 # and "length_normalized" differ by one factor for the whole batch, hence not in order either. So *preference* has only one
 # number for each of the two kinds of reduction and each scale, up to rounding, and the temperature can change the pooled credit only: a
@@ -433,18 +440,15 @@ Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options
 #
 # - **High fidelity is not success.** A reward at the end of turn $k$ reaches every earlier token too, a baseline comes after
 #   it, and the policy may fail to use what is right (exercise 2).
-# - **The truth is that of a policy.** Under another one the same turn is worth something else: that a final policy always asks
-#   again makes a question forgotten now cheaper. The dialogues are those of the reference; how a trained policy's own turns would
-#   fare is not measured here.
-# - **The scripted judge knows the rules** of the task, but for a set rate of errors [O]. Its fidelity says what such a judge
-#   would be worth, not what a language model is.
-# - **Units differ.** Only orders are compared. A method may have the right order and reward the turns far too unequally.
-# - **Pooled and within answer different questions**, and a method can do well on one by what the outcome alone says. ITPO and PRIME
-#   are judged by their implicit rewards alone, without the outcome that some profiles add as a second source.
+# - **The truth is that of a policy**, and the dialogues are those of the reference. How a trained policy's own turns would fare is
+#   not measured here.
+# - **The scripted judge knows the rules** of the task, but for a set rate of errors [O].
+# - **Units differ.** Only orders are compared: one may have the right order and reward the turns far too unequally.
 # - **The expert study [S] is another truth.** Being above chance here and there is what can be compared.
-# - Seeds vary the training, not the monitor set: the intervals do not speak of other dialogues. *Open* means that these seeds
+# - Seeds vary the training, not the monitor set: intervals do not speak of other dialogues. *Open* means that these seeds
 #   cannot tell.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** A method rewards each turn by exactly its true advantage, $r_k=A_k$. Its fidelity is 1. What is the total of a dialogue,
@@ -457,7 +461,8 @@ Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options
 # valued, it has mean 0. `truth.advantage.sum(1)` against the outcome shows it (for dialogues of the reference, under
 # the reference).
 # </details>
-#
+
+# %% [markdown]
 # **2.** The same method, no baseline. What is the return of the tokens of turn $k$, and is it right?
 #
 # <details><summary>Solution</summary>
@@ -467,7 +472,8 @@ Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options
 # which `advantages.gae` with $\lambda=0$ would cut off. Credit of high fidelity is thus its own baseline; shares of the
 # outcome, which are never negative, need one.
 # </details>
-#
+
+# %% [markdown]
 # **3.** Norm-ITPO gives no rewards in failed dialogues. Write a rule that uses the preference there too, still with
 # $\sum_k r_k = R$, and measure its fidelity within dialogues.
 #

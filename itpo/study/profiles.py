@@ -129,7 +129,7 @@ RATES = {"math": 2e-3, "documents": 2e-3, "medical": 2e-3}
 def _table_1(task: str) -> tuple[Method, ...]:
     """The methods of Table 1 at one rate and beta. PRIME and ITPO get the outcome as a second source, as the released medical
     run of ITPO does [C]; ITPO without it is an arm of :mod:`itpo.study.experiment`."""
-    both = {"policy_lr": RATES[task], "beta": BETAS[task]}
+    both: dict[str, Any] = {"policy_lr": RATES[task], "beta": BETAS[task]}
     second = ("prime", "itpo")
     return tuple(Method(name, outcome_coef=5.0 * (name in second), **both) for name in METHODS)
 
