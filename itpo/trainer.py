@@ -10,7 +10,7 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> from itpo.runs.store import Store
 >>> from itpo.specs import TinyLM
 >>> from itpo.training.environments import build_environments
->>> from itpo.training.sharing import can_share
+>>> from itpo.training.sharing import can_share, teach_once
 >>> small = {"model": TinyLM(16, 1, 2, steps=1), "prompts": 2, "rollouts": 2, "eval_dialogues": 2, "monitor_dialogues": 2}
 >>> config = RunConfig(Method("norm_itpo"), seed=0, steps=1, warmup=1, **small)
 >>> folder = tempfile.TemporaryDirectory()
@@ -22,6 +22,8 @@ What :func:`train` does, by hand, with a base model too small to learn anything:
 >>> is_watched(learner), can_share(learner, run)
 (True, True)
 >>> warm_up(learner, run)
+>>> len(teach_once(learner, run, lambda: [{}]))  # the batch of the warm-up, which has been taught
+1
 >>> monitor_set = collect_monitor_set(learner, run)
 >>> observe(learner, run, 0, monitor_set)
 >>> batch, metrics = training_step(learner, "0/0", Timer())

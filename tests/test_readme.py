@@ -1,4 +1,4 @@
-"""What the README says in numbers and names is what the committed files say."""
+"""The README is short and plain, and what it names and says is there and true."""
 
 import re
 from pathlib import Path
@@ -6,65 +6,79 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from itpo.attribution import METHODS
-from itpo.estimators import ESTIMATORS
-from itpo.tasks.registry import TASKS
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = README.split("\n## Results\n")[1].split("\n## ")[0]
+ANSWER = README.split("\n## The answer\n")[1].split("\n## ")[0]
+# In words: no code, tables, addresses, or lists of links.
+PROSE = re.sub(
+    r"```.*?```|^(    |\||#|!\[).*$|\]\([^)]*\)|`[^`]*`", "", README, flags=re.DOTALL | re.MULTILINE
+)
 
 
-def cells(first: str) -> list[list[str]]:
-    """The cells of every line of the results' tables whose first cell begins so."""
-    lines = [line for line in RESULTS.splitlines() if line.startswith(f"| {first}")]
-    return [[cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in lines]
+def test_it_is_short() -> None:
+    assert len(README.encode()) <= 10_000
 
 
-def interval(mean: float, low: float, high: float, digits: int) -> str:
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def test_its_sentences_are() -> None:
+    sentences = [
+        " ".join(s.split()) for part in PROSE.split("\n\n") for s in re.split(r"[.?:;](?=\s|$)", part)
+    ]
+    long = [sentence for sentence in sentences if len(sentence.replace("·", "").split()) > 25]
+    assert long == []
 
 
-def test_the_ledger_is_that_of_the_report() -> None:
-    ledger = pd.read_csv(ROOT / "figures" / "ledger.csv")
-    wanted = []
-    for line in ledger.itertuples():
-        digits = 1 if line.unit == "points" else 2
-        effect = interval(line.effect, line.wide_low, line.wide_high, digits)
-        counts = f"{line.replicated}, {line.not_replicated}, {line.cells}"
-        wanted.append([f"{line.claim}, {line.part}", f"{effect} {line.unit}", counts, line.ruling])
-    shown = [[claim, *rest] for claim, _, *rest in cells("C") if re.match(r"C\d", claim)]
-    assert shown == wanted
+def test_every_file_that_it_links_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    local = [link for link in links if "://" not in link]
+    assert len(local) > 20
+    assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("row", METHODS)
-def test_results_are_those_of_table_1(row: str) -> None:
-    table = pd.read_csv(ROOT / "figures" / "T1.csv").set_index(["task", "estimator", "row"])["success"]
-    ((_, *shown),) = cells(METHODS[row].label)
-    for task, text in zip(TASKS, shown, strict=True):
-        wanted = [table.get((task, estimator, row)) for estimator in ESTIMATORS]
-        assert text.split(", ") == ["–" if value is None else f"{100 * value:.1f}" for value in wanted]
+def test_every_notebook_is_linked() -> None:
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert [name for name in names if f"[{name}](notebooks/{name}.ipynb)" not in README] == []
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_gains_of_norm_itpo_are_those_of_table_1(estimator: str) -> None:
-    table = pd.read_csv(ROOT / "figures" / "T1.csv").set_index(["task", "estimator", "row"])
-    ((_, *shown),) = cells(f"gain of Norm-ITPO, {ESTIMATORS[estimator].label}")
-    for task, text in zip(TASKS, shown, strict=True):
-        line = table.loc[(task, estimator, "norm_itpo")]
-        assert text == interval(*(100 * line[["gain", "gain_low", "gain_high"]]), digits=1)
+def test_every_page_is_linked() -> None:
+    pages = [path.name for path in (ROOT / "docs").glob("*") if path.suffix in (".md", ".html")]
+    assert [page for page in pages if f"(docs/{page})" not in README] == []
 
 
-def test_files_and_notebooks_that_it_names_exist() -> None:
-    names = re.findall(r"`(figures/[\w./]+)`", README) + re.findall(r"\]\((figures/[^)]+)\)", README)
-    names += [f"notebooks/{name}.py" for name in re.findall(r"`(\d\d_\w+)`", README)]
-    assert len(names) > 50
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def test_every_target_and_command_that_it_names_exists() -> None:
+    from typer.main import get_command
+
+    from itpo.apps.command_line import app
+
+    targets = set(re.findall(r"\bmake ([a-z-]+)", README))
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    commands = set(re.findall(r"^    itpo ([a-z-]+)", README, flags=re.MULTILINE))
+    assert {"reproduce", "test"} < targets <= known
+    assert {"train", "runs", "chat", "export"} <= commands <= set(get_command(app).commands)
 
 
-def test_its_first_example_gives_what_it_says() -> None:
-    code, said = re.search(r"```python\n(.*?)(attribution\.norm_itpo.*?)\n```", README, re.DOTALL).groups()
-    call, result = said.split("\n# ")
+def test_its_example_of_one_function_gives_what_it_says() -> None:
+    blocks = re.findall(r"```python\n(.*?)\n```", README, re.DOTALL)
+    (block,) = (block for block in blocks if "attribution.norm_itpo" in block)
+    code, call, result = re.fullmatch(r"(.*)\n(attribution.*)\n# (.*)", block, re.DOTALL).groups()
     names: dict[str, object] = {}
     exec(f"{code}\nresult = {call}", names)
     assert repr(names["result"]) == result
+
+
+def test_its_example_of_training_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)\n```", README, re.DOTALL)
+    (block,) = (block for block in blocks if "itpo.trainer" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block.replace('"laptop"', '"smoke"'), names)
+    assert names["run"].done
+
+
+def test_the_numbers_of_the_answer_are_those_of_the_ledger() -> None:
+    """Every effect in the answer stands in the ledger so; none where the ledger of the protocol is not there yet."""
+    effects = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", ANSWER)
+    ledger = pd.read_csv(ROOT / "figures" / "ledger.csv")
+    lines = zip(*(ledger[name] for name in ("effect", "low", "high")), strict=True)
+    known = {f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]" for effect, low, high in lines}
+    assert [effect for effect in effects if effect not in known] == []
+    assert bool(effects) == ("p_adjusted" in ledger)
