@@ -19,20 +19,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))}
 MOST_WORDS = 150  # of a markdown cell
-# Those that hold it all, and of these those that teach, with exercises.
-DONE = [
-    "00_tour",
-    "01_method",
-    "01_training",
-    "02_main_results",
-    "03_reward_dynamics",
-    "04_reward_stability",
-    "05_estimators",
-    "06_credit",
-    "07_tasks",
-    "08_real_model",
-    "09_report",
-]
+# Those that teach, with exercises.
 TEACHING = ["00_tour", "01_method", "01_training", "02_main_results", "07_tasks", "08_real_model"]
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n(.*?)\n</details>", re.DOTALL)
 # Sentences on the numbers of one run, which stand still when the run is made again: an interval, a signed number of points.
@@ -54,20 +41,20 @@ def hard_coded(text: str) -> Iterator[str]:
     return (p for p in paragraphs if RESULT.search(p) and not AS_COMMITTED.search(p))
 
 
-@pytest.mark.parametrize("name", DONE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_cell_is_a_wall_of_text_or_of_code(name: str) -> None:
     assert [text for text in cells(name, "markdown") if len(text.split()) > MOST_WORDS] == []
     lines = [sum(bool(line.strip()) for line in code.splitlines()) for code in cells(name, "code")]
     assert median(lines) < 10
 
 
-@pytest.mark.parametrize("name", DONE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_question_comes_first(name: str) -> None:
     first = cells(name, "markdown")[0]
     assert first.startswith("# ") and "?" in first
 
 
-@pytest.mark.parametrize("name", DONE)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_results_are_computed_or_say_of_which_day_they_are(name: str) -> None:
     assert [p for text in cells(name, "markdown") for p in hard_coded(text)] == []
 
