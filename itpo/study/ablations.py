@@ -45,7 +45,7 @@ def ablations(
 
     def measured(changed: RunConfig) -> MicroscopeConfig:
         methods = measured_methods(changed, METHODS)
-        etas = _other_etas(methods, TEMPERATURES[values]) if changed == run else ()
+        etas = _other_etas(methods, list(TEMPERATURES)[values]) if changed == run else ()
         return MicroscopeConfig(changed, policy_steps, (*methods, *etas), batches)
 
     def runs(name: str, value: Any) -> RunConfig:
@@ -55,8 +55,12 @@ def ablations(
             return replace(run, model=replace(run.model, hidden_size=value))
         return replace(run, prm_minibatches=value)
 
-    settings = {"beta": BETAS, "width of the base": WIDTHS, "PRM updates a batch": UPDATES}
-    cells = {("eta", f"{eta:g}"): measured(run) for eta in TEMPERATURES[values]}
+    settings: dict[str, Sequence[float]] = {
+        "beta": BETAS,
+        "width of the base": WIDTHS,
+        "PRM updates a batch": UPDATES,
+    }
+    cells = {("eta", f"{eta:g}"): measured(run) for eta in list(TEMPERATURES)[values]}
     for name, every in settings.items():
         cells |= {(name, f"{value:g}"): measured(runs(name, value)) for value in every[values]}
     return cells

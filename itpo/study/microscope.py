@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -34,6 +34,7 @@ from itpo.study.experiment import ARMS, BASELINE
 from itpo.study.microscope_tables import Products, microscope_table
 from itpo.study.profiles import Profile
 from itpo.study.tabular import TabularOracle, is_tabular
+from itpo.tasks.base import ScriptedTask
 from itpo.tasks.judging import ScriptedJudge
 from itpo.tasks.registry import TASKS
 from itpo.trainer import reward_sources, stop_if_diverged, training_step, warm_up
@@ -81,7 +82,7 @@ class MicroscopeConfig:
         check("run.method", own.entry.needs_prm, own.name, "one with a PRM, which learns beside the policy")
         check("policy_steps", self.policy_steps >= 0, self.policy_steps, "0 or more")
         check("batches", self.batches >= 4, self.batches, "at least 4, as each is left out in turn")
-        tabular = self.oracle_batches == 0 or is_tabular(self.run.task.build())
+        tabular = self.oracle_batches == 0 or _has_table(self.run)
         check("oracle_batches", tabular and self.oracle_batches >= 0, self.oracle_batches, "0 but on math")
         names = [measured.name for measured in self.methods]
         wanted = f"different names, {BASELINE} among them, none of {REFERENCE} and {ORACLE}"
@@ -116,6 +117,10 @@ class MicroscopeConfig:
         return replace(self.run, method=Method(BASELINE, policy_lr=own.policy_lr, beta=own.beta))
 
 
+def _has_table(run: RunConfig) -> bool:
+    return isinstance(run.task, TaskSpec) and is_tabular(run.task.build())
+
+
 _SURE = RuleJudge(error_rate=0.0)
 _TO_GO = ARMS["norm_itpo_to_go"].estimator
 # Beside the arms of the experiment: the judge of Table 1, one that never errs, and other papers' methods.
@@ -141,7 +146,7 @@ def measured_methods(run: RunConfig, names: Sequence[str] = tuple(KNOWN)) -> tup
     """
     for name in names:
         check("method", name in KNOWN, name, f"one of {', '.join(KNOWN)}")
-    rates = {"policy_lr": run.method.policy_lr, "beta": run.method.beta}
+    rates: dict[str, Any] = {"policy_lr": run.method.policy_lr, "beta": run.method.beta}
     return tuple(replace(KNOWN[name], method=replace(KNOWN[name].method, **rates)) for name in names)
 
 
@@ -178,7 +183,7 @@ def measurements(
     for task in TASKS:
         run = profile.on(task).config("norm_itpo", seed)
         methods = measured_methods(run)
-        table = oracle_batches * is_tabular(run.task.build())
+        table = oracle_batches * _has_table(run)
         configs += [MicroscopeConfig(run, steps, methods, batches, table) for steps in policies]
     return configs
 
@@ -210,6 +215,7 @@ def method_advantages(
     if method.entry.needs_judge:
         asking = copy(learner)
         if measured.judge is not None:
+            assert isinstance(learner.task, ScriptedTask)  # as the config saw to
             asking.judge = ScriptedJudge(learner.task, measured.judge.error_rate)
         batch, signals["judge_scores"], _ = asking.judge_turns(seen.dialogues, batch, stream)
     config = replace(learner.config, method=method, estimator=measured.estimator)

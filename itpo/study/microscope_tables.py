@@ -162,8 +162,8 @@ def interval(
     estimate, error = jackknife(values)
     count = len(values) - 1
     half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
-    bounds = (float(np.clip(end, low, high)) for end in (estimate - half, estimate + half))
-    return Interval(estimate, *bounds, count if np.isfinite(half) else 0)
+    first, last = (float(np.clip(end, low, high)) for end in (estimate - half, estimate + half))
+    return Interval(estimate, first, last, count if np.isfinite(half) else 0)
 
 
 def ratio_interval(values: Float[np.ndarray, " J"]) -> Interval:

@@ -8,7 +8,7 @@ for the gradient microscope, at a small part of the price of :mod:`itpo.study.or
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +59,8 @@ def _walk(
     """The moves, and whether each is an answer that follows from what was told."""
     if isinstance(task, Prose):
         task, messages = task.task, [Message(m.role, read(m.content)) for m in messages]
-    known, told = dict.fromkeys(task.slots, "unknown"), {}
+    known = dict.fromkeys(task.slots, "unknown")
+    told: dict[str, Any] = {}
     asked, act, kind = "", "", "other"
     steps: list[tuple[tuple[State, str], bool]] = []
     for message in messages:
@@ -93,7 +94,7 @@ class TabularOracle:
     def __init__(self, task: Any, dialogues: Sequence[Dialogue], fewest: int = FEWEST) -> None:
         self.task, self.fewest = task, fewest
         self._visits: Counter[Any] = Counter()
-        self._sums: Counter[Any] = Counter()
+        self._sums: defaultdict[Any, float] = defaultdict(float)
         for dialogue in dialogues:
             for state, act in self._moves(dialogue):
                 for key in (state, (state, act)):
