@@ -1,3 +1,3 @@
-"""Measurements that are too long for tests: ``python -m benchmarks.step`` and ``python -m benchmarks.tune``."""
+"""Measurements that are too long for tests: ``python -m benchmarks.step``."""
 
 import itpo  # noqa: F401  # quietens libraries, before any is imported

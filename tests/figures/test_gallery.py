@@ -244,7 +244,7 @@ def test_the_committed_folder_holds_what_is_published_and_nothing_else() -> None
     files = {
         file for r in records for file in (*r.data, f"{r.name}.json", *(f"{r.name}{end}" for end in r.drawn))
     }
-    assert {path.name for path in FIGURES.iterdir()} == files | {"index.html", "tuning.csv"}
+    assert {path.name for path in FIGURES.iterdir()} == files | {"index.html"}
     assert "smoke" not in {record.profile for record in records}
     assert all(path.stat().st_size < 300_000 for path in FIGURES.iterdir())
     notebooks = project_root() / "notebooks"
