@@ -64,14 +64,17 @@ def chat(
             raise typer.TyperException(remedy)
 
     from itpo.apps.chat import converse, find_policy, find_scene
-    from itpo.apps.configs import finished_run, named_config
+    from itpo.apps.configs import check_name, finished_run, named_config
     from itpo.apps.finding import run_at, the_run
     from itpo.apps.turn_credit import show_turn_credit
+    from itpo.data import FORMATS
     from itpo.runs.store import RunFolderError
     from itpo.specs import Endpoint
 
     # In this order, so that nothing is loaded for options that are refused.
     with one_line(ValueError, OSError, RunFolderError):
+        if format is not None:
+            check_name("format", format, FORMATS)
         finished = finished_run(run_at(run, root)) if run else None
         if known and not assistant:
             finished = the_run(root, facts)

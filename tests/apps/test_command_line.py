@@ -192,7 +192,7 @@ def test_a_person_is_the_doctor_of_a_scripted_patient(
         ("--run nowhere", "nowhere is not the folder of a run"),
         ("--run nowhere --method itpo", "--run and --method exclude each other"),
         ("--seed 3", "--estimator, --seed and --set are of a run: name its --method too"),
-        ("--method norm_itop", "unknown method 'norm_itop': did you mean norm_itpo"),
+        ("--method norm_itop --store nowhere", "unknown method 'norm_itop': did you mean norm_itpo"),
         (
             "--method itpo --seed 1 --store nowhere",
             "no finished run of method itpo, seed 1 in nowhere: train it by `itpo",
