@@ -5,6 +5,26 @@ a gradient of the policy. The *reference* is the gradient of trajectory-share wi
 whose mean is the true gradient of the return. :mod:`itpo.study.microscope_tables` compares each method's gradients with it.
 Our own choice [O]; `docs/protocol.md` says what is measured, and what counts.
 
+By hand, with a base model too small to have learned anything:
+
+>>> import tempfile
+>>> from itpo.specs import TinyLM
+>>> tiny = {"model": TinyLM(16, 1, 2, steps=1), "prompts": 2, "rollouts": 2, "warmup": 1, "max_turn_tokens": 4}
+>>> run = RunConfig(Method("norm_itpo"), seed=0, steps=1, **tiny)
+>>> config = MicroscopeConfig(run, 0, measured_methods(run, [BASELINE, "signed_norm_itpo"]), batches=4)
+>>> folder = tempfile.TemporaryDirectory()
+>>> learner = build_learner(run, Store(folder.name), to_train=False)
+>>> seen = sample(learner, "0/example")
+>>> weights = all_advantages(learner, config, seen, "0/example")
+>>> torch.equal(weights[0], reference_advantages(config.policy, seen.batch) / 4)
+True
+>>> own = method_advantages(learner, config.methods[1], seen, "0/example")
+>>> torch.equal(weights[2], own / int(seen.batch.response_mask.sum()))
+True
+>>> len(gradients(learner, seen.batch, weights)) == len(config.names)
+True
+>>> folder.cleanup()
+
 A gradient is kept as a sketch of ``SKETCH`` numbers, each the sum of some of its entries with random signs. Inner products of
 sketches have the right mean, and a standard deviation of 1 / sqrt(``SKETCH``), below 1 %, of the product of the two lengths.
 """
