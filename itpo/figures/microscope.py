@@ -124,13 +124,13 @@ def worth_map(table: pd.DataFrame) -> Figure:
     for spine in ax.spines.values():
         spine.set_visible(False)
     figure.supylabel("setting", fontsize=BODY)
-    ax.set_xlabel("worth: times the batch", fontsize=BODY)
+    ax.set_xlabel("method; numbers: worth in times the batch", fontsize=BODY)
     keys = [
         Patch(color=SIGNED(0.85), label="worth more than trajectory-share"),
         Patch(color=SIGNED(0.15), label="worth less"),
         Patch(color=PALE, label="no clear difference"),
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=SMALL)
+    figure.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=SMALL)
     return figure
 
 
