@@ -67,10 +67,10 @@ def test_its_example_of_one_function_gives_what_it_says() -> None:
 
 def test_its_example_of_training_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)\n```", README, re.DOTALL)
-    (block,) = (block for block in blocks if "itpo.trainer" in block)
+    (block,) = (block for block in blocks if "train_policy" in block)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(block.replace('"laptop"', '"smoke"'), names)
+    exec(block.replace("seed=1)", 'seed=1, profile="smoke", steps=1, store="runs")'), names)
     assert names["run"].done
 
 
