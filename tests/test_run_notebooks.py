@@ -168,7 +168,13 @@ def test_ctrl_c_ends_every_kernel_and_keeps_the_old_outputs(root: Path) -> None:
         (root / "notebooks" / f"{name}.ipynb").write_text("old")
     command = [sys.executable, run_notebooks.__file__, "--root", str(root), "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, start_new_session=True, text=True, **pipes)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        text=True,
+        **pipes,
+    )
     pids = [root / f"{name}.pid" for name in ("00_first", "01_second")]
     wait_for(lambda: all(path.exists() and path.read_text() for path in pids))
     os.killpg(process.pid, signal.SIGINT)

@@ -133,7 +133,8 @@ def signal_to_noise(products: Products) -> Float[np.ndarray, "M J"]:
     Below 0 where the mean cannot be told from noise.
     """
     signal = pair_means(products.own)
-    return signal / (batch_means(np.diagonal(products.own, axis1=1, axis2=2)) - signal)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a method that gives no gradient
+        return signal / (batch_means(np.diagonal(products.own, axis1=1, axis2=2)) - signal)
 
 
 def worths(products: Products, baseline: str = BASELINE) -> Float[np.ndarray, "M J"]:

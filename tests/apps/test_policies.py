@@ -87,8 +87,9 @@ def test_the_command_trains_as_a_sweep_does(store: Path, tmp_path: Path) -> None
 
 
 def test_the_list_says_facts_and_other_settings_and_filters(
-    store: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["runs", "--store", str(store)]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == [
@@ -241,6 +242,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(tmp_path: Path) -
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     said = ""
     while "step 3 " not in said:

@@ -7,7 +7,7 @@ import torch
 from own_method import ENTRY as LAST_TURN
 
 from itpo.config import Method, TaskSpec
-from itpo.figures import results as draw
+from itpo.figures import comparison as draw
 from itpo.runs.sweep import sweep
 from itpo.specs import Adapter, TinyLM
 from itpo.study import claims, ledger, tables
@@ -51,7 +51,7 @@ def test_from_training_to_the_report(profile, tmp_path, unchecked, png):
 
     curves = tables.curves(runs, "eval_success")
     assert set(curves["row"]) == {"trajectory_share", NAME} and set(curves["step"]) == {0, 1, 2}
-    figure = draw.learning_curves(tables.bands(curves), curves, "right guesses")
+    figure = draw.speed_curves(tables.bands(curves).assign(task="right guesses"))
     assert "Last turn" in {ax.get_title().replace("\n", " ") for ax in figure.axes} and png(figure)
 
     assert claims.order_text(table, profile).endswith("No outcomes are reported of this task and estimator.")
