@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# A first curve and a first finding within minutes; then what trains a real language model and takes longest; then all by number.
+# A first curve and finding within minutes; then what trains a real language model and takes longest; the rest by number.
 FIRST = ("01_training", "13_microscope", "08_real_model", "14_microscope_real")
 KEPT = "times.json"
 
