@@ -305,6 +305,16 @@ class MethodEntry:
         """Whether the method compares a prompt's rollouts itself, so that its rewards take no further baseline."""
         return "group_size" in self._parameters
 
+    def baseline_group(self, group_size: int | Tensor) -> int | Tensor:
+        """The groups within which a baseline may be taken: those of ``group_size``, or each rollout alone.
+
+        Alone where the method has compared the prompt's rollouts already: these take no further baseline.
+
+        >>> get_method("itpo").baseline_group(8), get_method("istar").baseline_group(8)
+        (8, 1)
+        """
+        return 1 if self.compares else group_size
+
     @property
     def options(self) -> dict[str, Any]:
         """The method's own settings and their defaults.

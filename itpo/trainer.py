@@ -48,7 +48,7 @@ from torch import Tensor
 
 from itpo.config import RunConfig
 from itpo.dialogue import TokenBatch
-from itpo.estimators import Source, estimate, method_sources
+from itpo.estimators import Credit, Source, estimate, method_sources
 from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
 from itpo.training.build import build_learner, inputs
@@ -110,17 +110,7 @@ def training_step(
         metrics = learner.update_prm(rolled_out, reference, stream)
     with timer("signals"):  # what the method reads beside outcomes, such as token rewards: equations (1)-(2)
         batch, signals, judge_counts = learner.signals(dialogues, rolled_out, reference, stream)
-    # Attribute: equations (4)-(6). Then baselines and advantages.
-    sources = reward_sources(config, batch, signals, seeded(stream, "attribution"))
-    credit = estimate(
-        config.estimator.name,
-        sources,
-        response_mask=batch.response_mask,
-        # Rewards that were compared within the prompt's rollouts already get no baseline: each rollout is alone.
-        group_size=1 if config.method.entry.compares else batch.group_size,
-        values=signals.get("values"),
-        **config.estimator.options,
-    )
+    credit = method_credit(config, batch, signals, seeded(stream, "attribution"))
     with timer("critic"):
         metrics |= learner.update_critic(batch, credit.value_targets, signals.get("values"), stream)
     metrics |= judge_counts
@@ -135,6 +125,31 @@ def training_step(
         )
     failures = sum(dialogue.failure is not None for dialogue in dialogues)
     return rolled_out, metrics | describe(rolled_out) | learner.losses_since(skipped, failures)
+
+
+def method_credit(
+    config: RunConfig, batch: TokenBatch, signals: Mapping[str, Tensor], generator: torch.Generator
+) -> Credit:
+    """Attribute, by equations (4)-(6); then baselines and advantages, and the targets of a critic's values.
+
+    ``signals`` and errors are those of :func:`reward_sources` and :func:`itpo.estimators.estimate`.
+
+    >>> from itpo.config import Method
+    >>> from itpo.dialogue import Dialogue, collate
+    >>> held = [Dialogue(None, (), (5, 6), (False, True), (0.0, -0.1), outcome) for outcome in (1.0, 0.0)]
+    >>> config, batch = RunConfig(Method("trajectory_share"), seed=0, steps=1), collate(held, group_size=2, pad_id=0)
+    >>> method_credit(config, batch, {}, seeded(0)).advantages
+    tensor([[ 0.0000,  0.7071],
+            [ 0.0000, -0.7071]])
+    """
+    return estimate(
+        config.estimator.name,
+        reward_sources(config, batch, signals, generator),
+        response_mask=batch.response_mask,
+        group_size=config.method.entry.baseline_group(batch.group_size),
+        values=signals.get("values"),
+        **config.estimator.options,
+    )
 
 
 def reward_sources(

@@ -120,8 +120,10 @@ def _line(
     options = {name: trained.get(name, default) for name, default in method.options.items()}
     signals = {**known, **options, "generator": seeded(_STREAM, "attribution")}
     sources = method_sources(method.name, signals, outcome_coef=0.0 if method.carries_outcome else 1.0)
-    size = 1 if method.compares else batch.group_size
-    credit = estimate("rloo", sources, response_mask=batch.response_mask, group_size=size, baseline=baseline)
+    groups = method.baseline_group(batch.group_size)
+    credit = estimate(
+        "rloo", sources, response_mask=batch.response_mask, group_size=groups, baseline=baseline
+    )
     count = int(batch.turn_ids[0].max()) + 1
     by_turn = [
         turns.aggregate(values, batch.turn_ids, reduction)[0, :count].tolist()

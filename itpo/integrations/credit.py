@@ -95,7 +95,7 @@ def credit(
         estimator,
         sources,
         response_mask=response_mask,
-        group_size=1 if entry.compares else group_ids,  # what was compared already takes no baseline
+        group_size=entry.baseline_group(group_ids),
         values=signals.get("values"),
         **column.check_options(estimator_options or {}),
     )

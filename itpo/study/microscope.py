@@ -44,7 +44,6 @@ from torch import Tensor
 from itpo import advantages, prm, turns
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.dialogue import Dialogue, TokenBatch
-from itpo.estimators import estimate
 from itpo.fields import check
 from itpo.models.adapters import micro_batches
 from itpo.rollout.seeding import seeded
@@ -57,7 +56,7 @@ from itpo.study.tabular import TabularOracle, is_tabular
 from itpo.tasks.base import ScriptedTask
 from itpo.tasks.judging import ScriptedJudge
 from itpo.tasks.registry import TASKS
-from itpo.trainer import reward_sources, stop_if_diverged, training_step, warm_up
+from itpo.trainer import method_credit, reward_sources, stop_if_diverged, training_step, warm_up
 from itpo.training.build import build_learner, inputs
 from itpo.training.evaluation import describe
 from itpo.training.learner import Learner
@@ -239,13 +238,7 @@ def method_advantages(
             asking.judge = ScriptedJudge(learner.task, measured.judge.error_rate)
         batch, signals["judge_scores"], _ = asking.judge_turns(seen.dialogues, batch, stream)
     config = replace(learner.config, method=method, estimator=measured.estimator)
-    return estimate(
-        measured.estimator.name,
-        reward_sources(config, batch, signals, seeded(stream, "attribution")),
-        response_mask=batch.response_mask,
-        group_size=1 if method.entry.compares else batch.group_size,
-        **measured.estimator.options,
-    ).advantages
+    return method_credit(config, batch, signals, seeded(stream, "attribution")).advantages
 
 
 def reference_advantages(policy: RunConfig, batch: TokenBatch) -> Float[Tensor, "B T"]:
