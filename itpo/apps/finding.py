@@ -182,7 +182,7 @@ def check_facts(facts: Facts, runs: Iterable[Listed] = ()) -> None:
         name = getattr(facts, kind)
         if name is not None:
             check_name(kind, name, dict.fromkeys([*known, *(run.facts()[kind] for run in runs)]))
-    full = {name for run in runs for name in settings(run.run.config)}
+    full = {name for run in runs for name in settings(run.run.config)} if facts.settings else set()
     for name in facts.settings if full else ():
         check_name("setting", name, sorted({*full, *(other.rpartition(".")[2] for other in full)}))
 

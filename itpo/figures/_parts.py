@@ -16,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from itpo.attribution import METHODS, MethodEntry, get_method
 from itpo.figures.style import INK, QUIET, SMALL
 
+BASELINE = "trajectory_share"  # with which the other methods are compared
+
 
 def methods_in(frame: pd.DataFrame) -> dict[str, MethodEntry]:
     """The methods in a frame's column ``row``: those of the package in their order, then others (``module:name``) by name.

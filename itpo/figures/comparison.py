@@ -19,10 +19,19 @@ from matplotlib.ticker import NullLocator
 
 from itpo.attribution import get_method
 from itpo.estimators import get_estimator
-from itpo.figures._parts import add_band, add_legend, methods_in, panels, possible, step_axis, where, wrapped
+from itpo.figures._parts import (
+    BASELINE,
+    add_band,
+    add_legend,
+    methods_in,
+    panels,
+    possible,
+    step_axis,
+    where,
+    wrapped,
+)
 from itpo.figures.style import ACCENT, BODY, INK, NEGATIVE, PALE, POSITIVE, QUIET, SMALL, TEXT
 
-BASELINE = "trajectory_share"
 MARGIN = 3.0  # points: smaller differences do not matter, see docs/protocol.md
 # Colour and marker of each ruling; a marker of another ruling is an open circle.
 RULINGS = {

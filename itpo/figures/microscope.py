@@ -16,10 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from itpo.attribution import get_method
-from itpo.figures._parts import panels, where, wrapped
+from itpo.figures._parts import BASELINE, panels, where, wrapped
 from itpo.figures.style import BODY, INK, PALE, QUIET, SIGNED, SMALL, TEXT
 
-BASELINE = "trajectory_share"
 MARKERS = "osD^v"  # of the policies, in order
 TICKS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 LEAST, MOST = 1 / 16, 32.0  # of the axis; beyond it a mark stands at its end

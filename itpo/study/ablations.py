@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -43,26 +42,18 @@ def ablations(
     if not isinstance(run.model, TinyLM):
         raise ValueError(f"profile {profile.name!r} trains {run.model.name}: only tiny models have widths")
 
-    def measured(changed: RunConfig) -> MicroscopeConfig:
-        methods = measured_methods(changed, METHODS)
-        etas = _other_etas(methods, list(TEMPERATURES)[values]) if changed == run else ()
-        return MicroscopeConfig(changed, policy_steps, (*methods, *etas), batches)
-
-    def runs(name: str, value: Any) -> RunConfig:
-        if name == "beta":
-            return replace(run, method=replace(run.method, beta=value))
-        if name == "width of the base":
-            return replace(run, model=replace(run.model, hidden_size=value))
-        return replace(run, prm_minibatches=value)
-
-    settings: dict[str, Sequence[float]] = {
-        "beta": BETAS,
-        "width of the base": WIDTHS,
-        "PRM updates a batch": UPDATES,
+    changed: dict[str, dict[float, RunConfig]] = {
+        "eta": dict.fromkeys(TEMPERATURES, run),  # a setting of the methods that are measured, not of the run
+        "beta": {value: replace(run, method=replace(run.method, beta=value)) for value in BETAS},
+        "width of the base": {v: replace(run, model=replace(run.model, hidden_size=v)) for v in WIDTHS},
+        "PRM updates a batch": {value: replace(run, prm_minibatches=value) for value in UPDATES},
     }
-    cells = {("eta", f"{eta:g}"): measured(run) for eta in list(TEMPERATURES)[values]}
-    for name, every in settings.items():
-        cells |= {(name, f"{value:g}"): measured(runs(name, value)) for value in every[values]}
+    cells = {}
+    for name, runs in changed.items():
+        for value, config in list(runs.items())[values]:
+            methods = measured_methods(config, METHODS)
+            etas = _other_etas(methods, list(TEMPERATURES)[values]) if config == run else ()
+            cells[name, f"{value:g}"] = MicroscopeConfig(config, policy_steps, (*methods, *etas), batches)
     return cells
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from itpo.runs.store import Store
+from itpo.config import RunConfig
+from itpo.runs.store import Run, Store
 from itpo.study.experiment import get_experiment, table_rate
+from itpo.study.gains import paired
 from itpo.study.profiles import Profile
 from itpo.study.tables import BASELINE, Column, results
 
@@ -42,18 +44,19 @@ def trained_gains(profile: Profile, store: Store) -> Trained:
     """
     band = get_experiment(profile.name).band(profile)
     cells = {cell: own for cell, own in band.items() if cell.rate == table_rate(profile, cell.task)}
-    done = [
-        own for own in cells.values() if all((store.folder(config) / "done.json").exists() for config in own)
-    ]
+    done = {cell: own for cell, own in cells.items() if all(_is_done(store, config) for config in own)}
+    compared = {cell.task for cell in done if cell.arm == BASELINE}
     gains = pd.DataFrame(columns=["task", "name", "gain"])
-    if done:
-        frame = results([store.open(config) for own in done for config in own])
-        speed = frame.pivot(index=["task", "seed"], columns="arm", values="speed")
-        if BASELINE in speed:
-            gained = 100 * speed.sub(speed[BASELINE], axis=0).drop(columns=BASELINE)
-            means = gained.groupby("task").mean().melt(ignore_index=False, var_name="name", value_name="gain")
-            gains = means.dropna().reset_index()
+    if compared:
+        frame = results([store.open(c) for cell, own in done.items() if cell.task in compared for c in own])
+        means = paired(frame, ["task"]).groupby(["task", "arm"], sort=False)["gain"].mean()
+        gains = means.rename_axis(["task", "name"]).reset_index()
     return Trained(len(done), len(cells), gains)
+
+
+def _is_done(store: Store, config: RunConfig) -> bool:
+    """Whether the run of a config is finished, without a folder being made for it."""
+    return Run(store.folder(config), config).done
 
 
 def training_ranks(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 from itpo.attribution import METHODS
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
 from itpo.fields import Options, check
-from itpo.specs import Adapter, FrozenBase, Imitation, PretrainedModel, RealData, RuleJudge, TinyLM
+from itpo.specs import Adapter, FrozenBase, Imitation, PretrainedModel, RealData, TinyLM
 
 __all__ = ["SETTINGS", "Method", "PROFILES", "Profile", "RELEASED", "RunConfig", "allows", "get_profile"]
 
@@ -87,37 +87,6 @@ class Profile:
         """
         rows = [method.name for method in self.methods if allows(estimator, method.name)]
         return [self.config(row, seed, estimator) for row in rows for seed in self.seeds]
-
-    def unbiased(self, baseline: str) -> list[RunConfig]:
-        """RLOO with another ``baseline`` than the released one, methods first.
-
-        For the paper's own split of the outcome over turns, and for a uniform one: the baselines "trajectory" and "to_go" of
-        :func:`itpo.advantages.rloo` do not subtract the same mean from every turn. Raises ``ValueError`` for an unknown one.
-
-        >>> {config.estimator.baseline for config in get_profile("smoke").unbiased("trajectory")}
-        {'trajectory'}
-        """
-        return self.configs(("uniform", "norm_itpo"), estimator=Estimator("rloo", Options(baseline=baseline)))
-
-    def sure_judge(self) -> list[RunConfig]:
-        """The judge's method under RLOO with a judge that never errs: credit by the task's own rules.
-
-        >>> {config.judge.error_rate for config in get_profile("smoke").sure_judge()}
-        {0.0}
-        """
-        return self.configs(("judge",), judge=RuleJudge(error_rate=0.0))
-
-    def released(self) -> list[RunConfig]:
-        """ITPO and Norm-ITPO under RLOO with the settings of the released code, methods first.
-
-        Raises ``ValueError`` for a task without released settings.
-
-        >>> sorted({config.method.options["reduction"] for config in get_profile("smoke").released()})
-        ['length_normalized', 'sum']
-        """
-        task = self.run.task.name
-        check("task", task in RELEASED, task, f"one of {', '.join(RELEASED)}, whose settings were released")
-        return replace(self, methods=RELEASED[task]).configs(("itpo", "norm_itpo"))
 
 
 # Of the PRM's rewards, the same for all methods of a task; chosen with seeds below 100 and 40 steps [O].

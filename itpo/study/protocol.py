@@ -96,6 +96,7 @@ def pairs(experiment: Experiment) -> dict[Line, Pair]:
     lines: dict[Line, Pair] = {}
 
     def add(claim: str, part: str, pair: Pair, family: str = "secondary", expected: str = "gain") -> None:
+        """A line for a pair, its statement made of the labels of the two."""
         verb = _VERBS[pair.measure] if expected == "gain" else "gives no gain on"
         text = f"{_CLAIMS.get(claim, '')}{_label(pair.better)} {verb} {_label(pair.worse)}"
         lines[Line(claim, part, text, MEASURES[pair.measure][0], family, expected)] = pair

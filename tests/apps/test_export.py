@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from itpo.__main__ import main
 from itpo.apps.export import CARD, CONFIG, WEIGHTS, ExportError, export, find_base
 from itpo.apps.model_card import data_text, scale_of
-from itpo.config import TaskSpec
+from itpo.config import Estimator, TaskSpec
 from itpo.dialogue import Dialogue, collate
 from itpo.models.backbone import Backbone
 from itpo.models.loading import load_base
@@ -159,7 +159,10 @@ def test_equal_runs_give_equal_folders(run, exported, tmp_path):
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
 def test_a_card_knows_its_profile(name):
     profile = get_profile(name)
-    for config in (*profile.on("medical").grid("ppo")[-1:], *profile.unbiased("trajectory")[:1]):
+    for config in (
+        *profile.on("medical").grid("ppo")[-1:],
+        *profile.configs(["uniform"], estimator=Estimator("rloo", {"baseline": "trajectory"}))[:1],
+    ):
         assert scale_of(config) == name
         assert scale_of(replace(config, steps=3)) is None
 
