@@ -75,11 +75,22 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rates of the band and seeds of its parts; no seed of ``choice_seeds`` is among the others."""
+    """Rates of the band and seeds of its parts: ``band_seeds`` at the rate of Table 1, the first of them, ``sweep_seeds``, at the
+    others; no seed of ``choice_seeds`` is among them."""
 
     rates: tuple[float, ...]
     band_seeds: tuple[int, ...]
+    sweep_seeds: tuple[int, ...]
     choice_seeds: tuple[int, ...]
+
+    def seeds(self, profile: Profile, task: str, rate: float) -> tuple[int, ...]:
+        """The band's seeds of a task at a rate.
+
+        >>> from itpo.study.profiles import get_profile
+        >>> [len(get_experiment("laptop").seeds(get_profile("laptop"), "math", rate)) for rate in (1e-3, 2e-3)]
+        [8, 12]
+        """
+        return self.band_seeds if rate == table_rate(profile, task) else self.sweep_seeds
 
     def band(self, profile: Profile) -> dict[Cell, list[RunConfig]]:
         """The runs of the band, cell by cell: swept arms at every rate, the others at the task's rate of Table 1.
@@ -87,7 +98,7 @@ class Experiment:
         >>> from itpo.study.profiles import get_profile
         >>> cells = get_experiment("laptop").band(get_profile("laptop"))
         >>> len(cells), sum(map(len, cells.values()))
-        (57, 684)
+        (57, 564)
         """
         cells = [
             Cell(task, arm, rate)
@@ -95,7 +106,7 @@ class Experiment:
             for arm in ARMS
             for rate in (self.rates if arm in SWEPT else (table_rate(profile, task),))
         ]
-        return {cell: configs(profile, cell, self.band_seeds) for cell in cells}
+        return {cell: configs(profile, cell, self.seeds(profile, cell.task, cell.rate)) for cell in cells}
 
     def choice(self, profile: Profile) -> dict[Cell, list[RunConfig]]:
         """Trajectory-share on every task at every rate, with seeds that nothing else has: they choose the rate of Table 1."""
@@ -156,8 +167,8 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 
 EXPERIMENTS = {
-    "laptop": Experiment((5e-4, 1e-3, 2e-3), _seeds(FIRST_SEED, 12), _seeds(200, 6)),
-    "smoke": Experiment((2e-3,), (0, 1), (2,)),
+    "laptop": Experiment((5e-4, 1e-3, 2e-3), _seeds(FIRST_SEED, 12), _seeds(FIRST_SEED, 8), _seeds(200, 6)),
+    "smoke": Experiment((2e-3,), (0, 1), (0, 1), (2,)),
 }
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from itpo.attribution import get_method
 from itpo.runs.store import Run
 from itpo.study.claims import statement
-from itpo.study.experiment import ARMS, FIRST_SEED, Experiment, get_experiment, table_rate
+from itpo.study.experiment import ARMS, FIRST_SEED, get_experiment, table_rate
 from itpo.study.profiles import Profile
 from itpo.study.protocol import MEASURES, MOST, REWARDS, Line, Pair, pairs
 from itpo.study.statistics import MIN_SEEDS, OPEN, Effect, cluster_effect, fisher_z, holm, ruling
@@ -57,7 +57,7 @@ def effects(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     parts = []
     for line, pair in pairs(experiment).items():
         try:
-            found = _differences(cells, rates, profile.seeds, experiment, pair)
+            found = _differences(cells, rates, profile, pair)
         except NotRuledError as error:
             parts.append(refusal(line, str(error)))
         else:
@@ -88,19 +88,19 @@ def _cells(frame: pd.DataFrame) -> Cells:
 
 
 def _differences(
-    cells: Cells,
-    table_rates: dict[str, float],
-    table_seeds: Sequence[int],
-    experiment: Experiment,
-    pair: Pair,
+    cells: Cells, table_rates: dict[str, float], profile: Profile, pair: Pair
 ) -> pd.DataFrame:
     """The effect of a pair in each task, estimator and seed. Raises ``NotRuledError`` if a run is missing."""
-    seeds = judged = table_seeds if pair.runs == "table" else experiment.band_seeds
-    if pair.runs == "sweep":
-        seeds, judged = seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :]
+    experiment = get_experiment(profile.name)
     fresh = min(experiment.band_seeds) >= FIRST_SEED  # not at the smoke profile
+    half = len(experiment.sweep_seeds) // 2
     lines = []
     for task, estimator in product(TASKS, pair.estimators):
+        if pair.runs == "sweep":
+            seeds, judged = experiment.sweep_seeds[:half], experiment.sweep_seeds[half:]
+        else:
+            at_rate = experiment.seeds(profile, task, pair.rate or table_rates[task])
+            seeds = judged = profile.seeds if pair.runs == "table" else at_rate
         sides = []
         for name in (pair.better, pair.worse):
             rates = experiment.rates if pair.runs == "sweep" else (pair.rate or table_rates[task],)

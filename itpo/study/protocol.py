@@ -46,8 +46,8 @@ class Pair:
     """Two methods to compare: arms of the experiment, or methods of Table 1, by name.
 
     ``runs`` is "band" (RLOO, the band's seeds, at ``rate``, left out that of Table 1), "table" (the runs of Table 1 under
-    ``estimators``) or "sweep" (each method at the rate that is best for it on the first half of the band's seeds, judged on the
-    other half).
+    ``estimators``) or "sweep" (each method at the rate that is best for it on the first half of the seeds that all rates have,
+    judged on the other half).
     """
 
     better: str
