@@ -82,11 +82,11 @@ def test_fewer_collapses_count_as_better_and_longer_dialogues_as_longer(
 def test_the_best_rate_is_chosen_on_one_half_and_judged_on_the_other(experiment_runs: pd.DataFrame) -> None:
     """A method whose best rate was luck of the first seeds is judged at that rate on the others."""
     signed = experiment_runs["arm"] == "signed_norm_itpo"
-    lucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] < 106)
-    unlucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] >= 106)
+    lucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] < 104)
+    unlucky = signed & (experiment_runs["rate"] == 5e-4) & (experiment_runs["seed"] >= 104)
     runs = experiment_runs.assign(speed=experiment_runs["speed"] + 0.5 * lucky - 0.5 * unlucky)
     line = ruled(runs).loc[("best of the sweep", "signed_norm_itpo")]
-    assert line["effect"] < -30 and line["ruling"] == REVERSED and line["clusters"] == 18
+    assert line["effect"] < -30 and line["ruling"] == REVERSED and line["clusters"] == 12
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,11 @@ def test_the_best_rate_is_chosen_on_one_half_and_judged_on_the_other(experiment_
             {"arm": "equal_share", "rate": 1e-3, "task": "math"},
             ("P2", "at 0.001"),
             "missing run: math, equal_share, rate 0.001, rloo, seed 100: train it to its end",
+        ),
+        (
+            {"arm": "equal_share", "rate": 5e-4, "seed": 107},
+            ("P2", "at 0.0005"),
+            "missing run: math, equal_share, rate 0.0005, rloo, seed 107: train it to its end",
         ),
         (
             {"arm": "uniform", "seed": 111},
