@@ -144,3 +144,30 @@ Markdown(reward_dynamics.credit_text(credit, scale))
 # **Two cautions.** A kind's credit mixes what the turn does with what came before it, as a missed repair needs a bad answer
 # first. And Norm-ITPO multiplies the weights by the outcome (6): in a failed dialogue all rewards are 0, however the PRM ranks
 # its turns. There, only the leave-one-out baseline speaks.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** How would picture F2 look if the PRM were trained twice as strongly, so that every log-ratio (1) were exactly twice as large at
+# every step?
+#
+# <details><summary>Solution</summary>
+#
+# Just the same. At each step both kinds of rewards are divided by their largest absolute value, and a factor common to all cancels. So the
+# picture cannot show how *sure* the PRM is, only how it shares its opinion out; notebook 05 draws the sizes.
+# </details>
+
+# %% [markdown]
+# **2.** In how many dialogues of the monitor set is the turn with the highest reward the last one? Compare with a guess.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# last = watched.turn_mask.sum(1) - 1
+# best = pd.DataFrame(watched.turn_rewards[-1]).where(watched.turn_mask).idxmax(axis=1)
+# print((best == last).mean(), (1 / (last + 1)).mean())
+# ```
+#
+# A share far from the guess says that the PRM has learned a *place*, which is no merit of a turn. That is why the ledger compares C9 with
+# always naming one place.
+# </details>

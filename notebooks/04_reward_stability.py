@@ -194,3 +194,29 @@ for task, there in grids.items():
     verdicts = reward_dynamics.tau_verdicts(other)
     lines = claims.verdict_text(verdicts, scale, scale=1.0, unit="")
     display(Markdown(f"{get_entry(task).title.capitalize()}:\n\n{lines}"))
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** A PRM ranks every success above every failure, and all scores differ. How large is tau-b at a success rate of 0.9 among 100
+# dialogues? Check the formula by counting.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from scipy.stats import kendalltau
+#
+# outcome, score = np.repeat([0, 1], [10, 90]), np.arange(100)
+# print(kendalltau(score, outcome).statistic, np.sqrt(2 * 0.9 * 0.1 * 100 / 99))
+# ```
+#
+# Both are 0.43: of a perfect ranking. A reported 0.5 cannot be reached at this success rate.
+# </details>
+#
+# **2.** "Tokens shuffled, then summed" come out almost as stable as turns. What would that say of C5?
+#
+# <details><summary>Solution</summary>
+#
+# That turns are more stable because they are *sums*, whose noise averages out, not because they are turns. C5 would hold against single
+# tokens and be open against this control, which is the fairer rival.
+# </details>

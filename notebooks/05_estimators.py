@@ -445,9 +445,9 @@ Markdown(claims.turns_text(final, scale))
 #   made-up group; in training, success moves the number of turns too.
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
 #
-# Give rollout C of section 1 a fourth turn without any reward. Which of the other rollouts' numbers change under `released`, `trajectory`
+# **1.** Give rollout C of section 1 a fourth turn without any reward. Which of the other rollouts' numbers change under `released`, `trajectory`
 # and GRPO?
 #
 # <details><summary>Solution</summary>
@@ -455,4 +455,22 @@ Markdown(claims.turns_text(final, scale))
 # Under `released` all of them: the mean reward of C is lower, and every turn of every rollout is compared with that mean. Under
 # GRPO too, since mean and spread are those of all turns. Under `trajectory` none: the total of C is the same as before, and only
 # its own baseline moves to its new last turn.
+# </details>
+
+# %% [markdown]
+# **2.** All four rollouts succeed, and Norm-ITPO splits the outcome 1 of each by its weights. No dialogue is better than another: are all
+# returns 0?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# shares = turns.place_at_turn_ends(weights, ids)
+# for baseline in ("released", "trajectory", "to_go"):
+#     left = advantages.rloo(shares, ends, 4, baseline)
+#     print(baseline, advantages.returns(left, mask)[mask].round(decimals=2).tolist())
+# ```
+#
+# Only under `trajectory` and `to_go`, and only at first turns. `released` pushes the first turn of the shortest dialogue up and that of the
+# longest down. `trajectory` pushes every later turn down, since its baseline is charged whole when part of the outcome has been paid.
+# Under `to_go` later turns are compared with those of their number.
 # </details>

@@ -81,9 +81,9 @@ Markdown(report.answers(ruled, scale, microscope_tables.findings(worths, shown, 
 main = ruled["claim"].isin(["C2", "C3", "C4", "beside", "best of the sweep"]) | (ruled["family"] == "primary")
 main |= ruled["claim"].isin(["P1", "P7"]) & (ruled["part"] == "level")
 caption = (
-    f"The ledger: effect of each claim in points, {len(scale.seeds)} or {len(get_experiment(profile).band_seeds)} seeds on three tasks. Dots: mean over "
-    "tasks of means over seeds; bars: 95 % t-intervals over clusters of task and seed, tasks fixed; grey: below 3 points. Colour and "
-    "shape say the ruling."
+    f"The ledger: effect of each claim in points, {len(scale.seeds)} or {len(get_experiment(profile).band_seeds)} seeds on three tasks "
+    "(best of the sweep: half of them). Dots: mean over tasks of means over seeds; bars: 95 % t-intervals over clusters of task and "
+    "seed, tasks fixed; grey: below 3 points. Colour and shape say the ruling."
 )
 publish(comparison.forest, "ledger_forest", profile, caption, ledger=ruled[main].drop(columns="reason"))
 
@@ -188,3 +188,34 @@ Markdown(tables.write_table(text, table, "T1", scale, note))
 # - **Equal rates are a choice.** The rate is the best one for trajectory-share; "best of the sweep" gives each method its own.
 # - **Not much from a secondary line.** There are many of them, and none is adjusted for that.
 # - **An oracle is that of a policy**, and on dialogues of the reference (notebook 06).
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** How much narrower would the interval of P1 be if every estimator of a task and seed were taken for a unit of its own? Why would that
+# be wrong?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from itpo.study.statistics import cluster_effect
+#
+# own = effects.query("claim == 'P1' and part == 'speed'")
+# per_cluster = own.groupby(["task", "seed"])["effect"].mean().groupby("task")
+# per_cell = own.groupby("task")["effect"]
+# for groups in (per_cluster, per_cell):
+#     print(cluster_effect([group.to_numpy() for _, group in groups]).interval())
+# ```
+#
+# The mean is the same. Three estimators of a seed share its problems and its warm-up; counted one by one they would pass for three
+# independent answers, and the rule would err more often than in 5 % of claims.
+# </details>
+
+# %% [markdown]
+# **2.** A claim is *open*, with an effect of +2 and an interval from -2 to +6. Did the experiment show that there is no difference?
+#
+# <details><summary>Solution</summary>
+#
+# No. It fits a loss of 2 points and a gain of 6 alike. *No difference of 3 points* would need a 90 % interval within ±3: more seeds, or less
+# noise between them.
+# </details>

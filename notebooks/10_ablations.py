@@ -94,3 +94,13 @@ Markdown(tables.markdown(text[table["name"] == "norm_itpo"]))
 # The largest is highest if the other three are 2 below it: 1 / (1 + 3 exp(-2 / 6.4)) = 0.31; the smallest is lowest if the
 # others are 2 above: 1 / (1 + 3 exp(2 / 6.4)) = 0.20. All turns get about a quarter: an equal split.
 # </details>
+
+# %% [markdown]
+# **2.** *eta* changes neither the policy nor the PRM of a measurement, *beta* does. Which of the two could you still choose after the batches
+# were held?
+#
+# <details><summary>Solution</summary>
+#
+# *eta*: it is used in (5) alone, after the token rewards are known. *beta* stands in the loss (3), so another one needs another PRM, taught
+# from the start; multiplying the old PRM's rewards by a factor is not the same.
+# </details>

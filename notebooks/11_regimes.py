@@ -124,3 +124,11 @@ Markdown(tables.markdown(text[table["name"].isin(own) & (table["group"] == table
 # The whole outcome from trajectory-share, at every hall; nothing from the judge, whose last reward stands at the third door. Before
 # baselines: `released` then takes the same mean off each turn, halls too, and `to_go` only what others still had to come.
 # </details>
+#
+# **2.** Why should turn credit be worth more with two rollouts of a prompt than with sixteen?
+#
+# <details><summary>Solution</summary>
+#
+# The leave-one-out baseline of two rollouts is one other outcome, 0 or 1: trajectory-share then pushes all turns of a dialogue by a
+# number that is mostly luck. With sixteen the baseline is close to the prompt's mean, and there is less noise that credit could remove.
+# </details>

@@ -105,3 +105,23 @@ Markdown(f"What it took, policy by policy: {'; '.join(lines)}.")
 #
 # - **Not a ranking of methods for language models.** One small model, one scripted task, one seed.
 # - **Not that training would agree.** That holds here as in notebook 13, and nothing was trained to check it.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** The reference is the mean gradient of the *other* batches. Why not of all?
+#
+# <details><summary>Solution</summary>
+#
+# A batch's own gradient would be part of what it is compared with, and trajectory-share's cosine would be too high: with 16 batches, by
+# about a sixteenth of the square of a batch's noise. Methods whose noise is that of trajectory-share would profit as well.
+# </details>
+#
+# **2.** Errors fall with the square root of the number of batches. How many batches would an interval half as wide need, and how long would
+# that take by the last table?
+#
+# <details><summary>Solution</summary>
+#
+# Four times as many, and four times as long; set `batches` and run the notebook again: those that are there are kept. Smaller errors of
+# the *reference* come with it, since it is a mean of all.
+# </details>

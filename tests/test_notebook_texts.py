@@ -19,8 +19,6 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))}
 MOST_WORDS = 150  # of a markdown cell
-# Those that teach, with exercises.
-TEACHING = ["00_tour", "01_method", "01_training", "02_main_results", "07_tasks", "08_real_model"]
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n(.*?)\n</details>", re.DOTALL)
 # Sentences on the numbers of one run, which stand still when the run is made again: an interval, a signed number of points.
 RESULT = re.compile(
@@ -74,7 +72,7 @@ def test_what_counts_as_a_result(text: str, wrong: int) -> None:
     assert len(list(hard_coded(text))) == wrong
 
 
-@pytest.mark.parametrize("name", TEACHING)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_two_or_three_exercises_have_folded_solutions_that_render(name: str) -> None:
     texts = [text for text in cells(name, "markdown") if "<details>" in text]
     asked = re.findall(r"^\*\*(\d)\.\*\* ", "\n".join(texts), re.MULTILINE)
@@ -91,7 +89,7 @@ def test_two_or_three_exercises_have_folded_solutions_that_render(name: str) -> 
             assert "```" not in page
 
 
-@pytest.mark.parametrize("name", TEACHING)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_code_of_solutions_uses_what_the_notebook_has(name: str) -> None:
     known = set(dir(builtins))
     for code in cells(name, "code"):

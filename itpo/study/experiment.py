@@ -88,7 +88,7 @@ class Experiment:
 
         >>> from itpo.study.profiles import get_profile
         >>> [len(get_experiment("laptop").seeds(get_profile("laptop"), "math", rate)) for rate in (1e-3, 2e-3)]
-        [8, 12]
+        [6, 10]
         """
         return self.band_seeds if rate == table_rate(profile, task) else self.sweep_seeds
 
@@ -98,7 +98,7 @@ class Experiment:
         >>> from itpo.study.profiles import get_profile
         >>> cells = get_experiment("laptop").band(get_profile("laptop"))
         >>> len(cells), sum(map(len, cells.values()))
-        (57, 564)
+        (57, 450)
         """
         cells = [
             Cell(task, arm, rate)
@@ -167,7 +167,7 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 
 EXPERIMENTS = {
-    "laptop": Experiment((5e-4, 1e-3, 2e-3), _seeds(FIRST_SEED, 12), _seeds(FIRST_SEED, 8), _seeds(200, 6)),
+    "laptop": Experiment((5e-4, 1e-3, 2e-3), _seeds(FIRST_SEED, 10), _seeds(FIRST_SEED, 6), _seeds(200, 6)),
     "smoke": Experiment((2e-3,), (0, 1), (0, 1), (2,)),
 }
 

@@ -31,7 +31,7 @@ def null_p_values(seeds: int, claims: int, estimators: int, rng: np.random.Gener
     return 2 * stats.t.sf(np.abs(mean) / se, df)
 
 
-@pytest.mark.parametrize(("seeds", "estimators"), [(8, 3), (12, 1)])
+@pytest.mark.parametrize(("seeds", "estimators"), [(6, 3), (6, 1), (10, 1)])
 def test_the_rule_errs_in_one_of_twenty_claims(seeds: int, estimators: int) -> None:
     p_values = null_p_values(seeds, 8, estimators, np.random.default_rng(seeds))
     assert 0.03 < (p_values < 0.05).mean() < 0.07
@@ -40,7 +40,7 @@ def test_the_rule_errs_in_one_of_twenty_claims(seeds: int, estimators: int) -> N
     assert (p_values < 0.05).any(-1).mean() > 0.2  # which without Holm it would be far more often
 
 
-@pytest.mark.parametrize("seeds", [8, 12])
+@pytest.mark.parametrize("seeds", [6, 10])
 def test_tests_of_equivalence_err_in_one_of_twenty_at_the_margin(seeds: int) -> None:
     """A true difference of just 3 points is called none in about 5 %; of none, with little spread, in most."""
     rng, ruled = np.random.default_rng(seeds), []
