@@ -100,27 +100,45 @@ def _why(ledger: pd.DataFrame) -> list[str]:
     return [f"**Why.** Of Norm-ITPO: {'; '.join(said)}."] * bool(said)
 
 
+# Comparisons with trajectory-share at the rate that suits trajectory-share best: what each says of.
+_AT_THE_RATE = {
+    ("P1", "speed"): "norm_itpo",
+    ("P7", "speed"): "signed_norm_itpo",
+    ("beside", "outcome"): "itpo",
+}
+
+
 def advice(ledger: pd.DataFrame) -> str:
-    """What a practitioner should do, by the comparison of every method at the learning rate that suits it best.
+    """What a practitioner should do: by the comparisons with trajectory-share at the learning rate that suits it best.
+
+    What each method gains at the rate that suits itself is said beside it, from fewer seeds.
 
     >>> columns = ["claim", "part", "unit", "effect", "low", "high", "ruling", "reason"]
-    >>> lines = [("best of the sweep", "itpo", "points", 4.0, 1.0, 7.0, "holds", "")]
+    >>> lines = [("beside", "outcome", "points", 4.0, 1.0, 7.0, "holds", "")]
     >>> advice(pd.DataFrame(lines, columns=columns)).split(":")[1].strip()
-    'ITPO with outcome is +4.0 [+1.0, +7.0] points above trajectory-share at its best, on seeds that chose no rate.'
+    'ITPO with outcome is +4.0 [+1.0, +7.0] points above trajectory-share at the rate that suits trajectory-share best.'
     """
-    lines = ledger[ledger["claim"] == "best of the sweep"]
     title = "**What to do** on tasks like these, at this scale"
-    if lines.empty or (lines["ruling"] == NOT_RULED).all():
+    found = {name: _find(ledger, *key) for key, name in _AT_THE_RATE.items()}
+    ruled = {name: line for name, line in found.items() if line is not None and line["ruling"] != NOT_RULED}
+    if not ruled:
         return f"{title}: not known, as runs are missing."
-    better = lines[lines["ruling"] == HOLDS].sort_values("effect", ascending=False, kind="stable")
-    if better.empty:
-        best = lines.sort_values("effect", ascending=False, kind="stable").iloc[0]
-        return (
-            f"{title}: stay with {ARMS[BASELINE].label.lower()} and tune its learning rate. No method is established above it "
-            f"when each has its best rate; the nearest, {ARMS[best['part']].label}, is at {number(best)}."
+    names = sorted(ruled, key=lambda name: -ruled[name]["effect"])
+    better = [name for name in names if ruled[name]["ruling"] == HOLDS]
+    if better:
+        said = [f"{ARMS[name].label} is {number(ruled[name])}" for name in better]
+        text = f"{' and '.join(said)} above trajectory-share at the rate that suits trajectory-share best."
+    else:
+        text = (
+            f"stay with {ARMS[BASELINE].label.lower()} and tune its learning rate. No method is established above it; "
+            f"the nearest, {ARMS[names[0]].label}, is at {number(ruled[names[0]])}."
         )
-    said = [
-        f"{ARMS[line['part']].label} is {number(line)} above trajectory-share at its best"
-        for _, line in better.iterrows()
-    ]
-    return f"{title}: {'; '.join(said)}, on seeds that chose no rate."
+    return f"{title}: {text}{_own_rates(ledger)}"
+
+
+def _own_rates(ledger: pd.DataFrame) -> str:
+    """What methods gain when each has the rate that suits it, best first; nothing where no line is ruled on."""
+    lines = ledger[(ledger["claim"] == "best of the sweep") & (ledger["ruling"] != NOT_RULED)]
+    ranked = lines.sort_values("effect", ascending=False, kind="stable")
+    said = "; ".join(f"{ARMS[line['part']].label} {_ruled(line)}" for _, line in ranked.iterrows())
+    return f" Each at its own best rate, on seeds that chose none: {said}." if said else ""
