@@ -27,6 +27,7 @@ from itpo.runs.sweep import sweep
 from itpo.specs import RuleJudge, ScriptedUser
 from itpo.study import microscope, tables
 from itpo.study import microscope_tables as worth
+from itpo.study.measured import measured_methods
 from itpo.study.profiles import get_real_profile
 
 use_style("14_microscope_real")
@@ -53,7 +54,7 @@ if profile == "smoke":
     names, policies, count = names[:3], (0,), 4
 own = scale.config("norm_itpo", microscope.SEED)
 run = replace(own, task=TaskSpec("math_prose"), user=ScriptedUser(), judge=RuleJudge())
-methods = microscope.measured_methods(run, names)
+methods = measured_methods(run, names)
 configs = [microscope.MicroscopeConfig(run, steps, methods, count) for steps in policies]
 workers = 1 if torch.cuda.is_available() else None  # a GPU holds one run at a time
 runs = sweep(runs_root(), configs, microscope.measure, workers=workers)

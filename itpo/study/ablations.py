@@ -12,7 +12,8 @@ import pandas as pd
 
 from itpo.config import RunConfig
 from itpo.specs import TinyLM
-from itpo.study.microscope import KNOWN, SEED, Measured, MicroscopeConfig, label, measured_methods
+from itpo.study.measured import KNOWN, Measured, label, measured_methods
+from itpo.study.microscope import SEED, MicroscopeConfig
 from itpo.study.profiles import Profile
 from itpo.study.regimes import Setting
 

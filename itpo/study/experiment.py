@@ -75,8 +75,9 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rates of the band and seeds of its parts: ``band_seeds`` at the rate of Table 1, the first of them, ``sweep_seeds``, at the
-    others; no seed of ``choice_seeds`` is among them."""
+    """Rates of the band and seeds of its parts: ``band_seeds`` at the rate of Table 1, ``sweep_seeds``, the first of them, at
+    the others. No seed of ``choice_seeds`` is among them.
+    """
 
     rates: tuple[float, ...]
     band_seeds: tuple[int, ...]

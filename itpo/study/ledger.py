@@ -87,9 +87,7 @@ def _cells(frame: pd.DataFrame) -> Cells:
     return cells
 
 
-def _differences(
-    cells: Cells, table_rates: dict[str, float], profile: Profile, pair: Pair
-) -> pd.DataFrame:
+def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, pair: Pair) -> pd.DataFrame:
     """The effect of a pair in each task, estimator and seed. Raises ``NotRuledError`` if a run is missing."""
     experiment = get_experiment(profile.name)
     fresh = min(experiment.band_seeds) >= FIRST_SEED  # not at the smoke profile

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itpo.config import Method, RunConfig, TaskSpec
 from itpo.fields import Options, check
 from itpo.specs import RuleJudge, TinyLM
-from itpo.study.microscope import SEED, MicroscopeConfig, measured_methods
+from itpo.study.measured import measured_methods
+from itpo.study.microscope import SEED, MicroscopeConfig
 from itpo.tasks.corridor import POSITIONS
 
 METHODS = (

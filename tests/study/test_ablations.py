@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from itpo.study import ablations
-from itpo.study.microscope import SEED, label
+from itpo.study.measured import label
+from itpo.study.microscope import SEED
 from itpo.study.profiles import get_profile, get_real_profile
 
 LAPTOP = get_profile("laptop")

@@ -14,7 +14,8 @@ from itpo.runs.store import Run, Store, fingerprint
 from itpo.runs.sweep import sweep
 from itpo.specs import RuleJudge, TinyLM
 from itpo.study import microscope
-from itpo.study.microscope import Measured, MicroscopeConfig, measure, measured_methods, read
+from itpo.study.measured import KNOWN, Measured, measured_methods
+from itpo.study.microscope import MicroscopeConfig, measure, read
 from itpo.study.microscope_tables import microscope_table
 from itpo.trainer import training_step
 from itpo.training.build import build_learner
@@ -56,7 +57,7 @@ def made(config: RunConfig, store: Store) -> Learner:
     return learner
 
 
-@pytest.mark.parametrize("name", microscope.KNOWN)
+@pytest.mark.parametrize("name", KNOWN)
 def test_advantages_are_those_that_training_follows(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

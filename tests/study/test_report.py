@@ -40,7 +40,9 @@ def test_advice_follows_the_comparisons_at_the_rate_of_table_1(table: pd.DataFra
     assert best["claim"] == "P7" and f"{is_at} {report.number(best)}" in said
     assert ("stay with trajectory-share" in said) == (ruling != HOLDS)
     own = table[table["claim"] == "best of the sweep"]
-    assert len(own) == 4 and all(f"{report.number(line)}, {line['ruling']}" in said for _, line in own.iterrows())
+    assert len(own) == 4 and all(
+        f"{report.number(line)}, {line['ruling']}" in said for _, line in own.iterrows()
+    )
 
 
 def test_what_is_missing_is_said(experiment_runs: pd.DataFrame) -> None:
