@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The gradient microscope
 #
-# **At one policy and one PRM, which method's credit gives the better policy gradient?** Training runs answer slowly: after twelve seeds
+# **At one policy and one PRM, which method's credit gives the better policy gradient?** Training runs answer slowly: after ten seeds
 # the difference between two methods is still a few points wide. Here nothing is trained by a method, and the same batches serve all of
 # them, so the answer is sharp.
 
