@@ -3,8 +3,8 @@
     python tools/check_packages.py                       the wheel alone, then the sdist with all extras (several minutes)
     python tools/check_packages.py --python BIN/python   only use what is installed for another interpreter
 
-The core must train a policy of every scripted task, list its runs, and refuse what it lacks with the extra that
-brings it. With all extras every module must import.
+The core must train a policy of every scripted task, list the runs, talk to one and export it, and refuse what it
+lacks with the extra that brings it. With all extras every module must import.
 """
 
 import argparse
@@ -40,10 +40,10 @@ assert torch.allclose(paid, torch.tensor([[0.0, 0.0, 0.9241, 0.0, 0.0, 0.0759]])
 """
 
 
-def run(*command: str | Path, cwd: Path, expect: int = 0) -> str:
+def run(*command: str | Path, cwd: Path, expect: int = 0, typed: str = "") -> str:
     """Run a command and return what it printed; ends this program where it does not end as expected."""
     print("  " + " ".join(str(word) if len(str(word)) < 80 else "..." for word in command), flush=True)
-    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, input=typed)
     if done.returncode != expect:
         raise SystemExit(f"exit status {done.returncode}, not {expect}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -97,6 +97,11 @@ def use_core(python: Path) -> None:
             run(*itpo, "train", "--task", task, "--profile", "smoke", "--seed", "0", cwd=here)
         if run(*itpo, "runs", cwd=here).count("norm_itpo") < 3:
             raise SystemExit("itpo runs does not list the three runs")
+        mine = ("--task", "math", "--method", "norm_itpo", "--seed", "0")
+        said = run(*itpo, "chat", *mine, cwd=here, typed="a\n\n")
+        if "Norm-ITPO" not in said:
+            raise SystemExit(f"itpo chat does not end with what each turn earned:\n{said}")
+        run(*itpo, "export", "policy", *mine, cwd=here)
 
 
 def refuse(python: Path) -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from itpo.apps.configs import settings
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.data import FORMATS
-from itpo.runs.files import read_json
+from itpo.runs.files import read_json, read_json_lines
 from itpo.runs.store import Run
 from itpo.specs import Custom, Endpoint, RealData, RuleJudge, TinyLM
 from itpo.study.profiles import PROFILES
@@ -145,10 +145,11 @@ def _settings(config: RunConfig) -> list[tuple[str, Any, Any]]:
 
 def _results(run: Run) -> list[tuple[str, str, str, str]]:
     """(policy, decoding, mean outcome, dialogues) before and after training."""
-    metrics, summary = run.metrics(), run.summary()
-    watched = metrics[metrics["eval_success"].notna()]
+    summary = run.summary()
+    lines = read_json_lines(run.folder / "metrics.jsonl")  # no frame: a card is written without pandas too
+    watched = [line for line in lines if line.get("eval_success") is not None]
     (first, before), (last, after) = (
-        (int(watched["step"].iloc[i]), watched["eval_success"].iloc[i]) for i in (0, -1)
+        (line["step"], line["eval_success"]) for line in (watched[0], watched[-1])
     )
     few, many = run.config.eval_dialogues, FINAL * run.config.eval_dialogues
     same, other = f"{few}, the same problems at each evaluation", f"{many} other problems"

@@ -144,6 +144,14 @@ def test_the_card_is_that_of_the_run(run, exported):
         assert line[2].startswith(f"{success:.4f} ±")
 
 
+def test_the_core_without_pandas_exports_too(run, exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # importing it raises ImportError
+    again = export(run.folder, tmp_path / "without")
+    assert {path.name: text for path, text in contents(again).items()} == {
+        path.name: text for path, text in contents(exported).items()
+    }
+
+
 def test_nothing_in_it_names_this_machine(run, exported):
     for content in contents(exported).values():
         assert str(run.folder.parent).encode() not in content and b"/tmp" not in content
