@@ -150,7 +150,7 @@ for name, (task, there) in zip(names, grids.items(), strict=True):
 
 # %% [markdown]
 # **How to read it.** Mean over seeds and 95 % interval by Fisher's z; the left panel is smoothed within each run by a centred mean over
-# three batches. Dotted: the tau of a perfect ranking at the success rate of that step. Grey: the range that secondary sources
+# three batches. Dotted: the tau of a perfect ranking at the success rate of that step. Hatched: the range that secondary sources
 # report, 0.5-0.75 [S], for other tasks and models; its upper end lies above what any ranking could reach here.
 
 # %%
@@ -163,7 +163,7 @@ publish(
     profile,
     "F5. Kendall's tau-b between implicit return and outcome, RLOO: on fresh training batches before the PRM learns from them "
     "(left; centred mean over three batches) and on the monitor set (right). Mean and 95 % interval over seeds (Fisher's z). Negative "
-    "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Grey: range in secondary sources [S].",
+    "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Hatched: range in secondary sources [S].",
     batches=batches,
     monitor=tables.bands(monitored, kind="correlation"),
     ceilings=ceilings,

@@ -381,7 +381,7 @@ def kendall(estimator, number, name):
     caption = (
         f"F{number}. Kendall's tau-b between implicit return and outcome, {ESTIMATORS[estimator].label}, math tutoring: on fresh training "
         "batches before the PRM learns from them (left; centred mean over three batches) and on the monitor set (right). Lines: means over "
-        "seeds; shaded: 95 % intervals; dotted: the ceiling, tau of a perfect ranking; 0: chance; grey zone: range in secondary sources [S]."
+        "seeds; shaded: 95 % intervals; dotted: the ceiling, tau of a perfect ranking; 0: chance; hatched: range in secondary sources [S]."
     )
     drawn = bands | {"ceilings": ceilings, "reported": REPORTED_TAU}
     return publish(results.kendall_over_training, name, profile, caption, **drawn)

@@ -75,7 +75,10 @@ def kendall_over_training(
     for ax, panel, band, title in zip(
         axes[0], ("batches", "monitor"), (batches, monitor), titles, strict=True
     ):
-        ax.axhspan(*reported, color=PALE, linewidth=0, label="reported range [S]")
+        # Hatched, as intervals are shaded.
+        ax.axhspan(
+            *reported, facecolor="none", edgecolor=PALE, hatch="////", linewidth=0, label="reported range [S]"
+        )
         ax.axhline(0, color=QUIET, linewidth=0.9, linestyle="-.", label="chance")
         for row, method in methods_in(band).items():
             shown = possible(where(band, row=row), -1.0, 1.0)
