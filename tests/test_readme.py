@@ -74,11 +74,11 @@ def test_its_example_of_training_trains(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["run"].done
 
 
-def test_the_numbers_of_the_answer_are_those_of_the_ledger() -> None:
-    """Every effect in the answer stands in the ledger so; none where the ledger of the protocol is not there yet."""
-    effects = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", ANSWER)
+@pytest.mark.parametrize("text", [ANSWER, (ROOT / "docs" / "results.md").read_text(encoding="utf-8")])
+def test_the_numbers_of_the_answer_are_those_of_the_ledger(text: str) -> None:
+    """Every effect stands in the ledger so."""
+    effects = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", text)
     ledger = pd.read_csv(ROOT / "figures" / "ledger.csv")
     lines = zip(*(ledger[name] for name in ("effect", "low", "high")), strict=True)
     known = {f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]" for effect, low, high in lines}
-    assert [effect for effect in effects if effect not in known] == []
-    assert bool(effects) == ("p_adjusted" in ledger)
+    assert len(effects) >= 5 and [effect for effect in effects if effect not in known] == []
