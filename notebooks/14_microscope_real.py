@@ -76,7 +76,7 @@ publish(
     profile,
     f"What each method's credit is worth to {run.model.name}: how many times the batch trajectory-share (line at 1) would need for a gradient with the "
     "same cosine to the true one. Filled: the difference of cosines counts (Holm over the methods at a policy, 5 %). "
-    f"Bars: 95 %, jackknife over {size}. Math tutoring in plain English, RLOO.",
+    f"Bars: 95 %, jackknife over {size}. Math tutoring in plain English, RLOO; arrows: beyond the edge.",
     table=shown.drop(columns=["task", "policy_steps"]),
 )
 
