@@ -115,7 +115,7 @@ credit = pd.DataFrame(lines, columns=["row", "turn", "reward", "preference"])
 
 # %% [markdown]
 # **How to read it.** Left, from top to bottom, the conversation. Below each turn of the assistant its value before (open dot)
-# and after (full dot), with standard errors: green leads up, pink leads down. The value may change *between* two turns: that
+# and after (full dot), with standard errors: blue leads up, red leads down. The value may change *between* two turns: that
 # is the user's reply. Right, the turn's reward by each method after its last step (the first seed, RLOO): shares of the outcome,
 # or for PRIME and ITPO, which use the PRM's own rewards, logits; their second source, the outcome itself, is left out. The
 # colour shows which turns a method prefers to the others of this dialogue, whatever the rewards. White throughout: no preference.

@@ -74,11 +74,11 @@ def _rewards(ax: Axes, credit: pd.DataFrame) -> None:
         ax.text(number, k, text, ha="center", va="center", fontsize=SMALL)
     names = [method.label for method in methods.values()]
     ax.set_xticks(range(len(names)), names, fontsize=SMALL, rotation=25, ha="right")
-    ax.set_title("printed: reward; colour: how it compares within its column", fontsize=SMALL)
+    ax.set_title("printed: reward; colour: which turns the method prefers", fontsize=SMALL)
     ax.grid(visible=False)
     bar = ax.figure.colorbar(mesh, ax=ax, location="bottom", aspect=40, fraction=0.05, pad=0.02)
     bar.ax.set_xlim(-1, 1)
-    bar.set_label("reward minus the column's mean; its largest deviation is 1", fontsize=SMALL)
+    bar.set_label("preference less its mean, by the largest deviation", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
 
 

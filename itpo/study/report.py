@@ -71,7 +71,7 @@ def _primary(ledger: pd.DataFrame) -> list[str]:
 
 def _after(ledger: pd.DataFrame) -> list[str]:
     said = []
-    for claim, name in (("P1", "Norm-ITPO"), ("P7", "signed Norm-ITPO")):
+    for claim, name in (("P1", "Norm-ITPO"), ("P7", "Signed Norm-ITPO")):
         level, collapse = (_find(ledger, claim, part) for part in ("level", "collapse"))
         if level is not None and collapse is not None:
             said.append(f"{name}: level {_ruled(level)}; fewer collapses {_ruled(collapse)}")
