@@ -48,7 +48,7 @@ def use_style(notebook: str = "") -> None:
     global _notebook
     _notebook = notebook
     sns.set_theme(context="paper", style="whitegrid", font_scale=0.9)
-    mpl.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "axes.titlesize": 9, "legend.frameon": False})
+    mpl.rcParams.update({"figure.dpi": 100, "savefig.dpi": 200, "axes.titlesize": 9, "legend.frameon": False})
 
 
 def notebook() -> str:

@@ -41,6 +41,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 import itpo.figures
 from itpo.figures import style
@@ -135,7 +136,16 @@ class PublishedFigure(_Record):
         for end in self.drawn:
             target = folder / f"{self.name}{end}"
             figure.savefig(target, bbox_inches="tight", metadata=UNDATED[end[1:]])
+            if end == ".png":
+                _to_palette(target)
         return figure
+
+
+def _to_palette(image: Path) -> None:
+    """Write a PNG again with 256 colours: it looks the same, and is a third as large."""
+    with Image.open(image) as full:
+        few = full.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(image, optimize=True)
 
 
 @dataclass(frozen=True)
