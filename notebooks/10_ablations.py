@@ -47,7 +47,7 @@ Markdown(f"{tables.scale_note(scale)} {len(set(cells.values()))} policies, {size
 # %%
 table = ablations.sort_etas(microscope.map_table(runs))
 widths = {cell.run.model.hidden_size: cell.run.model for cell in cells.values()}
-weights = ", ".join(f"{width}: {ablations.parameters(model):.0f}" for width, model in widths.items())
+weights = ", ".join(f"{width}: {ablations.parameters(model):.0f}" for width, model in sorted(widths.items()))
 publish(
     draw.worth_map,
     "F18_settings",
