@@ -36,7 +36,14 @@ def test_a_run_has_the_recorded_numbers(runs: dict[str, Run], name: str):
     if RECORDED is not None:
         assert fingerprint(runs[name])[:16] == RECORDED[name], f"the numbers of {name} changed: {AGAIN}"
     for measured, recorded in zip(golden_runs.metrics(runs[name]), RECORD["metrics"][name], strict=True):
-        assert measured == pytest.approx(recorded, **TOLERANCE), f"a metric of {name} changed: {AGAIN}"
+        assert steady(measured) == pytest.approx(steady(recorded), **TOLERANCE), (
+            f"a metric of {name} changed: {AGAIN}"
+        )
+
+
+def steady(metrics: dict[str, float]) -> dict[str, float]:
+    """Without what no processor shares: an explained variance of targets that hardly vary is a quotient of rounding errors."""
+    return {key: max(value, -1e6) if key == "explained_variance" else value for key, value in metrics.items()}
 
 
 def test_losses_have_the_recorded_values_also_far_from_where_training_goes():
