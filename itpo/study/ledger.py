@@ -94,14 +94,16 @@ def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, 
     half = len(experiment.sweep_seeds) // 2
     lines = []
     for task, estimator in product(TASKS, pair.estimators):
+        rate = pair.rate or table_rates[task]
         if pair.runs == "sweep":
             seeds, judged = experiment.sweep_seeds[:half], experiment.sweep_seeds[half:]
+        elif pair.runs == "table":
+            seeds = judged = profile.seeds
         else:
-            at_rate = experiment.seeds(profile, task, pair.rate or table_rates[task])
-            seeds = judged = profile.seeds if pair.runs == "table" else at_rate
+            seeds = judged = experiment.seeds(profile, task, rate)
         sides = []
         for name in (pair.better, pair.worse):
-            rates = experiment.rates if pair.runs == "sweep" else (pair.rate or table_rates[task],)
+            rates = experiment.rates if pair.runs == "sweep" else (rate,)
             keys = [(task, name, estimator, f"{rate:g}") for rate in rates]
             if pair.runs == "sweep":
                 keys.sort(key=lambda key: -sum(_values(cells, key, seeds, "speed", fresh)))
