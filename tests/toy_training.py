@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from itpo.runs.store import Run, Store, fingerprint
+from itpo.runs.store import Run, RunFolderError, Store, fingerprint
 from itpo.runs.sweep import sweep
 
 
@@ -86,6 +86,8 @@ def walk(config: Toy, run: Run) -> None:
         _record(config, run, step, state.sum(), state)
         if config.accident == "raise" and step == 5:
             raise ArithmeticError("the toy went wrong")
+        if config.accident == "refuse" and step == 5:
+            raise RunFolderError(run.folder, "is odd,\nas the toy says")
         if config.accident == "die" and step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         if config.accident == "leave" and step == 5:

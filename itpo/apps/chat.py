@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from itpo.rollout.users import ModelUser
 from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, Endpoint
 from itpo.tasks.base import MAX_TURNS, ScriptedTask
+from itpo.tasks.prose import Prose, read
 from itpo.tasks.registry import NAMES, get_task
 from itpo.thoughts import THOUGHT_TAGS
 from itpo.training.build import base_model
@@ -66,7 +66,7 @@ class Scene:
 
     ``parties`` can speak for "user" or "assistant": they take the place that the person leaves, and say what they would in
     the person's own. ``moves`` are what a scripted one may say there. ``score`` is the outcome of a finished conversation.
-    ``plain`` asks for the words of a scripted task, whose problem is ``example``.
+    ``example`` is the problem of a scripted task; ``plain`` asks for its words in that task's own spelling.
     """
 
     knows: str
@@ -106,7 +106,7 @@ def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
             "assistant": partial(_moves, speak, task.act),
         },
         partial(task.score, example),
-        plain=True,
+        plain=not isinstance(task, Prose),
         example=example,
     )
 
@@ -201,7 +201,7 @@ def person(role: str, scene: Scene | None, hear: Callable[[str], str], say: Call
             say(f"(you might {'end the conversation' if advice is None else f'say: {advice}'})")
             text = _line(hear, role)
         text = offered.get(text.rstrip(")."), text)
-        return (plain_words(text) if scene and scene.plain else text) or None
+        return (read(text) if scene and scene.plain else text) or None
 
     return speak_up
 
@@ -257,15 +257,6 @@ def converse(
     if scene:
         _conclude(scene, role, messages, show)
     return messages
-
-
-def plain_words(text: str) -> str:
-    """A line as the scripted tasks write it: lower case, punctuation apart.
-
-    >>> plain_words("Where is the pain?")
-    'where is the pain ?'
-    """
-    return " ".join(re.sub(r"([?.,:!])", r" \1 ", text.lower()).split())
 
 
 def _instructions(scene: Scene, role: str) -> str:

@@ -19,7 +19,17 @@ import typer
 from itpo.apps import listing, planning, policies, sweeps, training
 from itpo.apps.options import ProfileOption
 from itpo.apps.planning import Precision
-from itpo.apps.terminal import GOES_ON, Command, Context, Group, examples, one_line, stoppable, visible
+from itpo.apps.terminal import (
+    GOES_ON,
+    Command,
+    Context,
+    Group,
+    examples,
+    expected_errors,
+    one_line,
+    stoppable,
+    visible,
+)
 from itpo.extras import MissingExtraError
 
 if TYPE_CHECKING:
@@ -132,7 +142,9 @@ app.add_typer(listing.app, name="runs")
 @app.command(cls=Command, epilog=examples("itpo check math", "itpo check medical --dialogues 500"))
 @stoppable(GOES_ON)
 def check(
-    task: Annotated[str, typer.Argument(help="math, documents or medical")],
+    task: Annotated[
+        str, typer.Argument(help="Scripted task such as math or corridor, or module:name of your own")
+    ],
     profile: ProfileOption = "laptop",
     dialogues: Annotated[int, typer.Option(min=2, help="Behind each figure but the run's")] = 2000,
 ) -> int:
@@ -140,11 +152,14 @@ def check(
     from itpo.apps.configs import named_config
     from itpo.runs.paths import runs_root
     from itpo.runs.store import Store
+    from itpo.runs.sweep import SweepError
     from itpo.study.testbed import report
 
-    with one_line(ValueError):
-        config = named_config(profile, task)
-    return 0 if report(config, Store(runs_root()), dialogues) else 1
+    try:
+        with one_line(*expected_errors()):
+            return 0 if report(named_config(profile, task), Store(runs_root()), dialogues) else 1
+    except SweepError as error:
+        return sweeps.print_failures(error)
 
 
 app.command(
@@ -236,7 +251,7 @@ def check_model(
     """
     from itpo.apps import check_model as checking
 
-    with one_line(OSError, ImportError):
+    with one_line(*expected_errors(), ImportError):
         question = checking.Question(checking.find(model), precision, rank, prompt, response)
         try:
             for line in checking.check_model(question):
@@ -259,7 +274,10 @@ def methods() -> int:
     print("estimators")
     for name, estimator in ESTIMATORS.items():
         print(f"  {name:<17} {_first_line(estimator.function)}")
-    for title, entries in (("the rows of Table 1", METHODS), ("of other papers, to compare with", RIVALS)):
+    for title, entries in (
+        ("the rows of Table 1", METHODS),
+        ("of other papers and our own, to compare with", RIVALS),
+    ):
         print(f"\nmethods, {title}")
         for name, method in entries.items():
             parts = {

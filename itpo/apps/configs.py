@@ -79,6 +79,21 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     return changed
 
 
+def refuse_named(changes: Iterable[str]) -> None:
+    """Refuse settings that are said by an option of their own, or by a list of a sweep's file, and would override it.
+
+    >>> refuse_named({"steps": 2, "seed": 3})
+    Traceback (most recent call last):
+    ValueError: seed is not a setting to change: say it by the option --seed, or in a sweep's file by seeds
+    """
+    for kind in ("task", "method", "estimator", "seed"):
+        name = kind if kind == "seed" else f"{kind}.name"
+        if name in changes:
+            raise ValueError(
+                f"{name} is not a setting to change: say it by the option --{kind}, or in a sweep's file by {kind}s"
+            )
+
+
 def _full_name(name: str, known: Iterable[str]) -> str:
     """The setting that a name means: its own, or the only one that ends so."""
     known = list(known)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from itpo.runs.files import read_json_lines
 from itpo.runs.store import Run
 
 PICTURE = "curve.png"
@@ -24,10 +23,8 @@ def outcomes(run: Run, metric: str = "success") -> list[tuple[int, float]]:
     ...     outcomes(Run(Path(place), config=None))
     [(0, 0.5)]
     """
-    lines = read_json_lines(run.folder / "metrics.jsonl")
-    return [
-        (line["step"], line[metric]) for line in lines if line["step"] >= 0 and line.get(metric) is not None
-    ]
+    lines = [line for line in run.metric_lines() if line["step"] >= 0]
+    return [(line["step"], line[metric]) for line in lines if line.get(metric) is not None]
 
 
 def chart(values: Sequence[float], width: int, height: int = 6, blocks: bool = True) -> str:

@@ -19,6 +19,7 @@ from itpo.apps.configs import finished_run
 from itpo.apps.model_card import Base, write_card
 from itpo.config import RunConfig, TaskSpec
 from itpo.models.imitation import PACKAGED
+from itpo.runs.artifacts import SHIPPED
 from itpo.runs.files import IN_WORK, sha256, sync
 from itpo.specs import PretrainedModel, TinyLM
 
@@ -99,7 +100,7 @@ def _check_target(folder: Path, run: Path) -> None:
 
 
 def find_base(run: Path, config: RunConfig, known_as: str, named: str | None = None) -> Base:
-    """What a run was trained on: made by the run store, where its folder is ``known_as``, or a model of the hub.
+    """What a run was trained on: a folder ``known_as``, which comes with the library or the run store made, or a hub's model.
 
     ``named`` is its name on the hub. Raises :class:`ExportError` where others could not find it.
 
@@ -115,12 +116,12 @@ def find_base(run: Path, config: RunConfig, known_as: str, named: str | None = N
             )
     spec = config.model
     if isinstance(spec, TinyLM) or spec.imitation is not None or spec.name in PACKAGED:
-        weights = run.parent / "models" / known_as / "model.safetensors"
+        shipped = (SHIPPED / known_as).is_dir()
+        weights = (SHIPPED if shipped else run.parent / "models") / known_as / "model.safetensors"
         digest = sha256(weights.read_bytes()) if weights.is_file() else ""
         precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
-        return Base(
-            named or known_as, _base_text(config), precision, _recipe(config), digest, named is not None
-        )
+        about = (_base_text(config), precision, _recipe(config), digest, named is not None, shipped)
+        return Base(named or known_as, *about)
     name = named or spec.name
     if named is None and ("/" not in name or Path(name).exists()):
         raise ExportError(

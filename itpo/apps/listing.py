@@ -52,7 +52,16 @@ RunArgument = Annotated[
 @finds_runs()
 def runs(context: Context, root: Path, facts: "Facts") -> int:
     """List, show or remove the runs of a store."""
-    return 0 if context.invoked_subcommand else _list(root, facts)
+    command = context.invoked_subcommand
+    if command is None:
+        return _list(root, facts)
+    given = [name.rstrip("_") for name, value in context.params.items() if value not in (None, [], ())]
+    if given:
+        options = " ".join(f"--{name} ..." for name in given)
+        raise typer.TyperException(
+            f"options before {command!r} say nothing to it: write itpo runs {command} {options}"
+        )
+    return 0
 
 
 @app.command(
@@ -66,18 +75,26 @@ def list_(root: Path, facts: "Facts") -> int:
 
 def _list(root: Path, facts: "Facts") -> int:
     from itpo.apps.finding import list_runs, matching
+    from itpo.runs.files import RunFolderError
 
     found = list_runs(root)
-    for line in found.others:
-        print(visible(line), file=sys.stderr)
+    others, rows = list(found.others), []
     with one_line(ValueError):
         chosen = matching(found.runs, facts)
+    for listed in chosen:
+        try:
+            rows.append(_row(listed))
+        except (RunFolderError, PermissionError) as error:
+            others.append(f"{listed.run.folder}: {error}")
+    for line in others:
+        print(visible(line), file=sys.stderr)
     if not chosen:
         of = f" of {facts}" if facts.given() else ""
         print(f"no runs{of} in {root}: make one with `itpo train`")
         return 0
     head = ["task", "method", "estimator", "seed", "profile", "steps", "outcome", "settings", "folder"]
-    print(table([head, *map(_row, chosen)], columns() if is_limited() else None))
+    if rows:
+        print(table([head, *rows], columns() if is_limited() else None))
     return 0
 
 
@@ -104,14 +121,21 @@ def _text(value: Any) -> str:
 @finds_runs()
 def show(root: Path, facts: "Facts", run: RunArgument = None) -> int:
     """Show runs: facts, curve, and what they ended with."""
+    from itpo.runs.files import RunFolderError
+
+    status = 0
     for number, listed in enumerate(_chosen(run, root, facts)):
         print(
             "\n" * bool(number)
             + "\n".join(f"{name}: {_text(value)}" for name, value in listed.facts().items())
         )
-        report(listed.run)
+        try:
+            report(listed.run)
+        except (RunFolderError, PermissionError) as error:
+            print(visible(f"{listed.run.folder}: {error}"), file=sys.stderr)
+            status = 2
         print(f"folder: {listed.run.folder}")
-    return 0
+    return status
 
 
 def report(run: "Run") -> None:
@@ -161,16 +185,24 @@ def remove(
     from itpo.runs.store import RunBusyError, RunFolderError
 
     with one_line(ValueError, RunFolderError):
-        chosen = [_at(run, root)] if run else [listed.run for listed in _chosen(None, root, facts)]
+        chosen = (
+            [_at(run, root)]
+            if run and not facts.given()
+            else [listed.run for listed in _chosen(run, root, facts)]
+        )
     for one in chosen:
         print(one.folder)
     if not yes:
         _ask(f"Remove {len(chosen)} {'run' if len(chosen) == 1 else 'runs'}? [y/N] ")
+    stays = 0
     for one in chosen:
-        with one_line(RunBusyError, RunFolderError, OSError):
+        try:
             one.remove()
-    print(f"{len(chosen)} removed")
-    return 0
+        except (RunBusyError, RunFolderError, OSError) as error:
+            print(visible(" ".join(str(error).split())), file=sys.stderr)
+            stays += 1
+    print(f"{len(chosen) - stays} removed" + f", {stays} not" * bool(stays))
+    return 2 if stays else 0
 
 
 def _ask(question: str) -> None:
@@ -205,6 +237,7 @@ def _chosen(text: str | None, root: Path, facts: "Facts") -> "list[Listed]":
     if folder:
         chosen = [listed for listed in chosen if listed.run.folder == folder]
     if not chosen:
-        what = f"{text} is not the folder of a run" if text else f"no run of {facts} in {root}"
+        of = f" of {facts}" if facts.given() else ""
+        what = f"{text} is not the folder of a run{of}" if text else f"no run{of} in {root}"
         raise typer.TyperException(f"{what}: see `itpo runs`")
     return chosen

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from itpo.apps.configs import settings
 from itpo.config import Estimator, Method, RunConfig, TaskSpec
 from itpo.data import FORMATS
-from itpo.runs.files import read_json, read_json_lines
+from itpo.runs.files import read_json
 from itpo.runs.store import Run
 from itpo.specs import Custom, Endpoint, RealData, RuleJudge, TinyLM
 from itpo.study.profiles import PROFILES
@@ -34,6 +34,7 @@ class Base:
     recipe: str = ""
     sha256: str = ""
     published: bool = True
+    shipped: bool = False  # with the library
 
 
 def write_card(
@@ -146,8 +147,7 @@ def _settings(config: RunConfig) -> list[tuple[str, Any, Any]]:
 def _results(run: Run) -> list[tuple[str, str, str, str]]:
     """(policy, decoding, mean outcome, dialogues) before and after training."""
     summary = run.summary()
-    lines = read_json_lines(run.folder / "metrics.jsonl")  # no frame: a card is written without pandas too
-    watched = [line for line in lines if line.get("eval_success") is not None]
+    watched = [line for line in run.metric_lines() if line.get("eval_success") is not None]
     (first, before), (last, after) = (
         (line["step"], line["eval_success"]) for line in (watched[0], watched[-1])
     )

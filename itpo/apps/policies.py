@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from itpo.apps.options import finds_runs
-from itpo.apps.terminal import one_line, stoppable
+from itpo.apps.terminal import expected_errors, one_line, stoppable
 from itpo.apps.training import watch_models
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def chat(
     root: Path,
     facts: "Facts",
     role: Annotated[Literal["user", "assistant"], typer.Option("--as", help="Whom you play")] = "user",
-    run: Annotated[str | None, typer.Option(help="Folder of a finished run: talk to its policy")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Folder of a finished run, or the first letters of its name: talk to its policy"),
+    ] = None,
     example: Annotated[int, typer.Option(help="Number of the problem, and of all random draws")] = 0,
     data: Annotated[
         str | None, typer.Option(help="File, folder or hub dataset: talk about a real example")
@@ -36,49 +39,31 @@ def chat(
     model: Annotated[
         Path | None, typer.Option(help="Folder of the base model, if not the task's or the run's own")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of one turn of a model")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one turn of a model")] = 200,
 ) -> int:
     """Talk to a policy, or take its place.
 
     The run is named by its folder, or by what is known of it: --method and what tells it from others. Without a run you talk to
     the model that training starts from.
     """
-    assistant, real = role == "assistant", data is not None
-    known = facts.method is not None
-    wrong = {
-        "--data needs --format": real and not format,
-        "--data and --free exclude each other": real and free,
-        "--url and --model-name need each other": bool(url) != bool(model_name),
-        "--url needs --data: users of the library's own tasks are scripted": url and not real,
-        "--as assistant needs an example: leave --free out": assistant and free,
-        "--as assistant with --data needs --url and --model-name": assistant and real and not url,
-        "--run and --method exclude each other": run and known,
-        "--estimator, --seed and --set are of a run: name its --method too": not known
-        and (facts.estimator is not None or facts.seed is not None or facts.settings),
-        "--data needs --model or --run: a tiny model knows the words of its own task only": real
-        and not assistant
-        and not (model or run or known),
-    }
-    for remedy, applies in wrong.items():
-        if applies:
-            raise typer.TyperException(remedy)
+    assistant = role == "assistant"
+    _refuse_conflicts(assistant, facts, run, data, format, url, model_name, free, model)
 
     from itpo.apps.chat import converse, find_policy, find_scene
     from itpo.apps.configs import check_name, finished_run, named_config
     from itpo.apps.finding import run_at, the_run
     from itpo.apps.turn_credit import show_turn_credit
     from itpo.data import FORMATS
-    from itpo.runs.store import RunFolderError
     from itpo.specs import Endpoint
 
     # In this order, so that nothing is loaded for options that are refused.
-    with one_line(ValueError, OSError, RunFolderError):
+    with one_line(*expected_errors()):
         if format is not None:
             check_name("format", format, FORMATS)
         finished = finished_run(run_at(run, root)) if run else None
-        if known and not assistant:
+        if facts.method is not None and not assistant:
             finished = the_run(root, facts)
-        task = facts.task or (finished.config.task.name if finished and not real else "math")
+        task = facts.task or (finished.config.task.name if finished and data is None else "math")
         scene = None
         if not free:
             endpoint = Endpoint(url, model_name, max_tokens=max_tokens) if url and model_name else None
@@ -90,9 +75,44 @@ def chat(
             with watch_models(root, _say_making):
                 other = find_policy(start, finished, model, max_tokens, example, root)
         messages = converse(other, scene, role)
-        if finished and scene and scene.plain and model is None:
+        if finished and scene and scene.example is not None and model is None:
             show_turn_credit(finished, task, scene.example, messages)
     return 0
+
+
+def _refuse_conflicts(
+    assistant: bool,
+    facts: "Facts",
+    run: str | None,
+    data: str | None,
+    format: str | None,
+    url: str | None,
+    model_name: str | None,
+    free: bool,
+    model: Path | None,
+) -> None:
+    """Raise ``typer.TyperException`` that says which options of :func:`chat` do not go together."""
+    known, real = facts.method is not None, data is not None
+    of_a_run = facts.estimator is not None or facts.seed is not None or facts.settings
+    base = model or run or known
+    wrong = {
+        "--data needs --format": real and not format,
+        "--format needs --data": format and not real,
+        "--data and --free exclude each other": real and free,
+        "--url and --model-name need each other": bool(url) != bool(model_name),
+        "--url needs --data: users of the library's own tasks are scripted": url and not real,
+        "--as assistant needs an example: leave --free out": assistant and free,
+        "--as assistant takes the model's place: leave --model out": assistant and model,
+        "--as assistant with --data needs --url and --model-name": assistant and real and not url,
+        "--run and --method exclude each other": run and known,
+        "--estimator, --seed and --set are of a run: name its --method too": not known and of_a_run,
+        "--data needs --model or --run: a tiny model knows the words of its own task only": real
+        and not assistant
+        and not base,
+    }
+    for remedy, applies in wrong.items():
+        if applies:
+            raise typer.TyperException(remedy)
 
 
 def _say_making(text: str) -> None:
@@ -108,7 +128,8 @@ def export(
         list[str],
         typer.Argument(
             metavar="[RUN] FOLDER",
-            help="Folder of a finished run, unless facts say which; new folder for adapter and card",
+            help="Folder of a finished run, or the first letters of its name, unless facts say which; new folder for adapter "
+            "and card",
         ),
     ],
     push_to_hub: Annotated[
@@ -125,14 +146,13 @@ def export(
     """Write a run's policy as a PEFT folder with a model card."""
     from itpo.apps import export as exporting
     from itpo.apps.finding import run_at, the_run
-    from itpo.runs.store import RunFolderError
 
     if len(folders) + bool(facts.given()) != 2:
         raise typer.TyperException(
             "name the run, by its folder or by facts such as --task and --method, and a new FOLDER"
         )
     *named, folder = folders
-    with one_line(ValueError, RunFolderError, OSError):
+    with one_line(*expected_errors()):
         run = run_at(named[0], root) if named else the_run(root, facts).folder
         made = exporting.export(run, Path(folder), base, data, license, push_to_hub)
         print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from itpo.apps import options
-from itpo.apps.terminal import GOES_ON, one_line, stoppable, visible
+from itpo.apps.terminal import GOES_ON, expected_errors, one_line, stoppable, visible
 
 if TYPE_CHECKING:
+    from itpo.apps.training import TrainingError
     from itpo.config import RunConfig
     from itpo.runs.store import Run
+    from itpo.runs.sweep import SweepError
 
 TrackerOption = Annotated[
     str | None,
@@ -72,7 +74,7 @@ def sweep(
     steps = 24
     """
     from itpo.runs.paths import runs_root
-    from itpo.runs.store import RunFolderError, Store
+    from itpo.runs.store import Store
 
     if executor == "local" and (address or gpus or cpus != 1):
         raise typer.TyperException("--address, --cpus and --gpus need --executor ray")
@@ -88,10 +90,10 @@ def sweep(
 
         where: Executor = Ray(address, cpus, gpus) if executor == "ray" else Processes
         try:
-            with one_line(RunFolderError, OSError):
+            with one_line(*expected_errors()):
                 sweeping.sweep(root, configs, train, workers, mix_platforms=mix_platforms, executor=where)
         except sweeping.SweepError as error:
-            status = print_failures(error.failures)
+            status = print_failures(error)
     for config in dict.fromkeys(configs):
         print(f"{_title(config)}  {Store(root).folder(config)}")
     return status
@@ -110,7 +112,7 @@ def read_configs(path: Path) -> "list[RunConfig]":
 
 
 def _configs(document: dict[str, Any]) -> "Iterator[RunConfig]":
-    from itpo.apps.configs import check_name, named_config, with_settings
+    from itpo.apps.configs import check_name, named_config, refuse_named, with_settings
 
     for key in document:
         check_name("key", key, [*_LISTS, "profile", "seeds", "set"])
@@ -119,6 +121,7 @@ def _configs(document: dict[str, Any]) -> "Iterator[RunConfig]":
     if not isinstance(profile, str):
         raise ValueError(f'profile is {profile!r}: write a name, such as "laptop"')
     changes = dict(_flat(document.get("set", {})))
+    refuse_named(changes)
     options = {name[5:]: value for name, value in changes.items() if name.startswith("task.")}
     seeds = _seeds(document.get("seeds", [0]))
     for task, method, estimator, seed in product(tasks, methods, estimators, seeds):
@@ -176,18 +179,15 @@ def name_tracker(arguments: list[str]) -> list[str]:
     return named
 
 
-def print_failures(failures: "tuple[tuple[Run, str], ...]") -> int:
-    """One line for each error of the library's own, which says what to do; the traceback of any other.
+def print_failures(error: "SweepError | TrainingError") -> int:
+    """One line for each error that says what to do, as the library's own do; the traceback of any other.
 
-    Returns the exit status: 2 where all are the library's own, else 1.
+    Returns the exit status: 2 where all say what to do, else 1.
     """
-    status = 2
-    for run, report in failures:
-        name, _, message = report.rstrip().splitlines()[-1].partition(": ")
-        expected = name.startswith("itpo.") or name in ("FileNotFoundError", "ImportError", "OSError")
-        print(visible(f"{run.folder}: {message}") if expected else report.rstrip(), file=sys.stderr)
-        status = status if expected else 1
-    return status
+    for run, report in error.failures:
+        remedy = error.remedies.get(run.folder)
+        print(visible(f"{run.folder}: {remedy}") if remedy else report.rstrip(), file=sys.stderr)
+    return 2 if len(error.remedies) == len(error.failures) else 1
 
 
 def _title(config: "RunConfig") -> str:

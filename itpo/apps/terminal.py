@@ -22,11 +22,25 @@ GOES_ON = "the same command goes on from the last checkpoint"
 
 @contextmanager
 def one_line(*errors: type[Exception]) -> Iterator[None]:
-    """Turn errors that say what to do into the one line that a command prints before it ends with 2."""
+    """Turn errors that say what to do into the one line that a command prints before it ends with 2.
+
+    But for a pipe whose reader is gone, to whom nothing can be said.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except errors as error:
         raise typer.TyperException(" ".join(str(error).split())) from error
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+    """The errors that say in one line what is wrong and what to do, for :func:`one_line`."""
+    from itpo.runs.files import RunFolderError
+    from itpo.runs.locks import RunBusyError
+    from itpo.runs.platform import PlatformError  # here, as it loads torch, which help does not need
+
+    return ValueError, OSError, RunFolderError, RunBusyError, PlatformError
 
 
 @contextmanager

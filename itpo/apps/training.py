@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from itpo.apps import options, sweeps
-from itpo.apps.terminal import GOES_ON, Context, columns, one_line, stoppable
+from itpo.apps.terminal import GOES_ON, Context, columns, expected_errors, one_line, stoppable
 
 if TYPE_CHECKING:
     from itpo.config import RunConfig
+    from itpo.runs.processes import Outcome
     from itpo.runs.store import Run
 
 _SECONDS = 10.0  # between two lines where there is no terminal
@@ -32,11 +33,12 @@ _POLL = 2.0
 
 
 class TrainingError(RuntimeError):
-    """A run failed; ``failures`` has it with its traceback, as those of a sweep."""
+    """A run failed; ``failures`` has it with its traceback and ``remedies`` what to do, as those of a sweep."""
 
-    def __init__(self, run: "Run", report: str) -> None:
-        self.failures = ((run, report),)
-        super().__init__(f"{run.folder}:\n{report.rstrip()}")
+    def __init__(self, run: "Run", outcome: "Outcome") -> None:
+        self.failures = ((run, outcome.text),)
+        self.remedies = {run.folder: outcome.remedy} if outcome.remedy else {}
+        super().__init__(f"{run.folder}:\n{outcome.text.rstrip()}")
 
 
 def train_policy(
@@ -67,8 +69,9 @@ def chosen_config(
     profile: str, task: str, method: str, estimator: str, seed: int, changes: Mapping[str, Any]
 ) -> "RunConfig":
     """The config of a profile by names, with other settings; options of a reader's own task among them."""
-    from itpo.apps.configs import named_config, with_settings
+    from itpo.apps.configs import named_config, refuse_named, with_settings
 
+    refuse_named(changes)
     own = {name[5:]: value for name, value in changes.items() if name.startswith("task.")}
     return with_settings(named_config(profile, task, method, estimator, seed, own), changes)
 
@@ -105,7 +108,7 @@ def train_here(
         finally:
             torch.set_num_threads(threads)
     if outcome.kind == "failed":
-        raise TrainingError(run, outcome.text)
+        raise TrainingError(run, outcome)
     return store.open(config), outcome.kind == "trained"
 
 
@@ -208,7 +211,7 @@ def train(
     """
     from itpo.apps.configs import parse_changes
     from itpo.runs.paths import runs_root
-    from itpo.runs.store import RunFolderError, Store
+    from itpo.runs.store import Store
 
     root = store or runs_root()
     with one_line(ValueError):
@@ -222,10 +225,10 @@ def train(
     print(f"{task}, {method}, {estimator}, seed {seed}, profile {profile}: {sizes}", file=sys.stderr)
     start = time.monotonic()
     try:
-        with one_line(RunFolderError, OSError):
+        with one_line(*expected_errors()):
             run, trained = train_here(config, root, training, mix_platforms, bool(context.obj))
     except TrainingError as error:
-        return sweeps.print_failures(error.failures)
+        return sweeps.print_failures(error)
     _conclude(
         run, f"trained in {time.monotonic() - start:.0f} s" if trained else "loaded, as it was trained before"
     )

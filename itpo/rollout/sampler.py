@@ -1,6 +1,27 @@
 """Conversations between an engine that writes the assistant's turns and the users of a task.
 
 What the policy sampled is kept as the tokens that it sampled; what users say is encoded and appended.
+
+A tiny model of the math task is trained, holds two conversations, and answers a question:
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from itpo.models.backbone import Backbone
+>>> from itpo.models.tiny import load, pretrain_by_imitation
+>>> from itpo.specs import Adapter, TinyLM
+>>> from itpo.tasks.registry import get_task
+>>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
+>>> with tempfile.TemporaryDirectory() as folder:
+...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
+>>> backbone, chat = Backbone(model, ["policy"], Adapter(rank=2)), ChatFormat(tokenizer)
+>>> users = [random.Random(0), random.Random(1)]
+>>> problems, generator = [task.sample(user) for user in users], torch.Generator().manual_seed(0)
+>>> with backbone.use("policy"):
+...     dialogues = rollout(backbone, chat, task, problems, users, generator, Sampling())
+...     answers = speak(backbone, chat, [[Message("user", "how many pens ?")]], generator, Sampling())
+...     turns = take_turns(backbone, chat, [[Message("user", "how many ?")]], [generator], Sampling())
+>>> [dialogue.messages[0].role for dialogue in dialogues], len(answers), len(turns)
+(['user', 'user'], 1, 1)
 """
 
 from __future__ import annotations
@@ -28,7 +49,7 @@ class Sampling:
 
     Temperature 1 without truncation keeps importance ratios exact [C]. Without ``thought_credit``, the tokens of a thought
     before the speech of a turn are context like the user's: outside the response mask, so that they earn nothing and nothing
-    is learned from them. Raises ``ValueError`` for a ``max_rows`` or ``read_budget`` below 1.
+    is learned from them. Raises ``ValueError`` for ``max_turn_tokens``, ``max_rows`` or ``read_budget`` below 1.
     """
 
     max_turn_tokens: int = 24
@@ -39,6 +60,10 @@ class Sampling:
     read_budget: int = 16384  # padded tokens of one forward pass; changes no result beyond rounding
 
     def __post_init__(self) -> None:
+        if self.max_turn_tokens < 1:
+            raise ValueError(
+                f"max_turn_tokens is {self.max_turn_tokens}: a turn must have room for at least one token"
+            )
         if self.max_rows < 1:
             raise ValueError(f"max_rows is {self.max_rows}: at least one dialogue must be held at a time")
         if self.read_budget < 1:
@@ -97,27 +122,6 @@ def rollout(
     ``failure``, and so does one in which a turn of ``max_turn_tokens`` may no longer fit into the model's context.
 
     Raises ``ValueError`` if the lists differ in length, a history does not end with a user message, or a score leaves [0, 1].
-
-    A tiny model of the math task is trained, holds two conversations, and answers a question:
-
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from itpo.models.backbone import Backbone
-    >>> from itpo.models.tiny import load, pretrain_by_imitation
-    >>> from itpo.specs import Adapter, TinyLM
-    >>> from itpo.tasks.registry import get_task
-    >>> task, spec = get_task("math"), TinyLM(hidden_size=16, layers=1, heads=2, steps=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model, tokenizer = load(pretrain_by_imitation(task, task.noisy_expert, spec, Path(folder)))
-    >>> backbone, chat = Backbone(model, ["policy"], Adapter(rank=2)), ChatFormat(tokenizer)
-    >>> users = [random.Random(0), random.Random(1)]
-    >>> problems, generator = [task.sample(user) for user in users], torch.Generator().manual_seed(0)
-    >>> with backbone.use("policy"):
-    ...     dialogues = rollout(backbone, chat, task, problems, users, generator, Sampling())
-    ...     answers = speak(backbone, chat, [[Message("user", "how many pens ?")]], generator, Sampling())
-    ...     turns = take_turns(backbone, chat, [[Message("user", "how many ?")]], [generator], Sampling())
-    >>> [dialogue.messages[0].role for dialogue in dialogues], len(answers), len(turns)
-    (['user', 'user'], 1, 1)
     """
     if histories is None:
         histories = [task.opening(example) for example in examples]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ import psutil
 
 LEASE = 60.0  # seconds without a sign after which a holder on another machine counts as gone [O]
 BEAT = 5.0  # seconds between two signs [O]; a file server may round times to whole seconds
+_LEASE_NAME = re.compile(r"[0-9]+(\.free)?")
 _POLLS = (0.05, 1.0)  # seconds between two looks, at first and at last
 
 
@@ -138,8 +140,9 @@ def is_locked(path: Path) -> bool:
 
 
 def _numbers(folder: Path) -> list[tuple[int, str]]:
+    """The leases of a folder; what others put there, such as ``.nfs0000`` or ``.DS_Store``, is none."""
     names = os.listdir(folder) if folder.is_dir() else []
-    return sorted((int(name.partition(".")[0]), name) for name in names)
+    return sorted((int(name.removesuffix(".free")), name) for name in names if _LEASE_NAME.fullmatch(name))
 
 
 def _current(folder: Path) -> tuple[int, _Held | None]:
@@ -171,11 +174,11 @@ def _make(folder: Path, number: int) -> Lease | None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    others = [name for other, name in _numbers(folder) if other != number or name != path.name]
-    if any(int(name.partition(".")[0]) > number for name in others):
+    others = [(other, name) for other, name in _numbers(folder) if name != path.name]
+    if any(other > number for other, _ in others):
         path.unlink(missing_ok=True)  # we had looked long ago
         return None
-    for name in others:
+    for _, name in others:
         (folder / name).unlink(missing_ok=True)
     return Lease(path, content)
 

@@ -26,10 +26,15 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
 
 
 class Outcome(NamedTuple):
-    """What became of a run: "trained", or in another sweep "loaded" or "busy", or "failed" with a traceback."""
+    """What became of a run: "trained", or in another sweep "loaded" or "busy", or "failed" with a traceback.
+
+    ``error`` is what it failed by, in one line; ``remedy`` is the message alone where that says itself what to do.
+    """
 
     kind: str
     text: str = ""
+    error: str = ""
+    remedy: str = ""
 
 
 @runtime_checkable
@@ -66,7 +71,7 @@ def train_one(train: Train, config: Any, folder: Path, store: Store, hurried: bo
     >>> root = tempfile.TemporaryDirectory()
     >>> store = Store(root.name)
     >>> train_one(lambda config, run: run.finish({}), Toy(), store.folder(Toy()), store, hurried=False)
-    Outcome(kind='trained', text='')
+    Outcome(kind='trained', text='', error='', remedy='')
     """
     try:
         torch.set_num_threads(1)
@@ -90,8 +95,27 @@ def train_one(train: Train, config: Any, folder: Path, store: Store, hurried: bo
         return (
             Outcome("trained") if run.done else Outcome("failed", f"{train} returned without run.finish(...)")
         )
-    except Exception:
-        return Outcome("failed", traceback.format_exc())
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> Outcome:
+    """The outcome of an error that is being handled.
+
+    What to do say the library's own errors, those of files and packages, and a value or number that the library itself refused.
+    """
+    kind, message = type(error), " ".join(str(error).split())
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    refused = isinstance(error, ValueError | FloatingPointError) and _is_ours(
+        frame.f_globals.get("__name__", "")
+    )
+    known = _is_ours(kind.__module__) or isinstance(error, OSError | ImportError) or refused
+    line = f"{kind.__qualname__}: {message}"
+    return Outcome("failed", traceback.format_exc(), line, message if known else "")
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def function_of(thing: Any) -> Any:
@@ -207,8 +231,8 @@ def _work(connection: Connection, store: Store, environment: dict[str, str]) -> 
             outcome = train_one(train, config, folder, store, hurried)
         except EOFError:
             return
-        except Exception:  # what was sent cannot be read here
-            outcome = Outcome("failed", traceback.format_exc())
+        except Exception as error:  # what was sent cannot be read here
+            outcome = _failed(error)
         connection.send(tuple(outcome))
 
 

@@ -34,12 +34,16 @@ class Readings:
 
     def steps_done(self) -> int:
         """The last step in ``metrics.jsonl``, 0 before the first."""
-        lines = read_json_lines(self.folder / "metrics.jsonl")
+        lines = self.metric_lines()
         return int(lines[-1]["step"]) if lines else 0
+
+    def metric_lines(self) -> list[dict[str, Any]]:
+        """All logged metrics, a dictionary for each :meth:`log`, without pandas; what was not finite is ``None``."""
+        return read_json_lines(self.folder / "metrics.jsonl")
 
     def metrics(self) -> pd.DataFrame:
         """All logged metrics, a row for each :meth:`log`."""
-        return _frame(read_json_lines(self.folder / "metrics.jsonl"))
+        return _frame(self.metric_lines())
 
     def timing(self) -> pd.DataFrame:
         """Seconds by part, a row for each :meth:`log_time`."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from itpo.runs.artifacts import being_made
 from itpo.runs.files import hash_json
-from itpo.runs.processes import Executor, Pool, Processes, Train, function_of
+from itpo.runs.processes import Executor, Outcome, Pool, Processes, Train, function_of
 from itpo.runs.store import Run, Store
 
 Name = TypeVar("Name", bound=Hashable)
@@ -27,26 +27,34 @@ MOST_WORKERS = 16  # unless asked for [O]; each takes about 0.2 GB of memory bes
 
 
 class SweepError(RuntimeError):
-    """Some runs of a sweep failed; the message has their folders and the first traceback, ``failures`` has all."""
+    """Some runs of a sweep failed; the message has their folders and the first traceback, ``failures`` has all.
 
-    def __init__(self, failures: Sequence[tuple[Run, str]], total: int) -> None:
-        self.failures = tuple(failures)
+    ``remedies`` has, by folder, the message of each error that says itself what to do.
+    """
+
+    def __init__(self, failed: Sequence[tuple[Run, Outcome]], total: int) -> None:
+        self.failures = tuple((run, outcome.text) for run, outcome in failed)
+        self.remedies = {run.folder: outcome.remedy for run, outcome in failed if outcome.remedy}
         others = "".join(
-            f"\nalso failed: {run.folder}: {text.splitlines()[-1]}" for run, text in failures[1:]
+            f"\nalso failed: {run.folder}: {outcome.error or outcome.text.splitlines()[-1]}"
+            for run, outcome in failed[1:]
         )
-        run, text = failures[0]
-        super().__init__(f"{len(failures)} of {total} runs failed. {run.folder}:\n{text.rstrip()}{others}")
+        run, text = self.failures[0]
+        super().__init__(f"{len(failed)} of {total} runs failed. {run.folder}:\n{text.rstrip()}{others}")
 
 
 def default_workers() -> int:
     """How many processes train if nobody says: one for each core that this process may use, ``MOST_WORKERS`` at most.
 
-    The environment variable ``WORKERS`` says, where several sweeps share the cores.
+    The environment variable ``WORKERS`` says, where several sweeps share the cores. Raises ``ValueError`` if it is no such
+    number.
 
     >>> 1 <= default_workers() <= MOST_WORKERS
     True
     """
     if share := os.environ.get(WORKERS):
+        if not (share.isdecimal() and int(share) > 0):
+            raise ValueError(f"{WORKERS} is {share!r}: set it to a whole number at least 1, or to nothing")
         return int(share)
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
@@ -73,7 +81,7 @@ def sweep(
     before every run, so that none depends on the runs its process trained before.
 
     When a run fails the others still finish; then :class:`SweepError` is raised. Raises ``ValueError``,
-    before anything is trained, if ``train`` or a config's class cannot be imported or ``workers`` is not
+    before anything is trained, if ``train`` or a config's class cannot be imported or ``workers`` (or ``WORKERS``) is not
     positive, and :class:`itpo.runs.store.RunFolderError` for a damaged folder. A run that began on another numeric platform
     fails unless ``mix_platforms``. An interrupt ends the processes; their runs resume next time. A run that another process
     trains is waited for, and then loaded, or trained where that one left it.
@@ -137,14 +145,14 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _train_all(pool: Pool, todo: Sequence[Run], bar: _Progress) -> tuple[int, list[tuple[Run, str]]]:
-    """Hand out the runs; returns how many were trained, and (run, traceback) of the failed ones.
+def _train_all(pool: Pool, todo: Sequence[Run], bar: _Progress) -> tuple[int, list[tuple[Run, Outcome]]]:
+    """Hand out the runs; returns how many were trained, and the failed ones with their outcomes.
 
     Runs that other processes train are left to the end, and waited for.
     """
     pending, waiting, trained = deque(todo), deque[Run](), 0
     going: dict[Path, Run] = {}
-    failures: list[tuple[Run, str]] = []
+    failures: list[tuple[Run, Outcome]] = []
     elsewhere: set[Path] = set()
     try:
         while pending or waiting or going:
@@ -163,7 +171,7 @@ def _train_all(pool: Pool, todo: Sequence[Run], bar: _Progress) -> tuple[int, li
                     elsewhere.add(run.folder)
                     waiting.append(run)
                 if outcome.kind == "failed":
-                    failures.append((run, outcome.text))
+                    failures.append((run, outcome))
     finally:
         pool.end()
     return trained, failures

@@ -11,7 +11,7 @@ from itpo.data import Example
 from itpo.dialogue import Message
 from itpo.rollout.endpoint import EndpointError
 from itpo.specs import Endpoint
-from itpo.tasks.registry import TASKS, get_task
+from itpo.tasks.registry import PROSE, TASKS, get_task
 
 NOBODY = Endpoint("http://127.0.0.1:9/v1", "m", attempts=1)
 
@@ -109,8 +109,22 @@ def test_a_policy_answers_in_its_own_words(tiny_folder) -> None:
     assert messages[2].content == "maybe 3 ." and set(messages[1].content.split()) <= words
 
 
+def test_words_are_put_into_a_tasks_spelling_but_not_into_that_of_one_in_ordinary_writing() -> None:
+    """Whose model learned capitals, and whose user and score read any writing."""
+    for name, said in (("math", "is it 3 . really ?"), ("math_prose", "Is it 3. Really?")):
+        scene = scripted_scene(get_task(name), seed=0)
+        lines = typed("Is it 3. Really?", "")
+        messages = converse(scene.parties["user"], scene, "assistant", lambda line: None, lines)
+        assert messages[1].content == said
+    moves = scene.moves["user"](messages[:2])
+    assert moves and all(move[0].isupper() for move in moves)
+    lines = typed("a", "")
+    heard = converse(lambda messages: "How many?", scene, "user", lambda line: None, lines)[2].content
+    assert heard[0].isupper() and " ." not in heard
+
+
 @pytest.mark.parametrize("role", ["user", "assistant"])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [*TASKS, *PROSE])
 def test_the_letter_of_a_move_says_it_and_looking_changes_nothing(name: str, role: str) -> None:
     """Every move offered is one that the scripted party may make here; there are several of them, each of another kind."""
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ import pytest
 from itpo import __version__
 from itpo.__main__ import main
 from itpo.apps.configs import named_config, parse_changes, with_settings
+from itpo.apps.terminal import one_line
 from itpo.attribution import known_methods
 from itpo.estimators import ESTIMATORS
+from itpo.runs import artifacts
 from itpo.runs.files import sealed_bytes
-from itpo.runs.store import Store
+from itpo.runs.store import Run, Store
+from itpo.specs import PretrainedModel
 
 
 def test_methods_lists_every_method_and_estimator() -> None:
@@ -51,7 +55,90 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
 
 
+def test_the_methods_beside_table_1_are_not_all_said_to_be_of_other_papers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods"]) == 0
+    assert "methods, of other papers and our own, to compare with" in capsys.readouterr().out
+
+
+def test_help_says_what_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, says in {
+        "check": "Scripted task such as math or corridor, or module:name of your own",
+        "chat": "Folder of a finished run, or the first letters of its name",
+        "export": "Folder of a finished run, or the first letters of its name",
+    }.items():
+        assert main([command, "--help"]) == 0
+        assert says in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_pipe_whose_reader_is_gone_is_no_line_of_ours() -> None:
+    with pytest.raises(BrokenPipeError), one_line(OSError):
+        raise BrokenPipeError
+
+
+@pytest.fixture
+def of_another_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes an artifact of the store ``tmp_path`` as another machine would."""
+
+    def make(**determinants: object) -> Path:
+        there = artifacts.making_platform() | {"processor": "abacus"}
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts, "making_platform", lambda: there)
+            build = lambda folder: (folder / "model.safetensors").write_bytes(b"")  # noqa: E731
+            return Store(tmp_path).artifact("base", determinants, build)
+
+    return make
+
+
+def test_a_base_of_another_platform_is_refused_in_a_line(
+    of_another_platform: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("itpo.apps.check_model.runs_root", lambda: tmp_path)
+    config = named_config("laptop", "corridor")
+    tiny = of_another_platform(task=config.task, model=config.model)
+    packaged = of_another_platform(model=PretrainedModel("smollm2"))
+    commands = {
+        tiny: ["chat", "--task", "corridor", "--store", str(tmp_path)],
+        packaged: ["check-model", "smollm2"],
+    }
+    for folder, command in commands.items():
+        assert main(command) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"{folder} was made on another numeric platform (processor: abacus there")
+        assert printed.count("\n") == 1
+
+
+def test_check_says_in_a_line_what_cannot_be_checked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that is no scripted task, and a run that began on another platform."""
+    monkeypatch.setattr("itpo.runs.paths.runs_root", lambda: tmp_path)
+    assert main(["check", "math", "--profile", "consumer"]) == 2
+    assert capfd.readouterr().err.startswith("testbed checks are for scripted tasks; ")
+    run = Store(tmp_path).open(named_config("smoke", "math"))
+    _begin_elsewhere(run)
+    assert main(["check", "math", "--profile", "smoke"]) == 2
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"{run.folder}: ") and "threads: 64 there, 1 here" in printed
+    assert printed.count("\n") == 1
+
+
 SMALL = ["--profile", "smoke", "--set", "steps=2", "--set", "model.steps=5", "--set", "eval_dialogues=4"]
+
+
+def _begin_elsewhere(run: Run) -> None:
+    """A checkpoint of a run that another platform trained."""
+    run.log(0, {"success": 0.0})
+    run.checkpoint(0, {})
+    run.release()
+    (noted,) = run.platforms()
+    noted["platform"]["threads"] = 64
+    path = run.folder / "platform.json"
+    path.write_bytes(sealed_bytes("itpo-run-platform", platforms=[noted]))
 
 
 def test_train_refuses_to_go_on_with_a_run_of_another_platform(
@@ -64,13 +151,7 @@ def test_train_refuses_to_go_on_with_a_run_of_another_platform(
         with_settings(named_config("smoke", "math", "uniform"), parse_changes(SMALL[3::2]))
     )
     assert run.folder == folder
-    run.log(0, {"success": 0.0})
-    run.checkpoint(0, {})
-    run.release()
-    path = folder / "platform.json"
-    (noted,) = run.platforms()
-    noted["platform"]["threads"] = 64
-    path.write_bytes(sealed_bytes("itpo-run-platform", platforms=[noted]))
+    _begin_elsewhere(run)
     assert main(command) == 2
     printed = capfd.readouterr().err
     assert (
@@ -94,6 +175,10 @@ def test_train_refuses_to_go_on_with_a_run_of_another_platform(
         ("--set steps=few", "steps is 'few'; it must be a whole number"),
         ("--set policy_clip_norm=null", "policy_clip_norm is None; it must be a finite number"),
         ("--set kl_coef=NaN", "kl_coef is nan; it must be a finite number"),
+        ("--seed 0 --set seed=3", "seed is not a setting to change: say it by the option --seed"),
+        ("--set task.name=medical", "task.name is not a setting to change: say it by the option --task"),
+        ("--set method.name=itpo", "method.name is not a setting to change"),
+        ("--set estimator.name=ppo", "estimator.name is not a setting to change"),
         ("--seed one", "--seed"),
         ("--stepz 3", "--stepz"),
         ("--steps 0", "steps is 0; it must be a whole number at least 1"),
@@ -201,6 +286,10 @@ def test_a_person_is_the_doctor_of_a_scripted_patient(
         ("--free --model nowhere", "no model in nowhere"),
         ("--task maths", "unknown task 'maths': did you mean math"),
         ("--data x.jsonl --format gsm8 --run r", "unknown format 'gsm8': did you mean gsm8k"),
+        ("--format gsm8k", "--format needs --data"),
+        ("--as assistant --model somewhere", "takes the model's place: leave --model out"),
+        ("--max-tokens 0", "'--max-tokens': Input should be greater than or equal to 1"),
+        ("--max-tokens -5", "'--max-tokens': Input should be greater than or equal to 1"),
     ],
 )
 def test_chat_says_what_its_options_lack(options: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from itpo.config import Estimator, TaskSpec
 from itpo.dialogue import Dialogue, collate
 from itpo.models.backbone import Backbone
 from itpo.models.loading import load_base
+from itpo.runs.artifacts import read_artifact
 from itpo.runs.files import sha256
 from itpo.runs.store import Store
 from itpo.specs import Adapter, Imitation, PretrainedModel, TinyLM
@@ -169,7 +170,7 @@ def test_a_card_knows_its_profile(name):
     profile = get_profile(name)
     for config in (
         *profile.on("medical").grid("ppo")[-1:],
-        *profile.configs(["uniform"], estimator=Estimator("rloo", {"baseline": "trajectory"}))[:1],
+        replace(profile.config("uniform", 0), estimator=Estimator("rloo", {"baseline": "trajectory"})),
     ):
         assert scale_of(config) == name
         assert scale_of(replace(config, steps=3)) is None
@@ -222,6 +223,39 @@ def test_a_folder_of_this_machine_has_to_be_named(handed, tmp_path, capsys):
         assert main(["export", source, target, "--base", wrong, "--data", "d"]) == 2
         assert f"--base {wrong}" in capsys.readouterr().err
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("task", ["math", "documents", "medical"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_a_base_that_ships_is_known_by_its_hash(profile, task, tmp_path):
+    config = get_profile(profile).on(task).config("norm_itpo", seed=0)
+    folder = base_model(config, Store(tmp_path))
+    base = find_base(tmp_path / "run", config, folder.name)
+    assert base.shipped and base.sha256 == read_artifact(folder)["files"]["model.safetensors"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_says_that_a_base_comes_with_the_library(tmp_path, monkeypatch):
+    """The code of the card finds it, makes nothing, and loads the adapter on it."""
+    config = get_profile("smoke").config("norm_itpo", seed=0)
+    own = Store(tmp_path / "runs")
+    base, run = base_model(config, own), own.open(config)
+    backbone = Backbone(load_base(base)[0], ["policy"], config.adapter)
+    run.log(0, {"eval_success": 0.25})
+    backbone.save_adapter("policy", run.folder / "policy")
+    run.finish({"success": 0.5, "greedy_success": None})
+    folder = export(run.folder, tmp_path / "adapter")
+    card = (folder / CARD).read_text()
+    assert sha256((base / "model.safetensors").read_bytes()) in card
+    assert "It is on no hub. It comes with the library. This finds its folder:\n\n```python" in card
+    assert "makes it" not in card and "the code above finds" in card
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe, load = code_blocks(folder)
+    names = {}
+    exec(recipe, names)
+    assert names["base"] == base and not list(Path.cwd().iterdir())
+    assert execute(load, names["base"], folder)["reply"].shape[0] == 1
 
 
 def test_a_base_that_the_store_made_may_be_on_the_hub_too(run):

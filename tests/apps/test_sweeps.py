@@ -3,13 +3,21 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from itpo.__main__ import main
-from itpo.apps.sweeps import name_tracker, read_configs
+from itpo.apps.configs import named_config
+from itpo.apps.sweeps import name_tracker, print_failures, read_configs
 from itpo.integrations import ray as on_ray
-from itpo.runs.store import Store
+from itpo.rollout.sampler import Sampling
+from itpo.runs.processes import Outcome, train_one
+from itpo.runs.store import Run, Store
+from itpo.runs.sweep import WORKERS, SweepError
+from itpo.trainer import stop_if_diverged
+from itpo.training.learner import DialoguesLost
 
 SMALL = """
 profile = "smoke"
@@ -73,6 +81,8 @@ def test_a_dry_run_lists_runs_and_folders_and_makes_nothing(
         ("seeds = ['a']", "seeds is ['a']: write how many, or a list of whole numbers"),
         ("seeds = 0", "seeds is 0: write how many"),
         ("set = 3", "set is 3: write a table of settings, [set]"),
+        ("seeds = 3\n[set]\nseed = 7", "seed is not a setting to change: say it by the option --seed, or in"),
+        ("[set.method]\nname = 'itpo'", "in a sweep's file by methods"),
         ("[set]\nstepz = 3", "unknown setting 'stepz': did you mean steps"),
         ("[set.model]\nstepz = 3", "unknown setting 'model.stepz'"),
         ("[set]\nsteps = 1.5", "steps is 1.5"),
@@ -93,6 +103,56 @@ def test_what_is_wrong_in_a_file_is_named_in_a_line(
     printed = capsys.readouterr()
     assert says in printed.err and str(path) in printed.err and printed.err.count("\n") == 1
     assert not printed.out and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "-1"])
+def test_a_number_of_workers_that_is_none_is_named_in_a_line(
+    file: Path,
+    tmp_path: Path,
+    workers: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(WORKERS, workers)
+    assert main(["sweep", str(file), "--store", str(tmp_path / "runs")]) == 2
+    printed = capsys.readouterr().err
+    assert printed == f"ITPO_WORKERS is {workers!r}: set it to a whole number at least 1, or to nothing\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors_that_say_what_to_do_are_printed_in_a_line_and_others_with_their_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def own(config: Any, run: Run) -> None:
+        raise ValueError("a reader's task went wrong")
+
+    def lost(config: Any, run: Run) -> None:
+        raise DialoguesLost("user or judge failed\nMend that and start again")
+
+    def diverged(config: Any, run: Run) -> None:
+        run.log(0, {"success": 0.0})
+        learner = SimpleNamespace(skipped={"policy": 3}, config=SimpleNamespace(max_skipped=2), state=dict)
+        stop_if_diverged(learner, run, 0)
+
+    def refused(config: Any, run: Run) -> None:
+        Sampling(max_rows=0)
+
+    store = Store(tmp_path)
+
+    def failure(work: Any, seed: int) -> tuple[Run, Outcome]:
+        run = store.open(named_config("smoke", "math", seed=seed))
+        return run, train_one(work, run.config, run.folder, store, hurried=False)
+
+    failed = [failure(work, seed) for seed, work in enumerate((lost, refused, diverged))]
+    assert print_failures(SweepError(failed, total=4)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(": user or judge failed Mend that and start again")
+    assert lines[1].endswith(": max_rows is 0: at least one dialogue must be held at a time")
+    assert "3 optimizer steps had a loss" in lines[2] and len(lines) == 3
+    assert print_failures(SweepError([failure(own, 3), *failed], total=4)) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and "\nValueError: a reader's task went wrong\n" in printed
 
 
 @pytest.mark.parametrize("options", ["--address auto", "--gpus 1", "--cpus 2"])

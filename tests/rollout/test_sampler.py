@@ -359,6 +359,10 @@ def test_wrong_arguments(make_backbone, chat, converse):
     for history in ([], [Message("user", "yes"), Message("assistant", "no")]):
         with pytest.raises(ValueError, match="must end with a user message"):
             converse(task, [1], histories=[history])
+    with pytest.raises(
+        ValueError, match="max_turn_tokens is 0: a turn must have room for at least one token"
+    ):
+        Sampling(max_turn_tokens=0)
     with pytest.raises(ValueError, match="max_rows is 0"):
         Sampling(max_rows=0)
     for outcome in (1.5, -0.1, float("nan")):

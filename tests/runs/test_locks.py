@@ -200,6 +200,18 @@ def test_a_run_that_was_taken_over_is_written_no_more(
     other.release()
 
 
+@pytest.mark.parametrize("name", [".nfs0000000012", ".DS_Store", "2.free.swp", "notes.txt"])
+def test_what_others_put_beside_leases_is_none_and_stays(path: Path, name: str) -> None:
+    folder = path.with_suffix(".lease")
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    assert not is_locked(path)
+    with take_lock(path, 0.0):
+        assert is_locked(path)
+    take_lock(path, 0.0).release()
+    assert not is_locked(path) and sorted(os.listdir(folder)) == sorted([name, "2.free"])
+
+
 def test_whoever_looked_long_ago_withdraws(path: Path) -> None:
     """It saw lease 1 expired and slept; meanwhile others had leases 2 and 3, and the first two files are gone."""
     for _ in range(2):

@@ -134,6 +134,16 @@ def test_failing_and_killed_children_are_named_and_the_others_finish(tmp_path: P
     runs[0].release()
 
 
+def test_an_error_of_several_lines_is_named_in_one_with_what_to_do(tmp_path: Path) -> None:
+    configs = [toy.Toy(accident="raise"), toy.Toy(accident="refuse")]
+    with pytest.raises(SweepError) as caught:
+        sweep(tmp_path, configs, toy.walk, progress=False, workers=1)
+    folder = Store(tmp_path).folder(configs[1])
+    assert f"also failed: {folder}: RunFolderError: {folder}: is odd, as the toy says; " in str(caught.value)
+    (said,) = caught.value.remedies.items()
+    assert said[0] == folder and said[1].startswith(f"{folder}: is odd, as the toy says; nothing was changed")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_when_the_sweep_is_killed_its_children_end_and_the_runs_resume(
     tmp_path: Path, number: signal.Signals
