@@ -226,7 +226,7 @@ def reward_mask(granularity: str, turn_ids: Int64[Tensor, "B T"]) -> Bool[Tensor
 
 
 class Claim(NamedTuple):
-    """What the replication asks of a method: does it beat ``rival`` ("gain"), or gain nothing reliable on it ("no gain")?"""
+    """What a reader asks of a method: does it beat ``rival`` ("gain"), or gain nothing reliable on it ("no gain")?"""
 
     name: str
     rival: str
@@ -253,8 +253,8 @@ class MethodEntry:
 
     ``name`` is the key in `METHODS`, ``function`` the attribution, whose parameters are named after the signals it reads
     (`SIGNALS`) and, with defaults, after its options; ``granularity`` is one of "trajectory", "turn" and "token" (ValueError
-    otherwise). ``label``, ``color`` and ``dash`` are those of every table and figure, ``claims`` what the report asks of the
-    method. An entry from outside the library states a ``version``, to be raised with every change of what the method does.
+    otherwise). ``label``, ``color`` and ``dash`` are those of every table and figure. An entry from outside the library states
+    a ``version``, to be raised with every change of what the method does; the ledger rules on its ``claims``.
 
     >>> METHODS["norm_itpo"].granularity, METHODS["norm_itpo"].needs_prm, METHODS["uniform"].needs_prm
     ('turn', True, False)
@@ -370,18 +370,15 @@ def merge_options(what: str, defaults: Mapping[str, Any], given: Mapping[str, An
     }
 
 
-_BASELINE = "trajectory_share"
-_UNIFORM_CLAIM, _JUDGE_CLAIM = (Claim(f"C4, {name}", _BASELINE, "no gain") for name in ("uniform", "judge"))
-_NORM_ITPO_CLAIMS = (Claim("C1", _BASELINE), Claim("C2", "itpo"), Claim("C3, normalised", "prime"))
 # Okabe and Ito's colour-blind-safe palette.
 _ENTRIES = (
     MethodEntry("trajectory_share", "Trajectory-share", trajectory_share, "trajectory", "#000000"),
-    MethodEntry("uniform", "Uniform decomposition", uniform, "turn", "#999999", ":", (_UNIFORM_CLAIM,)),
+    MethodEntry("uniform", "Uniform decomposition", uniform, "turn", "#999999", ":"),
     MethodEntry("value_model", "Value model", value_model, "token", "#CC79A7", "--"),
-    MethodEntry("judge", "LLM-as-a-judge", judge, "turn", "#009E73", "-.", (_JUDGE_CLAIM,)),
+    MethodEntry("judge", "LLM-as-a-judge", judge, "turn", "#009E73", "-."),
     MethodEntry("prime", "PRIME", prime, "token", "#E69F00", "-."),
-    MethodEntry("itpo", "ITPO", itpo, "turn", "#56B4E9", "--", (Claim("C3", "prime"),)),
-    MethodEntry("norm_itpo", "Norm-ITPO", norm_itpo, "turn", "#0072B2", "-", _NORM_ITPO_CLAIMS),
+    MethodEntry("itpo", "ITPO", itpo, "turn", "#56B4E9", "--"),
+    MethodEntry("norm_itpo", "Norm-ITPO", norm_itpo, "turn", "#0072B2"),
 )
 METHODS: dict[str, MethodEntry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -61,7 +61,6 @@ def setting(
     low: int | float | None = None,
     above: int | float | None = None,
     high: int | float | None = None,
-    below: int | float | None = None,
     among: Sequence[str] | None = None,
     names_run: bool = True,
 ) -> Any:
@@ -79,7 +78,7 @@ def setting(
         ...
     ValueError: rate is True; it must be a finite number above 0
     """
-    bounds = {"at least {:g}": low, "above {:g}": above, "at most {:g}": high, "below {:g}": below}
+    bounds = {"at least {:g}": low, "above {:g}": above, "at most {:g}": high}
     metadata = {"bounds": bounds, "among": among, "names_run": names_run}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -132,7 +131,6 @@ _HOLDS = {
     "at least {:g}": lambda value, bound: value >= bound,
     "above {:g}": lambda value, bound: value > bound,
     "at most {:g}": lambda value, bound: value <= bound,
-    "below {:g}": lambda value, bound: value < bound,
 }
 
 

@@ -216,7 +216,8 @@ def equal_share(outcome: Float[Tensor, " B"], turn_ids: Int64[Tensor, "B T"]) ->
     >>> equal_share(torch.tensor([0.5]), torch.tensor([[0, 0, -1, 1]])).tolist()
     [[0.0, 0.25, 0.0, 0.25]]
     """
-    return norm_itpo(torch.zeros(turn_ids.shape, dtype=outcome.dtype), outcome, turn_ids, temperature=1.0)
+    silent = torch.zeros(turn_ids.shape, dtype=outcome.dtype, device=turn_ids.device)
+    return norm_itpo(silent, outcome, turn_ids, temperature=1.0)
 
 
 def signed_norm_itpo(

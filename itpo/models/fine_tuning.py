@@ -75,12 +75,8 @@ def fine_tune(
             (folder / PROGRESS).write_text(f"step {step} of {steps}", encoding="utf-8")
             shown = time.monotonic()
         encoded = draw(rng)
-        tokens = sum(sum(mask) for _, mask in encoded)
-        size = dialogues_per_pass or len(encoded)
         optimizer.zero_grad()
-        for start in range(0, len(encoded), size):
-            loss = _summed_loss(model, encoded[start : start + size], pad_id, head_everywhere)
-            (loss / tokens).backward()
+        _accumulate(model, encoded, dialogues_per_pass or len(encoded), pad_id, head_everywhere)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         training.schedule.step()
@@ -157,6 +153,16 @@ class _Training:
 def _digest(content: bytes) -> str:
     """Of a checkpoint and the platform it was made on: where one of them is another, it is not gone on with."""
     return sha256(content + hash_json(making_platform()).encode())[:16]
+
+
+def _accumulate(
+    model: Any, encoded: Sequence[Encoded], size: int, pad_id: int, head_everywhere: bool
+) -> None:
+    """Add up the gradient of the mean loss of the assistant's tokens, from so many conversations at a time."""
+    tokens = sum(sum(mask) for _, mask in encoded)
+    for start in range(0, len(encoded), size):
+        loss = _summed_loss(model, encoded[start : start + size], pad_id, head_everywhere)
+        (loss / tokens).backward()
 
 
 def _summed_loss(

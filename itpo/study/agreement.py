@@ -6,8 +6,6 @@ method makes is another one than trajectory-share's. Where the two disagree, tra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 from scipy import stats
 
@@ -19,39 +17,30 @@ from itpo.study.profiles import Profile
 from itpo.study.tables import BASELINE, Column, results
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What the band has trained so far at the rate of Table 1: ``done`` of ``total`` methods and tasks have all their seeds.
+def trained_gains(profile: Profile, store: Store) -> pd.DataFrame:
+    """What the finished runs of the band gain at the rate of Table 1: task, name (of the arm), gain. It trains nothing, and
+    makes no folder.
 
-    ``gains`` has task, name (of the arm) and gain: the mean over seeds of the outcome of training, in points, less that of
-    trajectory-share with the same task and seed.
-    """
-
-    done: int
-    total: int
-    gains: pd.DataFrame
-
-
-def trained_gains(profile: Profile, store: Store) -> Trained:
-    """Read the finished runs of the band; trains nothing, and makes no folder.
+    A gain is the mean over seeds of the outcome of training, in points, less that of trajectory-share with the same task and
+    seed. Methods without all their seeds, and tasks without those of trajectory-share, are left out.
 
     >>> import tempfile
     >>> from itpo.study.profiles import get_profile
     >>> with tempfile.TemporaryDirectory() as root:
-    ...     trained = trained_gains(get_profile("laptop"), Store(root))
-    >>> trained.done, trained.total, len(trained.gains)
-    (0, 27, 0)
+    ...     len(trained_gains(get_profile("laptop"), Store(root)))
+    0
     """
-    band = get_experiment(profile.name).band(profile)
-    cells = {cell: own for cell, own in band.items() if cell.rate == table_rate(profile, cell.task)}
-    done = {cell: own for cell, own in cells.items() if all(_is_done(store, config) for config in own)}
+    done = {
+        cell: configs
+        for cell, configs in get_experiment(profile.name).band(profile).items()
+        if cell.rate == table_rate(profile, cell.task) and all(_is_done(store, config) for config in configs)
+    }
     compared = {cell.task for cell in done if cell.arm == BASELINE}
-    gains = pd.DataFrame(columns=["task", "name", "gain"])
-    if compared:
-        frame = results([store.open(c) for cell, own in done.items() if cell.task in compared for c in own])
-        means = paired(frame, ["task"]).groupby(["task", "arm"], sort=False)["gain"].mean()
-        gains = means.rename_axis(["task", "name"]).reset_index()
-    return Trained(len(done), len(cells), gains)
+    if not compared:
+        return pd.DataFrame(columns=["task", "name", "gain"])
+    runs = [store.open(c) for cell, configs in done.items() if cell.task in compared for c in configs]
+    means = paired(results(runs), ["task"]).groupby(["task", "arm"], sort=False)["gain"].mean()
+    return means.rename_axis(["task", "name"]).reset_index()
 
 
 def _is_done(store: Store, config: RunConfig) -> bool:
@@ -62,15 +51,16 @@ def _is_done(store: Store, config: RunConfig) -> bool:
 def training_ranks(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     """Methods ranked by the microscope and by training, task by task: task, name, label, difference, gain, and the two ranks.
 
-    ``table`` is :func:`itpo.study.microscope.worth_table`; ``difference`` is the mean over its policies. ``gains`` has task,
-    name, gain: how much better than trajectory-share a method was over training. Ranks begin with the best; trajectory-share,
-    which has neither a difference nor a gain, is ranked at 0. Methods that only one of the two has are left out.
+    ``table`` is :func:`itpo.study.microscope.worth_table`; ``difference`` is the mean over those of its policies at which it is
+    known. ``gains`` is :func:`trained_gains`. Ranks begin with the best; trajectory-share, which has neither a difference nor a
+    gain, is ranked at 0. Methods that only one of the two has are left out.
 
     >>> frame = pd.DataFrame({"task": "math", "name": [BASELINE, "istar"], "label": "", "difference": [None, 0.1]})
     >>> training_ranks(frame, pd.DataFrame([{"task": "math", "name": "istar", "gain": -2.0}]))["rank_training"].tolist()
     [1, 2]
     """
-    means = table.assign(difference=table["difference"].fillna(0.0))
+    means = table.assign(difference=table["difference"].mask(table["name"] == BASELINE, 0.0))
+    means = means.dropna(subset="difference")
     means = means.groupby(["task", "name", "label"], sort=False)["difference"].mean().reset_index()
     usual = pd.DataFrame({"task": gains["task"].unique(), "name": BASELINE, "gain": 0.0})
     both = means.merge(pd.concat([gains[["task", "name", "gain"]], usual]), on=["task", "name"])
@@ -106,7 +96,7 @@ def agreement(ranks: pd.DataFrame) -> list[str]:
 RANK_COLUMNS = (
     Column("task", "task"),
     Column("method", "label"),
-    Column("difference of cosines", "difference", 1.0, 2, "+"),
+    Column("difference of cosines, mean over policies", "difference", 1.0, 2, "+"),
     Column("gain in training (points)", "gain", 1.0, 1, "+"),
     Column("rank, microscope", "rank_microscope"),
     Column("rank, training", "rank_training"),

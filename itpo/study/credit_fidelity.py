@@ -24,9 +24,10 @@ from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run
 from itpo.study.oracle import TurnValues, read
 from itpo.study.ranks import spearman_rows
+from itpo.training.sharing import SPEAKING
 
-# What decides the monitor set: runs that agree in these have the same one.
-SAME_DIALOGUES = ("task", "model", "max_turn_tokens", "monitor_dialogues")
+# What decides the monitor set and its judge's scores: runs that agree in these have the same.
+SAME_DIALOGUES = ("task", "model", "user", "judge", "engine", "monitor_dialogues", *SPEAKING)
 
 
 @dataclass(frozen=True)

@@ -138,10 +138,28 @@ def fidelity_summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def options_finding(table: pd.DataFrame) -> str:
+    """How far apart the readings of :func:`option_table` are, from its :func:`spread`, in a sentence for each measure.
+
+    >>> lines = {"measure": "pooled", "mean": [0.3, 0.4], "low": [0.2, 0.35], "high": [0.36, 0.45]}
+    >>> options_finding(pd.DataFrame(lines))
+    'Over the 2 readings *pooled* is 0.30 to 0.40; the intervals of the best and the worst overlap.'
+    """
+    sentences = []
+    for measure, lines in table.groupby("measure", sort=False):
+        worst, best = lines.loc[lines["mean"].idxmin()], lines.loc[lines["mean"].idxmax()]
+        overlap = "overlap" if best["low"] <= worst["high"] else "do not overlap"
+        sentences.append(
+            f"Over the {len(lines)} readings *{measure}* is {worst['mean']:.2f} to {best['mean']:.2f}; "
+            f"the intervals of the best and the worst {overlap}."
+        )
+    return " ".join(sentences)
+
+
 FIDELITY_COLUMNS = (
     ESTIMATOR,
     METHOD,
-    percent("success (%)", "success"),
+    percent("success after training, sampled (%)", "success"),
     Column("pooled", "pooled", 1.0, 2),
     Column("within dialogues", "within", 1.0, 2),
     Column("preference, within", "preference", 1.0, 2),

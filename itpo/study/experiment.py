@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from itpo.attribution import get_method
 from itpo.config import Estimator, Method, RunConfig
 from itpo.fields import Options, check
 from itpo.study.profiles import BETAS, Profile
@@ -32,11 +31,6 @@ class Arm:
     label: str
     method: Method
     estimator: Estimator = Estimator("rloo")
-
-    @property
-    def color(self) -> str:
-        """The colour of its method."""
-        return get_method(self.method.name).color
 
 
 def _arm(
@@ -116,13 +110,13 @@ class Experiment:
 
 
 def table_rate(profile: Profile, task: str) -> float:
-    """The one learning rate of Table 1 on a task.
+    """The one learning rate of Table 1 on a task; on one that the profile does not list, that of its own.
 
     >>> from itpo.study.profiles import get_profile
     >>> table_rate(get_profile("laptop"), "math") in EXPERIMENTS["laptop"].rates
     True
     """
-    return profile.on(task).methods[0].policy_lr
+    return profile.settings.get(task, profile.methods)[0].policy_lr
 
 
 def configs(profile: Profile, cell: Cell, seeds: Iterable[int]) -> list[RunConfig]:

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from itpo.attribution import get_method
+from itpo.attribution import Claim, get_method
+from itpo.config import allows
 from itpo.runs.store import Run
 from itpo.study.claims import statement
 from itpo.study.experiment import ARMS, FIRST_SEED, get_experiment, table_rate
 from itpo.study.profiles import Profile
 from itpo.study.protocol import MEASURES, MOST, REWARDS, Line, Pair, pairs
 from itpo.study.statistics import MIN_SEEDS, OPEN, Effect, cluster_effect, fisher_z, holm, ruling
-from itpo.study.tables import DASH, Column, results
-from itpo.study.tables import effects as differences
+from itpo.study.tables import Column, p_text, results
 from itpo.tasks.registry import TASKS
 
 EFFECTS = ["claim", "part", "task", "estimator", "seed", "effect", "runs", "reason"]
@@ -63,7 +63,7 @@ def effects(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         else:
             found = _most_under_ppo(found) if line == MOST else found
             parts.append(found.assign(claim=line.claim, part=line.part, reason=""))
-    return pd.concat([*parts, _further(once)], ignore_index=True)[EFFECTS]
+    return pd.concat([*parts, *_further(cells, profile)], ignore_index=True)[EFFECTS]
 
 
 def refusal(line: Line, reason: str) -> pd.DataFrame:
@@ -77,10 +77,11 @@ def refusal(line: Line, reason: str) -> pd.DataFrame:
 
 
 def _cells(frame: pd.DataFrame) -> Cells:
-    """The runs by task, arm (or method, where no arm is of that method and estimator), estimator and rate; by seed."""
+    """The runs by task, arm (or method, where no arm is of that task, method and estimator), estimator and rate; by seed."""
     armed, cells = {arm.method.name for arm in ARMS.values()}, defaultdict[Key, list[dict[str, Any]]](list)
     for run in frame.to_dict("records"):
-        name = run["arm"] if run["estimator"] == "rloo" and run["row"] in armed else run["row"]
+        of_arm = run["task"] in TASKS and run["estimator"] == "rloo" and run["row"] in armed
+        name = run["arm"] if of_arm else run["row"]
         cells[run["task"], name, run["estimator"], f"{run['rate']:g}"].append(
             {str(k): v for k, v in run.items()}
         )
@@ -89,8 +90,7 @@ def _cells(frame: pd.DataFrame) -> Cells:
 
 def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, pair: Pair) -> pd.DataFrame:
     """The effect of a pair in each task, estimator and seed. Raises ``NotRuledError`` if a run is missing."""
-    experiment = get_experiment(profile.name)
-    fresh = min(experiment.band_seeds) >= FIRST_SEED  # not at the smoke profile
+    experiment, fresh = get_experiment(profile.name), _is_fresh(profile)
     half = len(experiment.sweep_seeds) // 2
     lines = []
     for task, estimator in product(TASKS, pair.estimators):
@@ -111,6 +111,11 @@ def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, 
         for seed, better, worse in zip(judged, *sides, strict=True):
             lines.append((task, estimator, seed, MEASURES[pair.measure][1] * (better - worse), 2))
     return pd.DataFrame(lines, columns=["task", "estimator", "seed", "effect", "runs"])
+
+
+def _is_fresh(profile: Profile) -> bool:
+    """Whether seeds that chose the settings are refused; not at the smoke profile, which has no others."""
+    return min(get_experiment(profile.name).band_seeds) >= FIRST_SEED
 
 
 def _values(cells: Cells, key: Key, seeds: Sequence[int], measure: str, fresh: bool) -> list[float]:
@@ -139,28 +144,50 @@ def _most_under_ppo(found: pd.DataFrame) -> pd.DataFrame:
     return more.assign(estimator="ppo", runs=2 * len(wide.columns))
 
 
-def _further(frame: pd.DataFrame) -> pd.DataFrame:
-    """Effects of the claims of methods from outside the package, in every task and estimator that has them and their rivals."""
-    parts = [pd.DataFrame(columns=EFFECTS)]
-    for (task, estimator), cell in frame.groupby(["task", "estimator"], sort=False):
-        rows = cell["row"].unique().tolist()
-        for row in (name for name in rows if ":" in name):
-            for claim in (claim for claim in get_method(row).claims if claim.rival in rows):
-                gain = 100 * differences(cell, row, claim.rival, "speed")
-                own = pd.DataFrame({"seed": range(len(gain)), "effect": gain, "runs": 2, "reason": ""})
-                own = own.assign(
-                    claim=claim.name, part=f"{row} {claim.rival}", task=task, estimator=estimator
-                )
-                parts.append(own[EFFECTS])
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+def _further(cells: Cells, profile: Profile) -> Iterator[pd.DataFrame]:
+    """Effects of the claims of methods from outside the package, in every task and under every estimator that has them."""
+    for row in dict.fromkeys(name for _, name, _, _ in cells if ":" in name):
+        for claim in get_method(row).claims:
+            line = _own_line(row, claim)
+            try:
+                found = _own_differences(cells, profile, row, claim.rival)
+            except NotRuledError as error:
+                yield refusal(line, str(error))
+            else:
+                yield found.assign(claim=line.claim, part=line.part, reason="")
+
+
+def _own_differences(cells: Cells, profile: Profile, row: str, rival: str) -> pd.DataFrame:
+    """How far a method from outside is above its rival, where it was trained, by the runs of Table 1.
+
+    Raises ``NotRuledError`` if one of these is missing.
+    """
+    places = dict.fromkeys((task, estimator) for task, name, estimator, _ in cells if name == row)
+    lines = []
+    for task, estimator in (place for place in places if allows(place[1], rival)):
+        keys = [(task, name, estimator, f"{table_rate(profile, task):g}") for name in (row, rival)]
+        sides = [_values(cells, key, profile.seeds, "speed", _is_fresh(profile)) for key in keys]
+        for seed, better, worse in zip(profile.seeds, *sides, strict=True):
+            lines.append((task, estimator, seed, 100 * (better - worse), 2))
+    if not lines:
+        raise NotRuledError(
+            f"missing run: {row} under an estimator that can train {rival}: train it under ppo"
+        )
+    return pd.DataFrame(lines, columns=["task", "estimator", "seed", "effect", "runs"])
+
+
+def _own_line(row: str, claim: Claim) -> Line:
+    """The line of a claim of a method from outside the package."""
+    return Line(claim.name, f"{row} {claim.rival}", statement(row, claim), expected=claim.expected)
 
 
 def _line_of(claim: str, part: str, known: dict[tuple[str, str], Line]) -> Line:
     if (claim, part) in known:
         return known[claim, part]
     row, _, rival = part.partition(" ")
-    own = next(one for one in get_method(row).claims if (one.name, one.rival) == (claim, rival))
-    return Line(claim, part, statement(row, own), expected=own.expected)
+    return _own_line(
+        row, next(own for own in get_method(row).claims if (own.name, own.rival) == (claim, rival))
+    )
 
 
 def _effects_by_line(frame: pd.DataFrame, profile: Profile) -> Iterator[tuple[Line, pd.DataFrame]]:
@@ -181,8 +208,9 @@ def _effect(line: Line, own: pd.DataFrame) -> Effect:
 
 
 def _fewest(own: pd.DataFrame) -> int:
-    """Seeds of the task that has the fewest."""
-    return int(own.groupby("task")["seed"].nunique().min())
+    """Seeds with an effect of the task that has the fewest."""
+    known = own.dropna(subset="effect").groupby("task")["seed"].nunique()
+    return int(known.reindex(own["task"].unique(), fill_value=0).min())
 
 
 def _numbers(line: Line, effect: Effect, fewest: int) -> dict[str, float]:
@@ -265,8 +293,7 @@ def _interval_text(line: pd.Series) -> str:
 
 
 def _p_text(line: pd.Series) -> str:
-    p = line["p"] if np.isnan(line["p_adjusted"]) else line["p_adjusted"]
-    return DASH if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "below 0.001"
+    return p_text(line["p"] if np.isnan(line["p_adjusted"]) else line["p_adjusted"])
 
 
 LEDGER_COLUMNS = (

@@ -32,9 +32,10 @@ from jaxtyping import Float
 from scipy import stats
 
 from itpo.study.statistics import Interval, holm
-from itpo.study.tables import BASELINE, DASH, Column, interval_columns, interval_of
+from itpo.study.tables import BASELINE, DASH, Column, interval_columns, interval_of, p_text
 
 LEVEL = 0.05  # of all differences at one policy together
+MOST_WORTH = 100  # batches: beyond it a table says no more than that
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ COLUMNS = (
     Column("worth (times the batch)", lambda line: _worth_text(line)),
     Column("cosine with the true gradient", "cosine", 1.0, 2),
     Column("difference to trajectory-share", "difference", 1.0, 2, "+"),
-    Column("p, adjusted", "p_adjusted", 1.0, 3),
+    Column("p, adjusted", lambda line: p_text(line["p_adjusted"])),
     Column("cosine of the mean (bias)", "bias", 1.0, 2),
     Column("signal to noise", "snr", 1.0, 2),
 )
@@ -228,13 +229,66 @@ COLUMNS = (
 
 def _worth_text(line: pd.Series) -> str:
     found = interval_of(line, "worth")
-    known = np.isfinite([found.low, found.high]).all() and found.low < found.high
-    return found.text(digits=2) if known else f"{found.mean:.2f}" if np.isfinite(found.mean) else DASH
+    if not np.isfinite([found.low, found.high]).all() or found.low >= found.high:
+        return f"{found.mean:.2f}" if np.isfinite(found.mean) else DASH
+    if found.high > MOST_WORTH:
+        return f"{found.mean:.2f} [{found.low:.2f}, above {MOST_WORTH}]"
+    return found.text(digits=2)
 
 
 def _worth_range(lines: pd.DataFrame) -> str:
     least, most = lines["worth"].min(), lines["worth"].max()
     return f"{least:.1f}" if f"{least:.1f}" == f"{most:.1f}" else f"{least:.1f} to {most:.1f}"
+
+
+def better_anywhere(table: pd.DataFrame, what: str) -> str:
+    """Which methods have a gradient that is clearly better than trajectory-share's at some line of ``table``, in a sentence.
+
+    ``what`` is what its lines differ in, such as "values".
+
+    >>> table = pd.DataFrame({"label": ["iStar", "GiGPO"], "counts": [True, False], "difference": [0.1, 0.2]})
+    >>> better_anywhere(table, "values")
+    'Clearly better than trajectory-share at some of the values: iStar.'
+    >>> better_anywhere(table[1:], "values")
+    'No method is clearly better than trajectory-share at any of the values.'
+    """
+    better = table.loc[table["counts"] & (table["difference"] > 0), "label"].unique()
+    if len(better):
+        return f"Clearly better than trajectory-share at some of the {what}: {', '.join(better)}."
+    return f"No method is clearly better than trajectory-share at any of the {what}."
+
+
+def unknown(table: pd.DataFrame, baseline: str = BASELINE) -> list[str]:
+    """Of which policies nothing can be said, as the true gradient is lost in noise: a sentence for each.
+
+    ``table`` is :func:`itpo.study.microscope.worth_table`.
+
+    >>> unknown(pd.DataFrame({"name": BASELINE, "policy_steps": [0, 4], "cosine": [0.3, np.nan]}))
+    ['After 4 steps the true gradient cannot be told from noise: more batches are needed to compare anything with it.']
+    """
+    usual = table[(table["name"] == baseline) & table["cosine"].isna()]
+    return [
+        f"After {steps} steps the true gradient cannot be told from noise: more batches are needed to compare anything with it."
+        for steps in usual["policy_steps"]
+    ]
+
+
+def worths_in_words(table: pd.DataFrame, name: str) -> list[str]:
+    """What one method is worth at each setting of a map, a sentence for each group of settings.
+
+    ``table`` is :func:`itpo.study.microscope.map_table`.
+
+    >>> lines = {"group": "place", "setting": ["early", "late"], "name": "istar", "label": "iStar", "worth": [1.25, 0.5]}
+    >>> worths_in_words(pd.DataFrame(lines), "istar")
+    ['iStar by **place**: 1.2 (early), 0.5 (late).']
+    """
+    own = table[table["name"] == name]
+    return [
+        f"{lines['label'].iloc[0]} by **{group}**: "
+        + ", ".join(f"{line.worth:.1f} ({line.setting})" for line in lines.itertuples())
+        + "."
+        for group, lines in own.groupby("group", sort=False)
+    ]
 
 
 def findings(table: pd.DataFrame, names: Sequence[str], where: str) -> list[str]:

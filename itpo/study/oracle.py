@@ -28,7 +28,7 @@ from itpo.rollout.seeding import seeded
 from itpo.runs.store import Run, Store
 from itpo.tasks.base import Task
 from itpo.tasks.judging import judge_dialogues
-from itpo.training.build import build_learner, trained
+from itpo.training.build import build_learner, inputs, trained
 from itpo.training.evaluation import record
 from itpo.training.profiling import Timer
 
@@ -223,8 +223,9 @@ def measure(config: OracleConfig, run: Run) -> None:
     (P, T) and ``judge_scores`` (P, K), those of the run's judge, are kept. Raises ``ValueError`` if the trained policy is asked
     for and the configured run is not finished.
     """
+    store = Store(run.folder.parent, run.mix_platforms)
+    run.declare(inputs(config.run, store))
     run.restore()
-    store = Store(run.folder.parent)
     adapter = POLICIES[config.policy]
     learner = build_learner(config.run, store) if adapter is None else trained(store.open(config.run))
     dialogues, batch = learner.collect("probe", config.run.monitor_dialogues, 1, None)

@@ -5,7 +5,7 @@ Marks: [P] paper, [C] the authors' released code, [S] secondary sources, [O] our
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,8 +13,6 @@ from itpo.attribution import METHODS
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
 from itpo.fields import Options, check
 from itpo.specs import Adapter, FrozenBase, Imitation, PretrainedModel, RealData, TinyLM
-
-__all__ = ["SETTINGS", "Method", "PROFILES", "Profile", "RELEASED", "RunConfig", "allows", "get_profile"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,18 @@ class Profile:
         return replace(self, run=replace(self.run, task=task), methods=methods)
 
     def with_method(self, method: Method) -> Profile:
-        """The same profile with one more method, or with other settings of a method that it lists.
+        """The same profile with one more method, or with other settings of a method that it lists, on every task.
 
         >>> [m.beta for m in get_profile("smol").with_method(Method("itpo", beta=0.05)).methods]
         [0.2, 0.05, 0.05]
         """
-        others = (other for other in self.methods if other.name != method.name)
-        return replace(self, methods=(*others, method))
+
+        def joined(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+            # A method that is replaced keeps its place: the first is the baseline.
+            return tuple({own.name: own for own in (*methods, method)}.values())
+
+        settings = {task: joined(methods) for task, methods in self.settings.items()}
+        return replace(self, methods=joined(self.methods), settings=settings)
 
     def config(self, row: str, seed: int, estimator: str = "rloo") -> RunConfig:
         """The run of one method, seed and estimator; raises ``ValueError`` for a method that the profile does not list.
@@ -70,14 +73,6 @@ class Profile:
         wanted = f"one of {', '.join(methods)}, or added by with_method"
         check(f"method of profile {self.name!r}", row in methods, row, wanted)
         return replace(self.run, method=methods[row], seed=seed, estimator=Estimator(estimator))
-
-    def configs(self, rows: Sequence[str], **changes: Any) -> list[RunConfig]:
-        """Each of the methods with every seed, methods first; ``changes`` are other fields of the config.
-
-        >>> len(get_profile("smoke").configs(["itpo", "norm_itpo"], steps=2))
-        4
-        """
-        return [replace(self.config(row, seed), **changes) for row in rows for seed in self.seeds]
 
     def grid(self, estimator: str = "rloo") -> list[RunConfig]:
         """Every method that the estimator can train with every seed, methods first.

@@ -118,8 +118,8 @@ def pairs(experiment: Experiment) -> dict[Line, Pair]:
     add("C3", "Norm-ITPO", Pair("norm_itpo", "prime"))
     for name in ("uniform", "judge"):
         add("C4", name, Pair(name, BASELINE, "table", estimators=ALL), expected="no gain")
-    add("beside", "outcome", Pair("itpo", BASELINE))
-    add("beside", "baseline", Pair("norm_itpo_to_go", "norm_itpo"))
+    add("further", "outcome", Pair("itpo", BASELINE))
+    add("further", "baseline", Pair("norm_itpo_to_go", "norm_itpo"))
     for name in SWEPT[1:]:
         add("best of the sweep", name, Pair(name, BASELINE, "sweep"))
     return lines

@@ -89,8 +89,8 @@ def _elsewhere(ledger: pd.DataFrame) -> list[str]:
 def _why(ledger: pd.DataFrame) -> list[str]:
     questions = (
         ("P2", "speed", "what the PRM's weights add to an equal split"),
-        ("beside", "baseline", "what a baseline adds that does not charge every turn"),
-        ("beside", "outcome", "what ITPO with outcome gains on trajectory-share"),
+        ("further", "baseline", "what a baseline adds that does not charge every turn"),
+        ("further", "outcome", "what ITPO with outcome gains on trajectory-share"),
         ("C6", "share", "how far the PRM ranks dialogues as their outcomes do, of the most that is possible"),
         ("C9", "norm_itpo, best, place", "its best turn is the oracle's more often than one fixed place is"),
         ("C9", "norm_itpo, worst, place", "its worst turn likewise"),
@@ -104,7 +104,7 @@ def _why(ledger: pd.DataFrame) -> list[str]:
 _AT_THE_RATE = {
     ("P1", "speed"): "norm_itpo",
     ("P7", "speed"): "signed_norm_itpo",
-    ("beside", "outcome"): "itpo",
+    ("further", "outcome"): "itpo",
 }
 
 
@@ -114,7 +114,7 @@ def advice(ledger: pd.DataFrame) -> str:
     What each method gains at the rate that suits itself is said beside it, from fewer seeds.
 
     >>> columns = ["claim", "part", "unit", "effect", "low", "high", "ruling", "reason"]
-    >>> lines = [("beside", "outcome", "points", 4.0, 1.0, 7.0, "holds", "")]
+    >>> lines = [("further", "outcome", "points", 4.0, 1.0, 7.0, "holds", "")]
     >>> advice(pd.DataFrame(lines, columns=columns)).split(":")[1].strip()
     'ITPO with outcome is +4.0 [+1.0, +7.0] points above trajectory-share at the rate that suits trajectory-share best.'
     """

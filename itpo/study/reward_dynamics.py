@@ -348,6 +348,22 @@ def tau_changes(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(lines).groupby(["row", "when"], sort=False).mean().reset_index()
 
 
+def auc_findings(changes: pd.DataFrame) -> list[str]:
+    """A sentence for each method on what :func:`tau_changes` found: did the PRM go on telling fresh dialogues apart?
+
+    >>> parts = [{"row": "ITPO", "when": f"{which} third", "AUC": auc} for which, auc in (("first", 0.76), ("last", 0.51))]
+    >>> auc_findings(pd.DataFrame(parts))
+    ['**ITPO**: AUC on fresh batches goes from 0.76 to 0.51, no better than chance.']
+    """
+    sentences = []
+    for row, lines in changes.groupby("row", sort=False):
+        auc = lines.set_index("when")["AUC"]
+        first, last = auc["first third"], auc["last third"]
+        chance = ", no better than chance" if round(last, 1) <= 0.5 else ""
+        sentences.append(f"**{row}**: AUC on fresh batches goes from {first:.2f} to {last:.2f}{chance}.")
+    return sentences
+
+
 def tau_ceilings(runs: Sequence[Run], monitored: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
     """The tau-b of a perfect ranking at the success rates seen: panel ("batches", "monitor"), row, step, value.
 

@@ -273,7 +273,6 @@ def judge(
     claim: str,
     statement: str,
     effects: ArrayLike,
-    expected: str = "gain",
     margin: float | None = MARGIN,
     kind: str = "real",
 ) -> Verdict:
@@ -287,4 +286,4 @@ def judge(
     shown = INTERVALS[kind](effects)
     effect = cluster_effect([fisher_z(effects) if kind == "correlation" else effects])
     known = shown.low <= shown.high
-    return Verdict(claim, statement, shown, ruling(effect, expected, margin) if known else OPEN)
+    return Verdict(claim, statement, shown, ruling(effect, margin=margin) if known else OPEN)

@@ -6,6 +6,7 @@ A table holds numbers; :func:`as_text` and a list of :class:`Column` make of it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -29,13 +30,11 @@ from itpo.tasks.registry import get_entry
 
 COLLAPSE = 0.2  # outcome that a run loses after its best three steps
 DASH = "–"  # where there is no number
-NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def scale_note(profile: Profile) -> str:
-    """What a reader must know of the profile before any of its numbers."""
-    seeds = f"{len(profile.seeds)} seed{'s' * (len(profile.seeds) > 1)}"
-    size = f"Profile `{profile.name}`: {profile.summary}; {seeds}, {profile.run.steps} steps."
+    """What a reader must know of the profile before any of its numbers; seeds and steps are those of each table."""
+    size = f"Profile `{profile.name}`: {profile.summary}."
     return f"{size} **These numbers mean nothing.**" if profile.name == "smoke" else size
 
 
@@ -66,6 +65,15 @@ def interval_of(line: pd.Series, name: str) -> Interval:
     """
     mean, low, high, n = (line[f"{name}{end}"] for end in ("", "_low", "_high", "_n"))
     return Interval(mean, low, high, 0 if pd.isna(n) else int(n))
+
+
+def p_text(p: float) -> str:
+    """A p-value as people read it.
+
+    >>> p_text(0.02), p_text(1e-9)
+    ('0.020', 'below 0.001')
+    """
+    return DASH if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else "below 0.001"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from itpo import turns
@@ -18,7 +19,7 @@ from itpo.config import TaskSpec
 from itpo.dialogue import Dialogue, Message, collate
 from itpo.models.tiny import scripted_dialogue
 from itpo.specs import RealData
-from itpo.study.statistics import t_interval
+from itpo.study.statistics import Interval, share_interval, t_interval
 from itpo.study.tables import interval_columns, interval_of
 from itpo.tasks.base import ScriptedTask
 from itpo.training.learner import Learner
@@ -183,11 +184,15 @@ def choose(before: Sequence[Conversation]) -> tuple[int, str]:
     return meets.index(True), rule
 
 
+SHARES = ("outcome", "beside")  # what is between 0 and 1 in a comparison
+
+
 def comparison(task: str, held: Mapping[str, Sequence[Conversation]]) -> pd.DataFrame:
-    """Means over the same problems with a 95 % t-interval, a line for each policy; the first one is what others gain on.
+    """Means over the same problems with 95 % intervals, a line for each policy; the first one is what others gain on.
 
     Columns: task, policy, and for ``outcome``, ``gain`` (paired by problem), ``beside`` (the task's second measure) and
-    ``turns`` those of :func:`itpo.study.tables.interval_columns`.
+    ``turns`` those of :func:`itpo.study.tables.interval_columns`. Outcomes and second measures are shares, whose intervals
+    are Wilson's; the others are Student's.
     """
     outcomes = {policy: [one.outcome for one in conversations] for policy, conversations in held.items()}
     first, *_ = held
@@ -202,9 +207,13 @@ def comparison(task: str, held: Mapping[str, Sequence[Conversation]]) -> pd.Data
         }
         line: dict[str, Any] = {"task": task, "policy": policy}
         for name, values in columns.items():
-            line |= interval_columns(name, t_interval(values))
+            line |= interval_columns(name, (_share if name in SHARES else t_interval)(values))
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _share(values: Sequence[float]) -> Interval:
+    return share_interval(float(np.mean(values)), len(values)) if values else t_interval(values)
 
 
 def comparison_text(frame: pd.DataFrame) -> pd.DataFrame:

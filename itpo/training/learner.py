@@ -185,21 +185,22 @@ class Learner:
     ) -> tuple[TokenBatch, Float[Tensor, "B K"], dict[str, float]]:
         """The judge's scores of every turn; where it fails, the dialogue is dropped from the batch or shared equally.
 
-        Raises :class:`itpo.tasks.judging.JudgeError` when it fails for a larger share of the batch than the config allows.
+        Raises :class:`itpo.tasks.judging.JudgeError` when it fails for a larger share of the batch than the config allows, or
+        no dialogue is left.
         """
         config = self.config
         assert self.judge is not None  # as the constructor saw to
         rngs = [random.Random(f"{stream}/judge/{i}") for i in range(len(dialogues))]
         judgement = judge_dialogues(self.judge, dialogues, rngs, config.judge_retries)
         failed = len(judgement.failed)
-        if failed > config.max_failed * len(dialogues):
+        if config.judge_failure == "drop":
+            batch = batch.without(judgement.failed)
+        if failed > config.max_failed * len(dialogues) or (failed and not batch.kept.any()):
             raise JudgeError(
                 f"the judge failed for {failed} of {len(dialogues)} dialogues, each tried {1 + config.judge_retries} times "
                 f"(at last: {judgement.reasons[-1]}): look after it and start again (the run goes on from its last "
                 "checkpoint), or raise max_failed"
             )
-        if config.judge_failure == "drop":
-            batch = batch.without(judgement.failed)
         scores = torch.zeros(turns.turn_mask(batch.turn_ids).shape)
         for row, given in enumerate(judgement.scores):
             kept = given[: scores.shape[1]]  # all of them, but for a dropped dialogue longer than all others

@@ -24,9 +24,10 @@ from itpo.runs.platform import numeric_platform
 from itpo.runs.store import Run, Store
 from itpo.training.learner import Learner
 
-# Settings of a run that decide what the reference says, and the rounding of its log-probabilities; and when too much is lost.
-_DECIDING = ["max_turn_tokens", "max_rows", "read_budget", "thought_credit", "thought_tags", "max_failed"]
-_DECIDING += ["token_budget", "head_chunk"]
+# Settings of a run that decide what the reference says, and when too much is lost.
+SPEAKING = ("max_turn_tokens", "max_rows", "read_budget", "thought_credit", "thought_tags", "max_failed")
+# And the rounding of its log-probabilities.
+_DECIDING = (*SPEAKING, "token_budget", "head_chunk")
 # Beside these, what decides how the PRM is taught by the warm-up batches.
 _TEACHING = [
     "seed",

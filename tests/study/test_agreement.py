@@ -30,9 +30,8 @@ def store(tmp_path) -> Store:
 
 def test_gains_are_those_of_finished_methods_whose_baseline_is_finished(store: Store) -> None:
     before = sorted(path.name for path in store.root.iterdir())
-    trained = trained_gains(SMOKE, store)
-    assert (trained.done, trained.total) == (5, 27)
-    gains = {(line.task, line.name): line.gain for line in trained.gains.itertuples(index=False)}
+    frame = trained_gains(SMOKE, store)
+    gains = {(line.task, line.name): line.gain for line in frame.itertuples(index=False)}
     wanted = {("math", name): 100 * (speed - 0.5) for name, speed in SPEEDS.items() if speed != 0.5}
     assert gains == pytest.approx(wanted)
     assert sorted(path.name for path in store.root.iterdir()) == before, "looking makes no folder"
@@ -68,3 +67,14 @@ def test_ranks_and_the_method_that_is_furthest_apart() -> None:
     assert text.startswith("**math**: rank correlation -0.40 over 4 methods")
     assert text.endswith("furthest apart: NORM_ITPO, rank 1 by the microscope and 4 by training.")
     assert agreement(ranks.reset_index().head(2)) == []
+
+
+def test_a_method_whose_cosine_is_not_known_at_a_policy_is_not_ranked_as_no_difference() -> None:
+    lines = [("trajectory_share", np.nan), ("itpo", np.nan), ("itpo", 0.3), ("uniform", np.nan)]
+    table = pd.DataFrame(
+        [{"task": "math", "name": name, "label": name, "difference": x} for name, x in lines]
+    )
+    gains = pd.DataFrame([{"task": "math", "name": name, "gain": 1.0} for name in ("itpo", "uniform")])
+    ranks = training_ranks(table, gains).set_index("name")
+    assert ranks["difference"].to_dict() == {"trajectory_share": 0.0, "itpo": 0.3}
+    assert ranks["rank_microscope"].to_dict() == {"trajectory_share": 2, "itpo": 1}

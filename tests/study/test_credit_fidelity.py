@@ -284,6 +284,11 @@ def test_pairs_that_do_not_belong_together(trained):
     other = type(run)(run.folder, smaller)
     with pytest.raises(ValueError, match="other dialogues than those of .* differs in monitor_dialogues"):
         credit_fidelity.score_turns(other, measured)
+    # Another judge would give other scores, and others would have held other dialogues.
+    for change in ({"judge": RuleJudge(0.0)}, {"thought_credit": False}, {"max_rows": 1}):
+        (name,), other = change, type(run)(run.folder, dataclasses.replace(run.config, **change))
+        with pytest.raises(ValueError, match=f"other dialogues than those of .* differs in {name}$"):
+            credit_fidelity.score_turns(other, trained["reference"])
     without_prm, its_oracle = trained["rloo", "trajectory_share", 0]
     with pytest.raises(ValueError, match="needs token_rewards"):
         credit_fidelity.score_turns(without_prm, its_oracle, Method("itpo"))

@@ -1,9 +1,13 @@
 """The ledger on made-up results of the whole experiment: effects, refusals, and rulings by the rule of the protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from own_method import ENTRY
 
+from itpo.attribution import Claim
 from itpo.runs.store import Run
 from itpo.study import credit_tables, ledger, ledger_rewards, reward_dynamics
 from itpo.study.experiment import get_experiment
@@ -146,6 +150,101 @@ def test_seeds_of_tuning_twins_and_unfinished_numbers_are_refused(experiment_run
     assert ruled(unfinished).loc[("P7", "level"), "reason"] == ""  # whose numbers are there
     # The same run twice, of the band and of Table 1, is one run.
     pd.testing.assert_frame_equal(ruled(pd.concat([experiment_runs, one])), ruled(experiment_runs))
+
+
+# A reader's own method
+
+
+def with_own(runs: pd.DataFrame, lift: float = 0.05) -> pd.DataFrame:
+    """The runs with those of a reader's method: a lift on trajectory-share with the same luck, in every run of Table 1."""
+    like = (runs["row"] == "trajectory_share") & (runs["rate"] == 2e-3) & (runs["seed"] < 106)
+    own = runs[like].assign(row="own_method:ENTRY", arm="", speed=lambda part: part["speed"] + lift)
+    return pd.concat([runs, own], ignore_index=True)
+
+
+def test_a_readers_claim_is_ruled_by_table_1_at_its_rate_and_seeds(experiment_runs: pd.DataFrame) -> None:
+    found = ledger.effects(with_own(experiment_runs), LAPTOP)
+    own = found[found["claim"] == "X1"]
+    cells = own.groupby(["task", "estimator"])["seed"].apply(list)
+    assert len(cells) == 9 and all(seeds == list(range(100, 106)) for seeds in cells)
+    assert own["effect"].to_numpy() == pytest.approx(5.0) and (own["reason"] == "").all()
+    line = ledger.ledger(found, LAPTOP).set_index("claim").loc["X1"]
+    assert line["clusters"] == 18 and line["runs"] == 108
+    ours = found[~found["claim"].isin(["X1", "X2"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, ledger.effects(experiment_runs, LAPTOP))
+
+
+def test_a_readers_rival_is_one_arm(experiment_runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norm-ITPO is trained with two baselines; Table 1 has the released one."""
+    monkeypatch.setattr(ledger, "get_method", lambda name: replace(ENTRY, claims=(Claim("X3", "norm_itpo"),)))
+    runs = with_own(experiment_runs)
+    own = ledger.effects(runs, LAPTOP).query("claim == 'X3' and task == 'math' and estimator == 'rloo'")
+    sides = [
+        runs[(runs["task"] == "math") & (runs["rate"] == 2e-3) & (runs["estimator"] == "rloo") & mask]
+        for mask in (runs["row"] == ENTRY.name, runs["arm"] == "norm_itpo")
+    ]
+    mine, rival = (side.set_index("seed")["speed"].loc[100:105] for side in sides)
+    assert own["effect"].tolist() == pytest.approx((100 * (mine - rival)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda runs, own: runs[~(own & (runs["seed"] == 104) & (runs["estimator"] == "ppo"))],
+            "missing run: math, own_method:ENTRY, rate 0.002, ppo, seed 104: train it to its end",
+        ),
+        (
+            lambda runs, own: runs.assign(seed=runs["seed"].where(~own, runs["seed"] - 100)),
+            "not a fresh seed: math, own_method:ENTRY, rate 0.002, rloo, seed 0: those below 100",
+        ),
+        (
+            lambda runs, own: runs[(runs["row"] != "trajectory_share") | (runs["task"] != "medical")],
+            "missing run: medical, trajectory_share, rate 0.002, rloo, seed 100: train it",
+        ),
+        (
+            lambda runs, own: runs.assign(rate=runs["rate"].where(~own, 1e-3)),
+            "missing run: math, own_method:ENTRY, rate 0.002, rloo, seed 100: train it",
+        ),
+    ],
+)
+def test_a_readers_claim_without_its_runs_is_not_ruled(
+    experiment_runs: pd.DataFrame, change, reason: str
+) -> None:
+    runs = with_own(experiment_runs)
+    line = ruled(change(runs, runs["row"] == "own_method:ENTRY"))
+    line = line.loc[("X1", "own_method:ENTRY trajectory_share")]
+    assert line["ruling"] == "not ruled" and line["reason"].startswith(reason)
+
+
+def test_a_rival_with_a_critic_is_compared_under_ppo_alone(
+    experiment_runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ledger, "get_method", lambda name: replace(ENTRY, claims=(Claim("X3", "value_model"),))
+    )
+    runs = with_own(experiment_runs)
+    found = ledger.effects(runs, LAPTOP)
+    assert set(found.loc[found["claim"] == "X3", "estimator"]) == {"ppo"}
+    (line,) = (
+        ledger.effects(runs[(runs["row"] != ENTRY.name) | (runs["estimator"] != "ppo")], LAPTOP)
+        .query("claim == 'X3'")
+        .to_dict("records")
+    )
+    assert line["reason"].endswith("under an estimator that can train value_model: train it under ppo")
+
+
+def test_bounds_of_correlations_count_the_seeds_that_have_one() -> None:
+    """Six seeds of a task, one of them undefined, are five; a task without any has none."""
+    line = {"claim": "C7", "part": "order", "estimator": "rloo", "runs": 2, "reason": ""}
+    values = np.linspace(0.5, 0.7, 6)
+    whole = pd.DataFrame([line | {"task": t, "seed": s, "effect": values[s]} for t in "ab" for s in range(6)])
+    assert ledger.ledger(whole, LAPTOP)[["low", "high"]].notna().all(axis=None)
+    one, all_of_b = whole["seed"].eq(3) & whole["task"].eq("b"), whole["task"].eq("b")
+    for undefined, clusters in ((one, 11), (all_of_b, 6)):
+        table = ledger.ledger(whole.assign(effect=whole["effect"].mask(undefined)), LAPTOP)
+        assert table[["low", "high"]].isna().all(axis=None)
+        assert (table["ruling"][0], table["clusters"][0]) == (OPEN, clusters)
 
 
 def test_only_finished_runs_are_read(written_runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:

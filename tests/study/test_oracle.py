@@ -1,6 +1,7 @@
 """The oracle against values computed exactly, by enumerating everything that policy and user can say."""
 
 import dataclasses
+import json
 import random
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from itpo.dialogue import Message
 from itpo.models.backbone import Backbone
 from itpo.models.tiny import build_tokenizer
 from itpo.rollout.sampler import Sampling, rollout
+from itpo.runs import artifacts
+from itpo.runs.platform import PlatformError
 from itpo.runs.store import Store, fingerprint
 from itpo.runs.sweep import sweep
 from itpo.specs import Adapter, RuleJudge, TinyLM
@@ -382,8 +385,40 @@ def test_measure_keeps_values_beside_the_runs_probes(tmp_path, unchecked):
     assert sweep(tmp_path, [runs["trained"].config], oracle.measure, progress=False)[0].done
 
 
-def test_measure_needs_a_finished_run(tmp_path, unchecked):
-    quick = dataclasses.replace(SMALL, model=TinyLM(hidden_size=8, layers=1, heads=1, steps=1))
+@pytest.fixture
+def quick():
+    """A run whose base model is made in no time."""
+    return dataclasses.replace(SMALL, model=TinyLM(hidden_size=8, layers=1, heads=1, steps=1))
+
+
+def test_a_measurement_keeps_what_it_was_made_from(tmp_path, unchecked, quick):
+    config, store = OracleConfig(quick, "reference", 2), Store(tmp_path)
+    run = measured(store, config)
+    noted = json.loads((run.folder / "inputs.json").read_text())["inputs"]
+    assert noted == build.inputs(quick, store)
+    # One from before these were kept is finished, and is read as ever.
+    before = Store(tmp_path / "before").open(config)
+    (tmp_path / "before" / "models").symlink_to(tmp_path / "models")
+    before.restore()
+    before.save_monitor(0, run.monitor()[0][1])
+    before.finish(run.summary())
+    assert not (before.folder / "inputs.json").exists()
+    (again,) = sweep(tmp_path / "before", [config], oracle.measure, progress=False)
+    assert again.done and torch.equal(oracle.read(again)[0].before, oracle.read(run)[0].before)
+    again.declare(build.inputs(quick, store))
+
+
+def test_platforms_are_mixed_where_that_was_asked_for(tmp_path, unchecked, quick, monkeypatch):
+    config = OracleConfig(quick, "reference", 2)
+    build.base_model(quick, Store(tmp_path))
+    here = artifacts.making_platform()
+    monkeypatch.setattr(artifacts, "making_platform", lambda: here | {"processor": "another"})
+    with pytest.raises(PlatformError, match="made on another numeric platform"):
+        measured(Store(tmp_path), config)
+    assert measured(Store(tmp_path, mix_platforms=True), config).done
+
+
+def test_measure_needs_a_finished_run(tmp_path, unchecked, quick):
     store, config = Store(tmp_path), OracleConfig(quick)
     run = store.open(config)
     with pytest.raises(ValueError, match=f"{store.open(quick).folder} is not finished: train it first"):

@@ -52,6 +52,18 @@ def test_a_method_can_be_added_or_set_anew():
     assert changed.config("itpo", 0).method.beta == 0.5
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_method_that_was_added_or_set_anew_stays_so_on_every_task(task):
+    laptop = get_profile("laptop")
+    on = laptop.with_method(Method("gigpo")).with_method(Method("itpo", beta=0.5)).on(task)
+    assert on.config("gigpo", 100).method == Method("gigpo")
+    assert on.config("itpo", 100).method == Method("itpo", beta=0.5)
+    untouched = {m for m in laptop.on(task).methods if m.name != "itpo"}
+    assert set(on.methods) == {*untouched, Method("gigpo"), Method("itpo", beta=0.5)}
+    assert {config.method.name for config in on.grid()} >= {"gigpo", "itpo"}
+    assert "gigpo" not in {m.name for m in laptop.on(task).methods}
+
+
 def test_the_grid_is_methods_by_seeds_methods_first():
     for profile, estimator in itertools.product(PROFILES.values(), ESTIMATORS):
         grid = profile.grid(estimator)

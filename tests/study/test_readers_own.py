@@ -56,9 +56,10 @@ def test_from_training_to_the_report(profile, tmp_path, unchecked, png):
 
     assert claims.order_text(table, profile).endswith("No outcomes are reported of this task and estimator.")
     ruled = ledger.ledger(ledger.effects(frame, profile), profile)
-    assert set(ruled["ruling"][:-1]) == {"not ruled"}  # the package's claims are about its own tasks
-    line = tables.as_text(ruled.tail(1), ledger.LEDGER_COLUMNS).iloc[0]
-    assert (line["claim"], line["what is claimed"]) == ("X1, Last turn", "Last turn beats Trajectory-share")
-    assert ruled["effect"].iloc[-1] == pytest.approx(
-        100 * tables.effects(frame, NAME, "trajectory_share", "speed").mean()
-    )
+    *packages, first, second = (line for _, line in ruled.iterrows())
+    assert {line["ruling"] for line in packages} == {"not ruled"}  # which are about the package's own tasks
+    text = tables.as_text(ruled.tail(2), ledger.LEDGER_COLUMNS).iloc[0]
+    assert (text["claim"], text["what is claimed"]) == ("X1, Last turn", "Last turn beats Trajectory-share")
+    gains = tables.effects(frame, NAME, "trajectory_share", "speed")
+    assert first["effect"] == pytest.approx(100 * gains.mean())
+    assert second["reason"] == f"missing run: {TASK}, prime, rate 0.001, rloo, seed 0: train it to its end"

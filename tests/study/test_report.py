@@ -33,7 +33,7 @@ def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(table: pd.Da
 @pytest.mark.parametrize("ruling", [HOLDS, REVERSED, SAME, OPEN])
 def test_advice_follows_the_comparisons_at_the_rate_of_table_1(table: pd.DataFrame, ruling: str) -> None:
     keys = table[["claim", "part"]].apply(tuple, axis=1)
-    mine = keys.isin([("P1", "speed"), ("P7", "speed"), ("beside", "outcome")])
+    mine = keys.isin([("P1", "speed"), ("P7", "speed"), ("further", "outcome")])
     said = report.advice(table.assign(ruling=table["ruling"].where(~mine, ruling)))
     best = table[mine].sort_values("effect").iloc[-1]
     is_at = "igned Norm-ITPO is" if ruling == HOLDS else "igned Norm-ITPO, is at"

@@ -138,7 +138,8 @@ def test_columns_write_numbers_intervals_and_what_is_missing() -> None:
         | tables.interval_columns("gain", statistics.t_interval([0.1, 0.3]))
     ]
     lines += [
-        {"row": "judge", "x": np.nan, "text": "b"} | tables.interval_columns("gain", tables.NO_INTERVAL)
+        {"row": "judge", "x": np.nan, "text": "b"}
+        | tables.interval_columns("gain", statistics.Interval(np.nan, np.nan, np.nan, 0))
     ]
     columns = [
         tables.METHOD,

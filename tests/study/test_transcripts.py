@@ -16,7 +16,7 @@ from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, TinyLM
 from itpo.study import reward_dynamics, transcripts
 from itpo.study.profiles import get_profile
-from itpo.study.statistics import t_interval
+from itpo.study.statistics import share_interval, t_interval
 from itpo.study.transcripts import Conversation
 from itpo.tasks.bleu import word_bleu
 from itpo.tasks.documents import Wish, word_score
@@ -183,6 +183,19 @@ def test_comparison_is_paired_by_problem():
     text = transcripts.comparison_text(frame)
     assert text["gain of R"].tolist()[0] == "–" and text["gain of R"][1].startswith("+0.25 [")
     assert text["outcome R"][0].startswith("character BLEU 0.50 [")
+
+
+def test_shares_stay_within_their_bounds():
+    held = [finished(float(number > 0), beside=float(number > 0)) for number in range(8)]
+    (line,) = transcripts.comparison("medical", {"trained": held}).to_dict("records")
+    wanted = share_interval(7 / 8, 8)
+    for name in ("outcome", "beside"):
+        assert tuple(line[f"{name}{end}"] for end in ("", "_low", "_high")) == (
+            7 / 8,
+            wanted.low,
+            wanted.high,
+        )
+        assert 0 < line[f"{name}_low"] < line[f"{name}_high"] < 1
 
 
 def test_comparison_without_a_second_measure():

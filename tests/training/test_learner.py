@@ -473,6 +473,19 @@ def test_a_judge_that_fails_too_often_stops_the_run(tiny_folder, policy):
     assert learner.judge.calls == 64
 
 
+def test_a_judge_that_fails_everywhere_stops_a_run_that_drops_what_it_cannot_judge(tiny_folder):
+    learner, dialogues, batch, failed = judged(tiny_folder, 1.0, judge_failure="drop", max_failed=1.0)
+    with pytest.raises(JudgeError, match="failed for 32 of 32 dialogues, each tried 2 times"):
+        learner.judge_turns(dialogues, batch, "a")
+    # A dialogue that was lost before was never judged: the others are all that there are.
+    lost = [dataclasses.replace(dialogues[0], failure="lost"), *dialogues[1:]]
+    with pytest.raises(JudgeError, match="failed for 31 of 32 dialogues"):
+        learner.judge_turns(lost, batch.without([0]), "a")
+    learner, dialogues, batch, failed = judged(tiny_folder, 1.0, judge_failure="uniform", max_failed=1.0)
+    kept, scores, _ = learner.judge_turns(dialogues, batch, "a")
+    assert kept.kept.all() and scores.max() == 1.0  # shared equally, nothing is lost
+
+
 def test_token_rewards_are_beta_times_the_log_ratio(make_learner):
     batch = collect(make_learner())
     for scale in ("paper", "released"):

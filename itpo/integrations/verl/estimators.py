@@ -164,16 +164,7 @@ def advantages(
     if method == TURN_REWARDS:  # equation (4), whose token rewards are here the environment's
         method, signals["token_rewards"] = "itpo", placed
     entry = get_method(method)
-    if entry.needs_prm and signals["token_rewards"] is None:
-        raise ValueError(
-            f"method {method!r} needs a PRM: set trainer.v1.trainer_mode=itpo and critic.enable=True, "
-            "or leave algorithm.itpo.method out"
-        )
-    if entry.needs_judge:
-        raise ValueError(
-            f"method {method!r} needs a judge, for which verl has no place: have a reward function place its scores at turn "
-            "ends, and leave algorithm.itpo.method out"
-        )
+    _check_parts(method, signals["token_rewards"] is not None)
     found = credit(
         method,
         estimator,
@@ -187,6 +178,21 @@ def advantages(
         **signals,
     ).advantages
     return found, found
+
+
+def _check_parts(method: str, has_prm: bool) -> None:
+    """Raise ``ValueError`` for a method that reads what is not there."""
+    entry = get_method(method)
+    if entry.needs_prm and not has_prm:
+        raise ValueError(
+            f"method {method!r} needs a PRM: set trainer.v1.trainer_mode=itpo and critic.enable=True, "
+            "or leave algorithm.itpo.method out"
+        )
+    if entry.needs_judge:
+        raise ValueError(
+            f"method {method!r} needs a judge, for which verl has no place: have a reward function place its scores at "
+            "turn ends, and leave algorithm.itpo.method out"
+        )
 
 
 def _generator(seed: int, rewards: Tensor) -> torch.Generator:
