@@ -1,7 +1,8 @@
 """What `make reproduce` says first and on the way: which notebooks run in which order, what each asks, and how long it takes.
 
 Times are those of the last run here (`build/<profile>/times.json`), else those that the repository has (`notebooks/times.json`,
-written by `--keep-times`): two cores, from an empty run store. A notebook whose runs are kept takes seconds.
+written by `--keep-times`): from an empty run store, with one process that trains; with two a notebook takes about half of it. A
+notebook whose runs are kept takes seconds.
 """
 
 import json
@@ -45,7 +46,7 @@ def read_kept(root: Path, profile: str) -> dict[str, float]:
 
 
 def expected(root: Path, profile: str) -> dict[str, float]:
-    """Seconds that each notebook is expected to take."""
+    """Seconds that each notebook is expected to take with one process that trains."""
     return read_kept(root, profile) | read_times(root / "build" / profile / KEPT)
 
 

@@ -281,7 +281,8 @@ def cores() -> int:
 def run(sources: list[Path], profile: str, root: Path, jobs: int, keep_times: bool = False) -> None:
     """Execute notebooks, ``jobs`` side by side; raises :class:`Failed` once those have ended that ran beside a failed one."""
     pending, running, failures, took = deque(sources), list[Running](), list[str](), dict[str, float]()
-    display, workers, times = Display(alone=jobs == 1), max(1, cores() // jobs), expected(root, profile)
+    display, workers = Display(alone=jobs == 1), max(1, cores() // jobs)
+    times = {name: seconds / workers for name, seconds in expected(root, profile).items()}
     if sources:
         print(plan(sources, profile, times, jobs), flush=True)
     with TemporaryDirectory() as folder:
@@ -298,7 +299,7 @@ def run(sources: list[Path], profile: str, root: Path, jobs: int, keep_times: bo
                     running.remove(one)
                     try:
                         written = one.result().relative_to(root)
-                        took[one.name] = one.seconds
+                        took[one.name] = one.seconds * workers
                         left = time_left(waiting, {one.name: one.seconds for one in running}, times, jobs)
                         display.end(
                             one.name, f"{one.seconds:.0f} s -> {written}{f' ({left} left)' * bool(left)}"
