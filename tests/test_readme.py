@@ -82,3 +82,12 @@ def test_the_numbers_of_the_answer_are_those_of_the_ledger(text: str) -> None:
     lines = zip(*(ledger[name] for name in ("effect", "low", "high")), strict=True)
     known = {f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]" for effect, low, high in lines}
     assert len(effects) >= 5 and [effect for effect in effects if effect not in known] == []
+
+
+def test_what_the_results_say_of_smollm2_is_so() -> None:
+    text = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    table = pd.read_csv(ROOT / "figures" / "microscope_real_table.csv")
+    usual = table[table["name"] == "trajectory_share"].set_index("policy_steps")["cosine"]
+    assert "no difference from trajectory-share counts" in text and not table["counts"].any()
+    assert "after 4 steps the true gradient itself is lost in noise" in text
+    assert usual.isna().to_dict() == {0: False, 4: True}
