@@ -57,7 +57,8 @@ torch.set_num_threads(1)
 #
 # A visitor walks down a corridor and says what is ahead: a door of some colour, or an open hall. Each colour opens to one
 # action (red: push, blue: pull, green: slide, black: knock). Nobody says so, and the visitor walks on whatever happens. Only
-# at the end it turns out whether *both* doors opened. In a hall anything goes.
+# at the end it turns out whether *both* doors opened. In a hall anything goes; some have a sign that names an action, and obeying it
+# earns nothing.
 #
 # So two of six turns decide, and they come first. A method that gives all six turns the same credit rewards the policy for
 # chatting in halls.

@@ -144,7 +144,8 @@ publish(
     "F04_speed",
     profile,
     f"F4. Mean outcome of the {scale.run.prompts * scale.run.rollouts} dialogues of each training step, RLOO, {len(scale.seeds)} seeds. "
-    "Coloured: the method of the column, mean over seeds; shaded: its 95 % interval, within 0 and 1; thin black: mean of trajectory-share.",
+    "Coloured: the method of the column, mean over seeds; shaded: its 95 % interval, within 0 and 1; thin black: mean of trajectory-share. "
+    "PRIME and ITPO with the outcome as a second reward.",
     band=curves,
 )
 
@@ -163,7 +164,7 @@ publish(
     "T1_rloo_dots",
     profile,
     "Table 1, RLOO: gain on trajectory-share by the mean outcome of training, in points. Small dots: seeds; large dots: means; bars: 95 % "
-    "t-intervals; black line: trajectory-share; grey: below 3 points.",
+    "t-intervals; black line: trajectory-share; grey: below 3 points. PRIME and ITPO with the outcome as a second reward.",
     **gains.table_dots(frame),
 )
 
@@ -172,7 +173,7 @@ whole = tables.main_table(frame)
 text = tables.as_text(whole, [Column("task", "task"), *tables.main_columns(whole)])
 note = (
     f"RLOO; mean [95 % interval] over {len(scale.seeds)} seeds; gains are paired by seed. [S]: secondary sources, other data, users and "
-    "models, not checked against the paper: compare order and sign only."
+    "models, not checked against the paper: compare order and sign only. PRIME and ITPO with the outcome as a second reward."
 )
 Markdown(tables.write_table(text, whole, "T1_rloo", scale, note))
 

@@ -97,7 +97,7 @@ publish(
     draw.reward_dynamics,
     "F02_reward_dynamics",
     profile,
-    f"F2. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); Norm-ITPO, seed "
+    f"F2. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); math tutoring, Norm-ITPO, seed "
     f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
     **reward_dynamics.case_frames(watched, case),
 )
@@ -154,7 +154,7 @@ Markdown(reward_dynamics.credit_text(credit, scale))
 # <details><summary>Solution</summary>
 #
 # Just the same. At each step both kinds of rewards are divided by their largest absolute value, and a factor common to all cancels. So the
-# picture cannot show how *sure* the PRM is, only how it shares its opinion out; notebook 05 draws the sizes.
+# picture cannot show how *sure* the PRM is, only how it shares its opinion out; notebook 06, section 7, draws the sizes.
 # </details>
 
 # %% [markdown]

@@ -72,7 +72,7 @@ publish(
     draw.stability,
     "F03_spearman_to_converged",
     profile,
-    "F3. Spearman correlation of the rewards of each dialogue of the monitor set at a step with those at the last step, mean over "
+    "F3. Math tutoring. Spearman correlation of the rewards of each dialogue of the monitor set at a step with those at the last step, mean over "
     "dialogues of at least three turns, then mean and 95 % interval over seeds (Fisher's z). The last step is compared with itself and is 1 by construction. "
     "Dotted and dashed: controls of ours [O], means only.",
     band=band,
@@ -86,7 +86,7 @@ publish(
 convergence = reward_dynamics.convergence_table(stability)
 names = {"mean_correlation": "mean before the end", "first_step": "above 0.8 from step"}
 columns = ["row", "items", *names, "reached", "seeds"]
-Markdown(tables.markdown(convergence[columns].rename(columns=names)))
+Markdown(tables.markdown(convergence[columns].rename(columns=names).round(2)))
 
 # %% [markdown]
 # ### Claim C5
@@ -161,7 +161,7 @@ publish(
     draw.kendall_over_training,
     "F05_kendall",
     profile,
-    "F5. Kendall's tau-b between implicit return and outcome, RLOO: on fresh training batches before the PRM learns from them "
+    "F5. Kendall's tau-b between implicit return and outcome, RLOO, math tutoring: on fresh training batches before the PRM learns from them "
     "(left; centred mean over three batches) and on the monitor set (right). Mean and 95 % interval over seeds (Fisher's z). Negative "
     "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Hatched: range in secondary sources [S].",
     batches=batches,
@@ -175,7 +175,9 @@ publish(
 # rate. If tau falls together with its ceiling while AUC stays, the policy has changed, not the PRM's judgement.
 
 # %%
-Markdown(tables.markdown(reward_dynamics.tau_changes(judged)))
+changes = reward_dynamics.tau_changes(judged)
+said = "\n".join(f"- {text}" for text in reward_dynamics.auc_findings(changes))
+Markdown(f"{tables.mark(scale)}{said}\n\n{tables.markdown(changes.round(2))}")
 
 # %% [markdown]
 # ### Claim C6

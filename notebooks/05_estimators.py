@@ -232,7 +232,7 @@ publish_by_hand(
     "estimators_length",
     profile,
     "A made-up group: advantage of the second turn of successful dialogues by their number of turns, equal shares. A line for each "
-    "estimator, and for each baseline of RLOO.",
+    "estimator, and for each baseline of RLOO; those that give the same lie on one another.",
     table=table,
     ylabel="advantage of turn 2",
 )
@@ -304,7 +304,8 @@ publish(
     "T1_dots",
     profile,
     f"Table 1: gain on trajectory-share under the same estimator by the mean outcome of training, in points, {len(scale.seeds)} seeds. Small "
-    "dots: seeds; large dots: means; bars: 95 % t-intervals; black line: trajectory-share; grey: below 3 points.",
+    "dots: seeds; large dots: means; bars: 95 % t-intervals; black line: trajectory-share; grey: below 3 points. PRIME and ITPO with the "
+    "outcome as a second reward.",
     **gains.table_dots(frame),
 )
 
@@ -317,7 +318,8 @@ table = tables.main_table(frame)
 text = tables.as_text(table, [Column("task", "task"), *tables.estimator_columns(table)])
 note = (
     f"Mean [95 % interval] over {len(scale.seeds)} seeds; gains are paired by seed within task and estimator. "
-    "[S]: secondary sources, other tasks and scale, not checked against the paper: compare signs only."
+    "[S]: secondary sources, other tasks and scale, not checked against the paper: compare signs only. "
+    "PRIME and ITPO with the outcome as a second reward."
 )
 Markdown(tables.write_table(text, table, "T1_estimators", scale, note))
 
@@ -333,7 +335,8 @@ def speed_curves(estimator, number, name):
     caption = (
         f"F{number}. Mean outcome of the {scale.run.prompts * scale.run.rollouts} dialogues of each training step, "
         f"{ESTIMATORS[estimator].label}, {len(scale.seeds)} seeds. Coloured: the method of the column, mean over seeds; shaded: its 95 % "
-        "interval, within 0 and 1; thin black: mean of trajectory-share under the same estimator."
+        "interval, within 0 and 1; thin black: mean of trajectory-share under the same estimator. PRIME and ITPO with the outcome as a "
+        "second reward."
     )
     curves = gains.speed_curves({task: runs[estimator, task] for task in TASKS})
     return publish(comparison.speed_curves, name, profile, caption, band=curves)

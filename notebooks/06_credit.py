@@ -126,7 +126,7 @@ publish(
     "F23_one_dialogue",
     profile,
     f"Beside F23 [O]. One dialogue of the monitor set with outcome {outcome:.0f}: value before and after each turn under the reference "
-    f"({REFERENCE} continuations), and its reward by each method (RLOO, seed {seed}).",
+    f"({REFERENCE} continuations), and its reward by each method (RLOO, math tutoring, seed {seed}).",
     turns=table,
     credit=credit,
 )
@@ -196,7 +196,7 @@ publish(
     "F23_credit_fidelity",
     profile,
     f"F23 [O]. Spearman correlation of each method's turn credit with the oracle's advantage on {len(watched.outcome)} dialogues "
-    f"of the monitor set, RLOO; mean and 95 % interval over {len(scale.seeds)} seeds (Fisher's z). Filled: truth under the run's own final "
+    f"of the monitor set, RLOO, math tutoring; mean and 95 % interval over {len(scale.seeds)} seeds (Fisher's z). Filled: truth under the run's own final "
     f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
     band=band,
     ceilings=ceilings,
@@ -210,7 +210,8 @@ publish(
 
 # %%
 note = (
-    f"Mean [95 % interval] over seeds; truth under the reference, {REFERENCE} continuations of each history."
+    f"Math tutoring; mean [95 % interval] over {len(scale.seeds)} seeds; truth under the reference, {REFERENCE} continuations of each "
+    "history."
 )
 text = tables.as_text(credit_tables.fidelity_summary(against_reference), credit_tables.FIDELITY_COLUMNS)
 Markdown(tables.write_table(text, against_reference, "T_fidelity_math", scale, note))
@@ -252,7 +253,7 @@ publish(
     draw.best_and_worst,
     "F21_best_worst_turn",
     profile,
-    "F21. Share of decision points at which a method's best or worst turn is the oracle's, RLOO; mean over seeds and 95 % interval (logit). "
+    "F21. Share of decision points at which a method's best or worst turn is the oracle's, RLOO, math tutoring; mean over seeds and 95 % interval (logit). "
     "Dotted: chance. Black stroke: always naming the one place that is most often right. Right: agreement with experts in the "
     "paper's study [S], another task and another kind of truth.",
     band=shares,
@@ -260,7 +261,7 @@ publish(
 )
 
 # %%
-note = "Summed over seeds; among equally preferred turns a method guesses. [S]: secondary sources, not to be compared in size."
+note = f"Math tutoring; summed over {len(scale.seeds)} seeds; among equally preferred turns a method guesses. [S]: secondary sources, not to be compared in size."
 Markdown(tables.write_table(credit_tables.agreement_text(frame), frame, "T2_agreement", scale, note))
 
 # %% [markdown]
@@ -298,7 +299,7 @@ publish(
     draw.order_agreement,
     "F06_itpo_norm_agreement",
     profile,
-    "F6. Spearman correlation within dialogues of the monitor set of at least three turns between the turn rewards (4) of an ITPO and a "
+    "F6. Math tutoring. Spearman correlation within dialogues of the monitor set of at least three turns between the turn rewards (4) of an ITPO and a "
     "Norm-ITPO run of one seed; mean and 95 % interval over seeds (Fisher's z). Dashed [O]: two seeds of Norm-ITPO. Dotted: reported [S].",
     band=band,
     reported=0.9,
@@ -331,7 +332,7 @@ publish(
     draw.slopes,
     "F07_slope",
     profile,
-    "F7. Slope of the summed implicit reward (logits) on the outcome over the monitor set, RLOO; mean and 95 % t-interval "
+    "F7. Slope of the summed implicit reward (logits) on the outcome over the monitor set, RLOO, math tutoring; mean and 95 % t-interval "
     "over seeds. Dashed: the slope of Norm-ITPO's rewards, 1 by construction.",
     band=band,
 )
@@ -432,8 +433,11 @@ text = [Interval(x.mean, x.low, x.high, x.n).text(digits=2) for x in by_options.
 table = by_options.assign(text=text).pivot_table(
     index=list(options[0]), columns="measure", values="text", aggfunc="first", sort=False
 )
-note = "Norm-ITPO, RLOO; mean [95 % interval] over seeds. The runs were trained with the profile's settings, not with these."
-Markdown(tables.write_table(table.reset_index(), by_options, "T_fidelity_options", scale, note))
+note = f"Norm-ITPO, RLOO, math tutoring; mean [95 % interval] over {len(scale.seeds)} seeds. The runs were trained with the profile's settings, not with these."
+said = tables.mark(scale) + credit_tables.options_finding(by_options)
+Markdown(
+    f"{said}\n\n{tables.write_table(table.reset_index(), by_options, 'T_fidelity_options', scale, note)}"
+)
 
 # %% [markdown]
 # ## What not to conclude

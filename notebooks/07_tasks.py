@@ -59,8 +59,7 @@ configs = [scale.on(task).config(method, seed=SEED) for task, method in keys]
 runs = dict(zip(keys, sweep(runs_root(), configs, train), strict=True))
 learners = {key: trained(run) for key, run in runs.items()}
 clear_output()
-one_seed = replace(scale, seeds=scale.seeds[:1])
-Markdown(tables.scale_note(one_seed))
+Markdown(f"{tables.scale_note(scale)} One seed, {SEED}.")
 
 # %% [markdown]
 # ### How to read a conversation
@@ -76,6 +75,11 @@ Markdown(tables.scale_note(one_seed))
 
 
 # %%
+def collapse_note(task):
+    """What a caption adds if Norm-ITPO's run of this seed collapsed on a task, by the rule of docs/protocol.md."""
+    return " This run collapsed." * bool(tables.results([runs[task, "norm_itpo"]])["collapsed"].item())
+
+
 def show(conversations, name, caption):
     """Conversations as HTML; the same as a picture in figures/."""
     caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed {SEED}, ended with."
@@ -220,6 +224,7 @@ def watched_case(task):
     conversation = transcripts.hold(learner, None, size, "probe")[chosen]  # the stream of the monitor set
     caption = f"Relative implicit rewards of one dialogue of the monitor set ({task}) over training, turns (above) against tokens "
     caption += f"(below); blue: praise, red: blame, 1: the largest of the dialogue; Norm-ITPO, seed {SEED}. The case: {rule}."
+    caption += collapse_note(task)
     shown = transcripts.table({f"dialogue {chosen + 1} of {size}": conversation})
     return reward_dynamics.case_frames(watched, chosen), shown, caption
 
@@ -278,6 +283,7 @@ def before_and_after(task):
     caption = (
         f"F22. The same problem and user ({task}) before and after training by Norm-ITPO. Chosen: {rule}."
     )
+    caption += collapse_note(task)
     return show(pair, f"F22_dialogues_{task}", caption)
 
 
@@ -300,7 +306,7 @@ held = {t: {"warm start": before[t]} | {get_method(m).label: after[t, m] for m i
 compared = pd.concat([transcripts.comparison(task, held[task]) for task in TASKS])
 note = f"{fresh} fresh problems for each task, the same for all policies; RLOO, seed {SEED}. Intervals are over problems."
 text = transcripts.comparison_text(compared)
-Markdown(tables.write_table(text, compared, "F22_before_after", one_seed, note))
+Markdown(tables.write_table(text, compared, "F22_before_after", scale, note))
 
 # %% [markdown]
 # ## 7. The same three tasks on real data

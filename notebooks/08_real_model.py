@@ -221,4 +221,4 @@ print(memory.report("Qwen2.5-3B", memory.find_shape("Qwen/Qwen2.5-3B-Instruct"),
 # - `papermill notebooks/08_real_model.ipynb out.ipynb -p profile consumer` is the replication on one GPU, at the paper's sizes.
 #   `-p task documents` is another of its tasks, `-p model Qwen/Qwen3-4B -p gpu 24` another base, with as much of a step at a
 #   time as the card holds. **It has not been run by us**: no such GPU was at hand.
-# - What departs from the released settings is listed in `docs/departures.md`.
+# - What departs from the released settings is listed in `docs/gpu.md`.

@@ -64,7 +64,7 @@ publish(
 # Computed from the picture, setting by setting:
 
 # %%
-said = []
+said = [f"**{worth.better_anywhere(table, 'values')}**\n"]
 for group, lines in table.groupby("group", sort=False):
     said.append(f"**{group}**\n")
     said += [f"- {text}" for text in worth.findings(lines, list(lines["name"].unique()), "values")] + [""]

@@ -81,7 +81,8 @@ publish(
 # %%
 different = table[~table.duplicated(["name", "worth"])]  # the middle stands in every group
 names = list(different["name"].unique())
-Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in worth.findings(different, names, "cells")))
+said = worth.findings(different, names, "cells") + worth.worths_in_words(table, "norm_itpo")
+Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in said))
 
 # %% [markdown]
 # **How good is the PRM there?** Its AUC: how well it tells dialogues with all doors opened from the others, 0.5 by chance; and how often

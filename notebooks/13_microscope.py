@@ -30,11 +30,9 @@ from itpo.figures import microscope as draw
 from itpo.figures.publishing.registry import publish
 from itpo.figures.style import use_style
 from itpo.runs.paths import runs_root
-from itpo.runs.store import Store
 from itpo.runs.sweep import sweep
 from itpo.study import microscope, tables
 from itpo.study import microscope_tables as worth
-from itpo.study.agreement import RANK_COLUMNS, agreement, trained_gains, training_ranks
 from itpo.study.damping import damping, expected_gradients
 from itpo.study.profiles import get_profile
 from itpo.tasks.registry import get_entry
@@ -87,7 +85,9 @@ pd.DataFrame(lines)
 # batches of training's own size, each of which gives every method its advantages by the code of training, and so a gradient.
 #
 # Two references are no methods: **a judge that never errs** knows the rules of the task, and **the tabular oracle** (math only) gives each turn what its act is
-# worth, $Q-V$, from a table of other dialogues. The other papers' methods (MT-GRPO, GiGPO, iStar, judged progress) are those of `itpo.rivals`.
+# worth, $Q-V$, from a table of other dialogues. Other papers' methods
+# (`itpo.rivals`): **MT-GRPO** adds a judge's turn scores, normalised, to the normalised outcome. **GiGPO** compares turns that answer the same
+# reply, **iStar** adds a turn's normalised implicit reward, and **judged progress** pays changes of a judge's chance of success.
 
 # %%
 batches, policies, table_batches = (4, (0, 2), 2) if profile == "smoke" else (48, (0, 6, 12), 24)
@@ -139,25 +139,9 @@ first = table["policy_steps"] == policies[0]
 Markdown(f"Before training (the rest is in `microscope_table`):\n\n{tables.markdown(text[first])}")
 
 # %% [markdown]
-# ## 4. Does training agree?
-#
-# The band of notebook 02 trains some of these methods; run this cell again when it is done. A gain is the mean outcome of training, less
-# trajectory-share's on the same problems. A better gradient at one policy need not be a better run: steps are clipped, the optimizer
-# rescales them, and the policy that a method makes is another one than trajectory-share's. Where the two disagree, training decides.
-
-# %%
-trained = trained_gains(scale, Store(runs_root()))
-ranks = training_ranks(table, trained.gains)
-said = [f"Of {trained.total} methods and tasks of the band, {trained.done} are trained so far."]
-said += (
-    [*agreement(ranks), tables.markdown(tables.as_text(ranks, RANK_COLUMNS))] if len(trained.gains) else []
-)
-Markdown(tables.mark(scale) + "\n\n".join(said))
-
-# %% [markdown]
 # ## What not to conclude
 #
-# - **Not that a method trains better.** This is one step at policies that trajectory-share made; see section 4.
+# - **Not that a method trains better.** This is one step at policies that trajectory-share made; whether training agrees, notebook 09 says.
 # - **Not from three policies of one seed each.** Batches vary here, policies do not.
 # - **Not that all bias is bad.** A biased gradient with little noise may be worth more than an unbiased one, at this batch size.
 

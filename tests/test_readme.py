@@ -91,3 +91,6 @@ def test_what_the_results_say_of_smollm2_is_so() -> None:
     assert "no difference from trajectory-share counts" in text and not table["counts"].any()
     assert "after 4 steps the true gradient itself is lost in noise" in text
     assert usual.isna().to_dict() == {0: False, 4: True}
+    real = pd.read_csv(ROOT / "figures" / "T_real_model.csv").set_index("row")
+    after = [f"{real.loc[row, 'success']:.2f}" for row in ("trajectory_share", "norm_itpo")]
+    assert f"{real['before'].iloc[0]:.2f} before, {' and '.join(after)} after" in text
