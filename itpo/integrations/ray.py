@@ -109,7 +109,8 @@ class _Tasks:
         try:
             return Outcome(*self.ray.get(task))
         except self.ray.exceptions.RayTaskError as error:  # of the base model, with its traceback
-            return Outcome("failed", str(error.cause or error))
+            lost = isinstance(error.cause, FileNotFoundError)
+            return _lost(str(error.cause)) if lost else Outcome("failed", str(error.cause or error))
         except self.ray.exceptions.RayError as error:
             return Outcome("failed", f"{type(error).__name__}: {error}")
 
@@ -124,7 +125,7 @@ def _train(
 ) -> tuple[str, ...]:
     """One run, in a worker of Ray; ``base`` was waited for."""
     if not (folder / "config.json").exists():
-        return "failed", _not_shared(folder)
+        return tuple(_lost(_not_shared(folder)))
     return tuple(train_one(train, config, folder, store, hurried))
 
 
@@ -138,7 +139,10 @@ def _make_base(store: Store, config: Any) -> None:
 
 
 def _not_shared(path: Path) -> str:
-    return (
-        f"FileNotFoundError: {path} is not on {platform.node()}: the store must be a folder that all nodes of the cluster "
-        "share, at the same path"
-    )
+    here = platform.node()
+    return f"{path} is not on {here}: the store must be a folder that all nodes of the cluster share, at the same path"
+
+
+def _lost(remedy: str) -> Outcome:
+    line = f"FileNotFoundError: {remedy}"
+    return Outcome("failed", line, line, remedy)

@@ -9,7 +9,7 @@ import pytest
 
 from itpo.integrations import ray as on_ray
 from itpo.integrations.ray import Ray
-from itpo.runs.processes import Processes
+from itpo.runs.processes import Outcome, Processes
 from itpo.runs.store import Store
 from itpo.runs.sweep import sweep
 
@@ -31,13 +31,14 @@ def test_a_node_without_the_store_fails_the_run_by_name(tmp_path: Path) -> None:
     """It would else train where nobody looks."""
     elsewhere = Store(tmp_path / "shared")
     folder = elsewhere.folder(toy.Toy())
-    kind, text = on_ray._train(elsewhere, toy.walk, toy.Toy(), folder, False, None)
-    assert kind == "failed" and f"{folder} is not on " in text and "all nodes of the cluster share" in text
+    kind, text, error, remedy = on_ray._train(elsewhere, toy.walk, toy.Toy(), folder, False, None)
+    assert kind == "failed" and text == error == f"FileNotFoundError: {remedy}"
+    assert remedy.startswith(f"{folder} is not on ") and "all nodes of the cluster share" in remedy
     with pytest.raises(FileNotFoundError, match="all nodes of the cluster share"):
         on_ray._make_base(elsewhere, toy.Toy())
     assert not list(tmp_path.iterdir())
     elsewhere.open(toy.Toy())
-    assert on_ray._train(elsewhere, toy.walk, toy.Toy(), folder, False, None) == ("trained", "")
+    assert on_ray._train(elsewhere, toy.walk, toy.Toy(), folder, False, None) == Outcome("trained")
 
 
 def test_a_cluster_that_does_not_answer_is_named_at_once() -> None:
