@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretended_gpu import GPU, pretended_gpu
 
 from itpo import advantages, attribution, rivals, trainer, turns
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, allows
@@ -41,42 +40,6 @@ def _cases(draw):
 
 
 CASES = _cases()
-
-
-@pytest.mark.parametrize("name", attribution.known_methods())
-@pytest.mark.parametrize("group_size", [2, torch.tensor([5, 3, 5, 3])])
-def test_every_method_stays_on_the_device_of_its_signals(name, group_size):
-    """A pretended GPU refuses what mixes devices; whoever trains by another engine has all signals there."""
-    ids = turns.turn_ids(torch.tensor([[True, True, False, True], [True, False, False, False]] * 2))
-    noise = torch.Generator().manual_seed(0)
-    signals = {
-        "outcome": torch.tensor([0.5, 1.0, 0.0, 0.25]),
-        "turn_ids": ids,
-        "response_mask": ids >= 0,
-        "token_rewards": torch.randn(ids.shape, generator=noise),
-        "values": torch.rand(ids.shape, generator=noise),
-        "judge_scores": torch.rand(4, 2, generator=noise),
-        "input_ids": torch.randint(3, ids.shape, generator=noise),
-        "group_size": group_size,
-    }
-
-    def credit(given):
-        rewards = attribution.attribute(name, generator=torch.Generator().manual_seed(1), **given)
-        mask, size = given["response_mask"], given["group_size"]
-        found = [rewards, advantages.whiten(rewards, mask), *advantages.gae(rewards, given["values"], mask)]
-        found += [advantages.rloo(rewards, mask, size, baseline) for baseline in advantages.BASELINES]
-        return [*found, advantages.grpo(rewards, mask, size), advantages.returns(rewards, mask)]
-
-    with pretended_gpu():
-        there = {
-            key: value.to("cuda") if isinstance(value, torch.Tensor) else value
-            for key, value in signals.items()
-        }
-        found = credit(there)
-        assert all(tensor.device == GPU for tensor in found)
-        found = [tensor.cpu() for tensor in found]
-    for tensor, wanted in zip(found, credit(signals), strict=True):
-        assert torch.equal(tensor, wanted)
 
 
 def normalised(values):
