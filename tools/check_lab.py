@@ -73,7 +73,9 @@ def check_server(place: Path, name: str) -> None:
             cell.source for cell in read(name).cells
         ]:
             raise SystemExit(f"{name}.py opens as another notebook")
-        print(f"JupyterLab runs, has the kernel itpo, and opens {name}.py as a notebook")
+        os.utime(ROOT / "notebooks" / f"{name}.ipynb")  # newer than its source, as `make reproduce` leaves it
+        ask(f"{address}api/contents/{name}.ipynb", token)
+        print(f"JupyterLab runs, has the kernel itpo, and opens {name} from its .py and its .ipynb")
     finally:
         process.terminate()
         process.wait()
