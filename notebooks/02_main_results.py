@@ -33,7 +33,7 @@ from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep_groups
 from itpo.study import claims, gains, tables
 from itpo.study.experiment import best_rates, get_experiment
-from itpo.study.profiles import get_profile
+from itpo.study.profiles import TABLE_1_NOTE, get_profile
 from itpo.study.tables import Column
 from itpo.tasks.registry import TASKS, get_entry
 from itpo.trainer import train
@@ -145,7 +145,7 @@ publish(
     profile,
     f"F4. Mean outcome of the {scale.run.prompts * scale.run.rollouts} dialogues of each training step, RLOO, {len(scale.seeds)} seeds. "
     "Coloured: the method of the column, mean over seeds; shaded: its 95 % interval, within 0 and 1; thin black: mean of trajectory-share. "
-    "PRIME and ITPO with the outcome as a second reward.",
+    f"{TABLE_1_NOTE}",
     band=curves,
 )
 
@@ -164,7 +164,7 @@ publish(
     "T1_rloo_dots",
     profile,
     "Table 1, RLOO: gain on trajectory-share by the mean outcome of training, in points. Small dots: seeds; large dots: means; bars: 95 % "
-    "t-intervals; black line: trajectory-share; grey: below 3 points. PRIME and ITPO with the outcome as a second reward.",
+    f"t-intervals; black line: trajectory-share; grey: below 3 points. {TABLE_1_NOTE}",
     **gains.table_dots(frame),
 )
 
@@ -173,7 +173,7 @@ whole = tables.main_table(frame)
 text = tables.as_text(whole, [Column("task", "task"), *tables.main_columns(whole)])
 note = (
     f"RLOO; mean [95 % interval] over {len(scale.seeds)} seeds; gains are paired by seed. [S]: secondary sources, other data, users and "
-    "models, not checked against the paper: compare order and sign only. PRIME and ITPO with the outcome as a second reward."
+    f"models, not checked against the paper: compare order and sign only. {TABLE_1_NOTE}"
 )
 Markdown(tables.write_table(text, whole, "T1_rloo", scale, note))
 

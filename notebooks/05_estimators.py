@@ -29,7 +29,7 @@ from itpo.runs.paths import runs_root
 from itpo.runs.sweep import sweep_groups
 from itpo.study import claims, gains, reward_dynamics, tables
 from itpo.study.experiment import Cell, configs, table_rate
-from itpo.study.profiles import get_profile
+from itpo.study.profiles import TABLE_1_NOTE, get_profile
 from itpo.study.reported import REPORTED_TAU
 from itpo.study.tables import Column
 from itpo.tasks.registry import TASKS
@@ -304,8 +304,8 @@ publish(
     "T1_dots",
     profile,
     f"Table 1: gain on trajectory-share under the same estimator by the mean outcome of training, in points, {len(scale.seeds)} seeds. Small "
-    "dots: seeds; large dots: means; bars: 95 % t-intervals; black line: trajectory-share; grey: below 3 points. PRIME and ITPO with the "
-    "outcome as a second reward.",
+    "dots: seeds; large dots: means; bars: 95 % t-intervals; black line: trajectory-share; grey: below 3 points. "
+    f"{TABLE_1_NOTE}",
     **gains.table_dots(frame),
 )
 
@@ -319,7 +319,7 @@ text = tables.as_text(table, [Column("task", "task"), *tables.estimator_columns(
 note = (
     f"Mean [95 % interval] over {len(scale.seeds)} seeds; gains are paired by seed within task and estimator. "
     "[S]: secondary sources, other tasks and scale, not checked against the paper: compare signs only. "
-    "PRIME and ITPO with the outcome as a second reward."
+    f"{TABLE_1_NOTE}"
 )
 Markdown(tables.write_table(text, table, "T1_estimators", scale, note))
 
@@ -335,8 +335,7 @@ def speed_curves(estimator, number, name):
     caption = (
         f"F{number}. Mean outcome of the {scale.run.prompts * scale.run.rollouts} dialogues of each training step, "
         f"{ESTIMATORS[estimator].label}, {len(scale.seeds)} seeds. Coloured: the method of the column, mean over seeds; shaded: its 95 % "
-        "interval, within 0 and 1; thin black: mean of trajectory-share under the same estimator. PRIME and ITPO with the outcome as a "
-        "second reward."
+        f"interval, within 0 and 1; thin black: mean of trajectory-share under the same estimator. {TABLE_1_NOTE}"
     )
     curves = gains.speed_curves({task: runs[estimator, task] for task in TASKS})
     return publish(comparison.speed_curves, name, profile, caption, band=curves)

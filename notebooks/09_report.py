@@ -32,7 +32,7 @@ from itpo.study import (
 from itpo.study.agreement import RANK_COLUMNS, agreement, trained_gains, training_ranks
 from itpo.study.experiment import get_experiment
 from itpo.study.oracle import OracleConfig
-from itpo.study.profiles import get_profile
+from itpo.study.profiles import TABLE_1_NOTE, get_profile
 from itpo.study.tables import Column
 from itpo.tasks.registry import TASKS, get_entry
 from itpo.trainer import train
@@ -190,7 +190,7 @@ table = tables.main_table(pd.concat([tables.results(runs[cell]) for cell in grid
 text = tables.as_text(table, [Column("task", "task"), *tables.estimator_columns(table)])
 note = (
     f"Mean [95 % interval] over {len(scale.seeds)} seeds; outcomes by the logit, gains by Student's t, paired by seed within task and "
-    "estimator. [S]: secondary sources, not checked against the paper. PRIME and ITPO with the outcome as a second reward."
+    f"estimator. [S]: secondary sources, not checked against the paper. {TABLE_1_NOTE}"
 )
 Markdown(tables.write_table(text, table, "T1", scale, note))
 

@@ -91,8 +91,7 @@ Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in said))
 # %%
 lines = []
 for (group, setting), run in runs.items():
-    of_batches = run.metrics().query("step >= @grid.policy_steps")
-    means = of_batches[["success", "prm_auc"]].mean()
+    means = microscope.batch_means(run)
     lines.append(
         {"group": group, "setting": setting, "outcome (%)": 100 * means["success"], "AUC": means["prm_auc"]}
     )

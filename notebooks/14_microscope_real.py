@@ -97,9 +97,7 @@ Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in said))
 # chance, no method that asks it can be better than trajectory-share, whatever it does with the answer.
 
 # %%
-quality = [
-    run.metrics().query("step >= @run.config.policy_steps")[["success", "prm_auc"]].mean() for run in runs
-]
+quality = [microscope.batch_means(run) for run in runs]
 lines = [
     {
         "policy": run.config.policy_steps,

@@ -330,6 +330,11 @@ def read(run: Run) -> Products:
     return Products(run.config.names, tensors["own"].numpy(), tensors["cross"].numpy())
 
 
+def batch_means(run: Run) -> dict[str, float]:
+    """What the measured batches of a run are like on average: each measure that :func:`measure` logs of them."""
+    return run.metrics().query("step >= @run.config.policy_steps").mean().to_dict()
+
+
 def worth_table(runs: Sequence[Run]) -> pd.DataFrame:
     """:func:`itpo.study.microscope_tables.microscope_table` of finished measurements: a line for each and method.
 

@@ -90,6 +90,10 @@ BETAS = {"math": 0.05, "documents": 0.2, "medical": 0.05}
 RATES = {"math": 2e-3, "documents": 2e-3, "medical": 2e-3}
 
 
+# Belongs under every table and figure of these methods.
+TABLE_1_NOTE = "PRIME and ITPO with the outcome as a second reward."
+
+
 def _table_1(task: str) -> tuple[Method, ...]:
     """The methods of Table 1 at one rate and beta. PRIME and ITPO get the outcome as a second source, as the released medical
     run of ITPO does [C]; ITPO without it is an arm of :mod:`itpo.study.experiment`."""

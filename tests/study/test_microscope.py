@@ -174,6 +174,8 @@ def test_what_was_measured_is_read_and_has_a_line_for_each_method(whole: Run, st
     metrics = whole.metrics()
     assert metrics["step"].tolist() == [-1, 0, 1, 2, 3, 4, 5] and whole.steps_done() == CONFIG.steps - 1
     assert metrics.loc[metrics["step"] >= 1, "entropy"].between(0, 1).all()
+    entropies = [line["entropy"] for line in whole.metric_lines() if line["step"] >= 1]
+    assert microscope.batch_means(whole)["entropy"] == pytest.approx(sum(entropies) / 5)
     (loaded,) = sweep(store.root, [CONFIG], measure, progress=False)
     assert loaded.done
     with pytest.raises(ValueError, match="holds no finished measurement: measure it first"):
