@@ -92,9 +92,23 @@ pd.DataFrame(lines)
 # %%
 batches, policies, table_batches = (4, (0, 2), 2) if profile == "smoke" else (48, (0, 6, 12), 24)
 configs = microscope.measurements(scale, policies, batches, table_batches)
+size = f"{batches} batches of {scale.run.prompts * scale.run.rollouts} dialogues, seed {microscope.SEED}"
+
+# %% [markdown]
+# The first of them is there within minutes: on the task below, before any training.
+
+# %%
+start = sweep(runs_root(), configs[:1], microscope.measure)
+clear_output()
+first_table = tables.as_text(microscope.worth_table(start), worth.COLUMNS[:4])
+Markdown(f"{tables.mark(scale)}{configs[0].run.task.name}, {size}.\n\n{tables.markdown(first_table)}")
+
+# %% [markdown]
+# And all of them:
+
+# %%
 runs = sweep(runs_root(), configs, microscope.measure)
 clear_output()
-size = f"{batches} batches of {scale.run.prompts * scale.run.rollouts} dialogues, seed {microscope.SEED}"
 Markdown(f"{tables.scale_note(scale)} {len(runs)} policies, {size}.")
 
 # %%

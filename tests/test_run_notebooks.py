@@ -138,6 +138,17 @@ def test_a_failure_names_the_cell_and_keeps_the_old_outputs(root: Path) -> None:
     assert not (root / "build" / "laptop" / "02_never.ipynb").exists()
 
 
+def test_what_a_running_one_has_so_far_can_be_read_where_the_plan_says(root: Path, capsys) -> None:
+    """The second cell reads what the first one printed."""
+    path = root / "build" / "laptop" / "00_first.partial.ipynb"
+    second = f"import nbformat\nprint(nbformat.read({str(path)!r}, 4).cells[0].outputs[0].text)"
+    (root / "notebooks" / "00_first.py").write_text(f"# %%\nprint(6 * 7)\n\n# %%\n{second}\n")
+    call(root)
+    assert "What a running one has so far: build/laptop/NAME.partial.ipynb." in capsys.readouterr().out
+    assert printed(root / "notebooks" / "00_first.ipynb").count("42") == 2
+    assert not path.exists()
+
+
 MEET = """\
 # %%
 import os, time

@@ -89,7 +89,8 @@ def plan(sources: Sequence[Path], profile: str, times: Mapping[str, float], jobs
     about = f", {left} as measured last" if left else ""
     many = f"{len(sources)} notebooks" if len(sources) > 1 else "1 notebook"
     head = f"{many} at profile {profile}, {jobs} at a time{about}; runs that are kept are loaded:"
-    return "\n".join([textwrap.fill(head, width), *lines, "Ctrl-C stops; the same command goes on."])
+    so_far = f"What a running one has so far: build/{profile}/NAME.partial.ipynb."
+    return "\n".join([textwrap.fill(head, width), *lines, so_far, "Ctrl-C stops; the same command goes on."])
 
 
 def time_left(

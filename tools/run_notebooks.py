@@ -34,7 +34,7 @@ import nbformat
 from nbformat import NotebookNode
 from notebook_plan import expected, in_order, plan, time_left, write_times
 
-from itpo.runs.files import IN_WORK, explain_full_disk, write_file
+from itpo.runs.files import explain_full_disk, write_file
 
 DEFAULT = "laptop"
 # The profiles that a notebook can be run at, by its own one, whose outputs are kept in the repository.
@@ -178,7 +178,7 @@ def execute(source: Path, profile: str, root: Path) -> Path:
 
     target = root / "build" / profile / f"{source.stem}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{IN_WORK}-{target.name}")  # papermill writes after each cell, in place
+    partial = target.with_suffix(".partial.ipynb")  # papermill writes after each cell, in place
     write_whole(read_source(source), partial)
     own = own_profile(source)
     parameters = {} if own in (None, profile) else {"profile": profile}
