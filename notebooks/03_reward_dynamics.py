@@ -98,7 +98,8 @@ publish(
     "F02_reward_dynamics",
     profile,
     f"F2. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); math tutoring, Norm-ITPO, seed "
-    f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue. The case: {rule}.",
+    f"{first.config.seed}. At each step divided by the largest absolute value in the dialogue; blue: praise, red: blame. Magenta: a missed "
+    f"repair. The case: {rule}.",
     **reward_dynamics.case_frames(watched, case),
 )
 

@@ -82,7 +82,7 @@ def collapse_note(task):
 
 def show(conversations, name, caption):
     """Conversations as HTML; the same as a picture in figures/."""
-    caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed {SEED}, ended with."
+    caption = f"{caption} Shade and number: weight (5) by the PRM that Norm-ITPO, seed {SEED}, ended with. Magenta: a missed repair."
     messages = transcripts.table(conversations)
     publish(draw.picture, name, profile, caption, messages=messages)
     return HTML(draw.html(messages))
@@ -223,8 +223,8 @@ def watched_case(task):
     learner, size = learners[task, "norm_itpo"], watched.run.config.monitor_dialogues
     conversation = transcripts.hold(learner, None, size, "probe")[chosen]  # the stream of the monitor set
     caption = f"Relative implicit rewards of one dialogue of the monitor set ({task}) over training, turns (above) against tokens "
-    caption += f"(below); blue: praise, red: blame, 1: the largest of the dialogue; Norm-ITPO, seed {SEED}. The case: {rule}."
-    caption += collapse_note(task)
+    caption += f"(below); blue: praise, red: blame, 1: the largest of the dialogue; Norm-ITPO, seed {SEED}. "
+    caption += f"Magenta: a missed repair. The case: {rule}.{collapse_note(task)}"
     shown = transcripts.table({f"dialogue {chosen + 1} of {size}": conversation})
     return reward_dynamics.case_frames(watched, chosen), shown, caption
 

@@ -114,7 +114,7 @@ after = transcripts.hold(learner, "policy", count, "before and after")
 chosen, rule = transcripts.choose(before)
 messages = transcripts.table({"before training": before[chosen], "after training": after[chosen]})
 caption = f"F22 on a real model. The same problem and user ({what}) before and after training by Norm-ITPO. Chosen: {rule}. "
-caption += "Shade and number: weight (5) by the PRM that the run ended with."
+caption += "Shade and number: weight (5) by the PRM that the run ended with. Magenta: a missed repair."
 publish(conversations.picture, "F22_dialogues_real", profile, caption, messages=messages)
 HTML(conversations.html(messages))
 
@@ -135,7 +135,7 @@ publish(
     "F02_reward_dynamics_real",
     profile,
     "F2 on a real model. Relative implicit rewards of one dialogue of the monitor set over training, turns (above) against tokens (below); "
-    f"Norm-ITPO, {run.steps} steps, one seed. The case: {rule}.",
+    f"Norm-ITPO, {run.steps} steps, one seed; blue: praise, red: blame. Magenta: a missed repair. The case: {rule}.",
     **reward_dynamics.case_frames(watched, case),
 )
 

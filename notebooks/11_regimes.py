@@ -50,7 +50,7 @@ print(f"\noutcome {outcome:.0f}; turns: {', '.join(task.turn_kinds(messages))}")
 # %% [markdown]
 # ## 2. The map
 #
-# Each line is a task and a base model of its own. **A judge that never errs** splits the outcome equally over the doors, with no reward in
+# Each line is a policy of its own; those that differ in rollouts alone share task and base model. **A judge that never errs** splits the outcome equally over the doors, with no reward in
 # the halls; `to_go` is the baseline of RLOO that compares what is still to come. Colour only where the difference counts (Holm over the
 # methods of a line); the rest is grey.
 
@@ -79,7 +79,8 @@ publish(
 # Computed from the map:
 
 # %%
-different = table[~table.duplicated(["name", "worth"])]  # the middle stands in every group
+once = {config: key for key, config in cells.items()}  # the middle stands in every group
+different = microscope.map_table({key: runs[key] for key in once.values()})
 names = list(different["name"].unique())
 said = worth.findings(different, names, "cells") + worth.worths_in_words(table, "norm_itpo")
 Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in said))

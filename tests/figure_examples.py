@@ -218,7 +218,7 @@ MEMORY = frame(
 PRIMARY = (
     ("C1", "Norm-ITPO above trajectory-share", -5.6, -8.6, -2.6, "reversed"),
     ("P3", "Norm-ITPO above uniform decomposition", 7.2, 4.7, 9.6, "holds"),
-    ("C2", "Norm-ITPO above ITPO as released", 0.4, -1.6, 2.4, "no difference of 3 points"),
+    ("C2", "Norm-ITPO above ITPO without outcome", 0.4, -1.6, 2.4, "no difference of 3 points"),
     ("P7", "signed Norm-ITPO above trajectory-share", 2.6, -0.8, 7.6, "open"),
 )
 LEDGER = pd.concat(

@@ -343,6 +343,10 @@ def test_a_profile_runs_the_notebooks_that_have_it(root: Path) -> None:
     assert {path.stem for path in (root / "build" / "smoke").glob("*.ipynb")} == {"00_first", "08_real"}
     with pytest.raises(SystemExit, match="08_real: cannot be run at the profile laptop"):
         call(root, "--profile", "laptop", "08")
+    with pytest.raises(SystemExit, match="at the profile smke, only at: consumer, laptop, smoke, smol"):
+        call(root, "--profile", "smke")
+    with pytest.raises(SystemExit, match="--jobs -1: at least 1"):
+        call(root, "--jobs", "-1")
 
 
 def test_the_plan_says_order_questions_and_times(root: Path, capsys) -> None:

@@ -354,6 +354,11 @@ def main(arguments: list[str] | None = None) -> None:
             names = ", ".join(source.stem for source in others)
             raise SystemExit(f"{names}: cannot be run at the profile {options.profile}")
         sources = [source for source in sources if source not in others]
+        if not sources:
+            known = ", ".join(sorted({name for names in PROFILES.values() for name in names}))
+            raise SystemExit(f"no notebook can be run at the profile {options.profile}, only at: {known}")
+        if options.jobs < 1:
+            raise SystemExit(f"--jobs {options.jobs}: at least 1 notebook must run at a time")
     os.environ.pop("MPLBACKEND", None)  # otherwise the kernel would not show figures inline
     try:
         with explain_full_disk(root):

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -67,6 +68,16 @@ def the_only(answers: Sequence[_T | Exception]) -> _T:
     return answer
 
 
+def _serve(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run an event loop until it is stopped, then ``close`` its connections and give back its threads and files."""
+    try:
+        loop.run_forever()
+        loop.run_until_complete(close())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
 class EndpointModel:
     """Asks one :class:`Endpoint`; may be used from several threads, which share its bound on concurrency.
 
@@ -116,8 +127,7 @@ class EndpointModel:
 
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()
+                self._loop = loop = asyncio.new_event_loop()
                 self._slots = asyncio.Semaphore(self.endpoint.concurrency)
                 self._key = os.environ.get(self.endpoint.key_variable, "").strip()
                 self._client = openai.AsyncOpenAI(
@@ -129,6 +139,10 @@ class EndpointModel:
                     # Whoever is redirected to would read prompts and key.
                     http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
                 )
+                threading.Thread(
+                    target=_serve, args=(loop, self._client.close), name="endpoint", daemon=True
+                ).start()
+                weakref.finalize(self, loop.call_soon_threadsafe, loop.stop).atexit = False
         task = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return task.result()

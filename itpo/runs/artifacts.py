@@ -26,7 +26,7 @@ from itpo.runs.files import (
     sync,
     write_file,
 )
-from itpo.runs.locks import take_lock
+from itpo.runs.locks import is_locked, lock_path, take_lock
 from itpo.runs.platform import PlatformError, differences, making_platform
 
 UNFINISHED = "unfinished-*.safetensors"  # what a maker goes on from after an interruption
@@ -135,8 +135,10 @@ def being_made(models: Path) -> list[str]:
     """
     texts = []
     for path in sorted(models.glob(f"{IN_WORK}-*/{PROGRESS}")):
+        folder = models / path.parent.name.removeprefix(f"{IN_WORK}-")
         with suppress(OSError):  # just finished
-            texts.append(path.read_text(encoding="utf-8"))
+            if is_locked(lock_path(folder)):  # a process that was killed leaves its text, but no lock
+                texts.append(path.read_text(encoding="utf-8"))
     return texts
 
 

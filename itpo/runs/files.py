@@ -279,9 +279,12 @@ def digests(folder: Path) -> dict[str, str]:
     ...     digests(Path(place)) == {"metrics.jsonl": sha256(b"")}
     True
     """
-    paths = [*folder.glob("metrics.jsonl"), *folder.glob("dialogues.jsonl"), *folder.rglob("*.safetensors")]
+    paths = [*folder.glob("metrics.jsonl"), *folder.glob("dialogues.jsonl"), *folder.glob("*.safetensors")]
+    for inner in folder.glob("*/"):
+        if inner.name != "checkpoint":  # which goes when the run is finished, maybe at this moment
+            paths += inner.rglob("*.safetensors")
     names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {n: sha256(p.read_bytes()) for n, p in sorted(names.items()) if not n.startswith("checkpoint/")}
+    return {name: sha256(path.read_bytes()) for name, path in sorted(names.items())}
 
 
 def records(folder: Path) -> dict[str, str]:

@@ -48,6 +48,11 @@ class _Held(NamedTuple):
         """Whether the holder was on this machine, and is no more."""
         return self.is_near and not _lives(self.holder["pid"], self.holder["born"])
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the holder cannot be looked for, and gave no sign for ``LEASE``, by the clock that dates its signs."""
+        return not self.is_near and self.sign >= 0 and _time_in(self.folder) - self.sign >= LEASE * 1e9
+
     def __str__(self) -> str:
         if not self.holder:
             return "another process"
@@ -93,6 +98,15 @@ class Lease:
         self.release()
 
 
+def lock_path(folder: Path) -> Path:
+    """The lock of a run or of what several start from.
+
+    >>> lock_path(Path("runs/0123")).as_posix()
+    'runs/.locks/0123.lock'
+    """
+    return folder.parent / ".locks" / f"{folder.name}.lock"
+
+
 def take_lock(path: Path, patience: float) -> Lease:
     """Take an exclusive lease within ``patience`` seconds, or as soon as it is certain that its holder is gone.
 
@@ -115,8 +129,8 @@ def take_lock(path: Path, patience: float) -> Lease:
         if held and (number, held.sign) != seen:
             alive = alive or seen is not None or (held.is_near and not held.is_dead)
             seen, seen_at = (number, held.sign), now
-        expired = held and not held.is_near and now - seen_at >= LEASE
-        if not held or held.is_dead or expired:
+        expired = held and not held.is_near and now - seen_at >= LEASE  # whatever becomes of the folder's clock
+        if not held or held.is_dead or expired or held.is_lost:
             if lease := _make(folder, number + 1):
                 return lease
         elif alive and now - start >= patience:
@@ -128,7 +142,7 @@ def take_lock(path: Path, patience: float) -> Lease:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lease; one on another machine that was lost a moment ago counts still.
+    """Whether a process holds the lease; one on another machine that was lost less than ``LEASE`` ago counts still.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place, take_lock(path := Path(place) / "0123.lock", patience=0.0):
@@ -136,7 +150,7 @@ def is_locked(path: Path) -> bool:
     (True, False)
     """
     _, held = _current(path.resolve().with_suffix(".lease"))
-    return held is not None and not held.is_dead
+    return held is not None and not held.is_dead and not held.is_lost
 
 
 def _numbers(folder: Path) -> list[tuple[int, str]]:
@@ -159,6 +173,19 @@ def _current(folder: Path) -> tuple[int, _Held | None]:
     with suppress(ValueError):
         return number, _Held(json.loads(content), sign, folder)
     return number, _Held({}, sign, folder)  # just being written, or its holder died at that
+
+
+def _time_in(folder: Path) -> int:
+    """Now, in nanoseconds, by the clock of the folder's file system, which may be a server's; by ours where we cannot write."""
+    probe = folder / f".now-{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime_ns
+    except OSError:
+        return time.time_ns()
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _make(folder: Path, number: int) -> Lease | None:

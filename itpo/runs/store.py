@@ -62,7 +62,7 @@ from itpo.runs.files import (
     tensor_bytes,
     write_file,
 )
-from itpo.runs.locks import Lease, RunBusyError, is_locked, take_lock
+from itpo.runs.locks import Lease, RunBusyError, is_locked, lock_path, take_lock
 from itpo.runs.platform import PlatformError, differences, numeric_platform
 from itpo.runs.reading import Readings, fingerprint
 
@@ -101,7 +101,7 @@ class Run(Readings):
             if self.folder in _held:
                 _held[self.folder].check()
             else:
-                _held[self.folder] = take_lock(_lock_path(self.folder), patience=_PATIENCE)
+                _held[self.folder] = take_lock(lock_path(self.folder), patience=_PATIENCE)
                 if not restoring and any(path.name not in _UNTRAINED for path in self.folder.iterdir()):
                     self.release()
                     raise RuntimeError(f"{self.folder} holds a started or finished run: call restore() first")
@@ -115,7 +115,7 @@ class Run(Readings):
 
     def busy(self) -> bool:
         """Whether another process holds the run's lock."""
-        return self.folder not in _held and is_locked(_lock_path(self.folder))
+        return self.folder not in _held and is_locked(lock_path(self.folder))
 
     def release(self) -> None:
         """Give up the lock without finishing, so that another process can go on with the run."""
@@ -129,7 +129,7 @@ class Run(Readings):
         """
         if self.folder.is_symlink() or read_json(self.folder / "config.json").get("format") != "itpo-run":
             raise RunFolderError(self.folder, "is not the folder of a run", "name one that is")
-        with take_lock(_lock_path(self.folder), patience=0.0):
+        with take_lock(lock_path(self.folder), patience=0.0):
             gone = self.folder.with_name(f"{IN_WORK}-{uuid.uuid4().hex}")
             os.rename(self.folder, gone)
             shutil.rmtree(gone)
@@ -298,7 +298,7 @@ class Run(Readings):
         if self._progress() != "end" or (self.folder / "checkpoint").exists():
             with (
                 suppress(RunBusyError, OSError),  # another process does it, or nobody may write here
-                take_lock(_lock_path(self.folder), patience=0.0),
+                take_lock(lock_path(self.folder), patience=0.0),
             ):
                 self._conclude()
 
@@ -325,10 +325,6 @@ def _remove_files(folder: Path, patterns: Iterable[str]) -> None:
         path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
-
-
-def _lock_path(folder: Path) -> Path:
-    return folder.parent / ".locks" / f"{folder.name}.lock"
 
 
 class Store:
@@ -402,7 +398,7 @@ class Store:
             return shipped
         content = {"numerics": NUMERICS, "kind": kind, "determinants": determined}
         folder = self.root / "models" / f"{kind}-{folder_name(content)}"
-        make_or_check(folder, _lock_path(folder), content, build, self.mix_platforms)
+        make_or_check(folder, lock_path(folder), content, build, self.mix_platforms)
         return folder
 
 

@@ -63,6 +63,6 @@ def order_text(table: pd.DataFrame, profile: Profile) -> str:
     order = ", ".join(table.sort_values("speed", ascending=False, kind="stable")["label"])
     return (
         f"{mark(profile)}Our order by the mean: {order}. Its Kendall tau-b with the reported one [S] over {len(known)} rows is "
-        f"{tau:+.2f}. The sign of the gain is as reported for {len(agree)} of the {len(others)} rows with a reported one"
-        f"{': ' + ', '.join(agree) if agree else ''}; signs of means, without regard to their intervals."
+        f"{tau:+.2f}. The sign of the gain is as reported for {len(agree)} of the {len(others)} rows with a reported "
+        f"gain other than 0{': ' + ', '.join(agree) if agree else ''}; signs of means, without regard to their intervals."
     )

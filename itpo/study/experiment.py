@@ -53,7 +53,7 @@ ARMS: dict[str, Arm] = {
         _arm("signed_norm_itpo"),
         _arm("uniform"),
         _arm("norm_itpo_to_go", "Norm-ITPO, to_go", "norm_itpo", "to_go"),
-        _arm("itpo_released", "ITPO as released", "itpo", scale="released"),
+        _arm("itpo_released", "ITPO without outcome", "itpo", scale="released"),
         _arm("prime", "PRIME with outcome", outcome_coef=5.0),
     )
 }

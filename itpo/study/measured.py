@@ -57,7 +57,7 @@ def label(name: str) -> str:
     """What tables and figures call a method that is measured: as the experiment does, or by the label of its entry.
 
     >>> label("itpo_released"), label("sure_judge_to_go"), label("istar")
-    ('ITPO as released', 'Judge that never errs, to_go', 'iStar')
+    ('ITPO without outcome', 'Judge that never errs, to_go', 'iStar')
     """
     return _LABELS.get(name) or (KNOWN[name].method.entry.label if name in KNOWN else name)
 

@@ -82,7 +82,7 @@ _VERBS = {
 
 
 MOST = Line(
-    "C2", "most under PPO", "Norm-ITPO gains more on ITPO with outcome under PPO than under RLOO and GRPO"
+    "C2", "most under PPO", "Norm-ITPO's difference to ITPO with outcome is higher under PPO than under RLOO and GRPO"
 )
 
 
@@ -114,7 +114,7 @@ def pairs(experiment: Experiment) -> dict[Line, Pair]:
             pair = Pair(PRIMARY[claim].better, PRIMARY[claim].worse, "table", estimators=(name,))
             add(claim, f"under {name.upper()}", pair)
     lines[MOST] = Pair("norm_itpo", "itpo", "table", estimators=ALL)
-    add("C3", "as released", Pair("itpo_released", "prime"))
+    add("C3", "without outcome", Pair("itpo_released", "prime"))
     add("C3", "Norm-ITPO", Pair("norm_itpo", "prime"))
     for name in ("uniform", "judge"):
         add("C4", name, Pair(name, BASELINE, "table", estimators=ALL), expected="no gain")

@@ -88,16 +88,16 @@ def _elsewhere(ledger: pd.DataFrame) -> list[str]:
 
 def _why(ledger: pd.DataFrame) -> list[str]:
     questions = (
-        ("P2", "speed", "what the PRM's weights add to an equal split"),
-        ("further", "baseline", "what a baseline adds that does not charge every turn"),
+        ("P2", "speed", "what the PRM's weights add to an equal split in Norm-ITPO"),
+        ("further", "baseline", "what Norm-ITPO gains by a baseline that does not charge every turn"),
         ("further", "outcome", "what ITPO with outcome gains on trajectory-share"),
         ("C6", "share", "how far the PRM ranks dialogues as their outcomes do, of the most that is possible"),
-        ("C9", "norm_itpo, best, place", "its best turn is the oracle's more often than one fixed place is"),
+        ("C9", "norm_itpo, best, place", "the best turn by Norm-ITPO is the oracle's more often than one fixed place is"),
         ("C9", "norm_itpo, worst, place", "its worst turn likewise"),
     )
     found = [(text, _find(ledger, claim, part)) for claim, part, text in questions]
     said = [f"{text}: {_ruled(line)}" for text, line in found if line is not None]
-    return [f"**Why.** Of Norm-ITPO: {'; '.join(said)}."] * bool(said)
+    return [f"**Why.** {'; '.join(said)}."] * bool(said)
 
 
 # Comparisons with trajectory-share at the rate that suits trajectory-share best: what each says of.

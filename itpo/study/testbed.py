@@ -72,7 +72,7 @@ def measure(config: RunConfig, store: Store, dialogues: int = 2000) -> list[Test
     """All checks of the configured task and base model; for the last one, the configured run is trained (or loaded).
 
     The run's gain is that of its best evaluation: the question is whether the task can be learned, not whether the last steps
-    of one seed went well. The best of a few evaluations of 512 dialogues is at most about 0.05 above their mean by chance.
+    of one seed went well. The best of a few evaluations of 128 dialogues is some 0.05 above their mean by chance.
     ``dialogues`` is the sample size of each of the other figures. Raises ``ValueError`` for a task on real data, or where the
     task's entry has bounds for an unknown check.
     """

@@ -124,7 +124,7 @@ class Learner:
     def values(self, batch: TokenBatch) -> Float[Tensor, "S B T"]:
         """The critic's values of the states in which the response tokens are chosen, a layer for each source of reward.
 
-        Its heads predict outcomes, between 0 and 1; their values are weighted as the method's rewards are.
+        Its heads predict what is still to come of a source's unweighted rewards; their values are weighted as the rewards are.
         """
         return self.config.method.coef * self.backbone.values(batch, "critic", self.config.token_budget)
 

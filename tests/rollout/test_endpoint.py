@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import os
 import random
 import socket
 import threading
@@ -195,6 +196,23 @@ def test_concurrency_is_bounded_and_used(server):
     server.default = slow(0.1)
     assert ask(model(server, concurrency=4), 16) == ["there are 3 ."] * 16
     assert server.most == 4
+
+
+def test_a_model_that_is_gone_leaves_no_thread_and_no_file_open(server):
+    def held():
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    ask(model(server), 3)
+    gc.collect()
+    deadline, before = time.monotonic() + 20, None
+    while time.monotonic() < deadline and before != (before := held()):
+        time.sleep(0.3)  # the first one may load what stays
+    for _ in range(3):
+        ask(model(server), 3)
+    gc.collect()
+    while time.monotonic() < deadline and held() != before:
+        time.sleep(0.05)
+    assert held() == before
 
 
 def test_replies_are_kept(server, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import toy_training as toy
 from itpo.runs import artifacts
 from itpo.runs.artifacts import PROGRESS, being_made, write_artifact
 from itpo.runs.files import RunFolderError
+from itpo.runs.locks import lock_path, take_lock
 from itpo.runs.store import PlatformError, Store
 from itpo.runs.sweep import _Progress
 
@@ -112,5 +113,8 @@ def test_a_sweep_shows_what_is_being_made(tmp_path: Path, unchecked: None) -> No
     folder.mkdir(parents=True)
     (folder / PROGRESS).write_text("step 3 of 7")
     with _Progress([run], show=False) as bar:
-        bar.update([run], 0, 0)
-        assert bar.bar.postfix == "0 of 1 runs, a model is being made: step 3 of 7"
+        with take_lock(lock_path(tmp_path / "models" / "base-1"), 0.0):
+            bar.update([run], 0, 0)
+            assert bar.bar.postfix == "0 of 1 runs, a model is being made: step 3 of 7"
+        bar.update([run], 0, 0)  # its maker was killed
+        assert bar.bar.postfix == "0 of 1 runs"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from itpo.config import Method, RunConfig, TaskSpec
 from itpo.runs import store as store_module
-from itpo.runs.files import read_json
+from itpo.runs.files import digests, read_json
 from itpo.runs.store import Run, RunFolderError, Store, fingerprint
 from itpo.runs.sweep import sweep
 from itpo.specs import Adapter, Custom, PretrainedModel, RealData, TinyLM
@@ -345,3 +345,20 @@ def test_a_small_campaign_finds_nothing_silent_and_nothing_unclear() -> None:
     campaign = faults.run(60, 3, seed=0, minutes=1.0, chosen=chosen)
     assert not campaign.bad, "\n".join([campaign.table(), *campaign.bad])
     assert sum(counts.total() for counts in campaign.counts.values()) > 60
+
+
+def test_a_checkpoint_that_goes_meanwhile_does_not_stop_whoever_reads_a_finished_run(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that finished it removes the folder, seen and gone before it is read."""
+    folder, scandir = Store(finished).folder(SMALL), os.scandir
+    before = digests(folder)
+    (folder / "checkpoint").mkdir()
+
+    def scan(path: Any = "."):
+        if Path(path).name == "checkpoint":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert digests(folder) == before and "monitor/step_000002.safetensors" in before
