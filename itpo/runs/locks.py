@@ -129,7 +129,9 @@ def take_lock(path: Path, patience: float) -> Lease:
         if held and (number, held.sign) != seen:
             alive = alive or seen is not None or (held.is_near and not held.is_dead)
             seen, seen_at = (number, held.sign), now
-        expired = held and not held.is_near and now - seen_at >= LEASE  # whatever becomes of the folder's clock
+        expired = (
+            held and not held.is_near and now - seen_at >= LEASE
+        )  # whatever becomes of the folder's clock
         if not held or held.is_dead or expired or held.is_lost:
             if lease := _make(folder, number + 1):
                 return lease

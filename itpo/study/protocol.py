@@ -82,7 +82,9 @@ _VERBS = {
 
 
 MOST = Line(
-    "C2", "most under PPO", "Norm-ITPO's difference to ITPO with outcome is higher under PPO than under RLOO and GRPO"
+    "C2",
+    "most under PPO",
+    "Norm-ITPO's difference to ITPO with outcome is higher under PPO than under RLOO and GRPO",
 )
 
 

@@ -92,7 +92,11 @@ def _why(ledger: pd.DataFrame) -> list[str]:
         ("further", "baseline", "what Norm-ITPO gains by a baseline that does not charge every turn"),
         ("further", "outcome", "what ITPO with outcome gains on trajectory-share"),
         ("C6", "share", "how far the PRM ranks dialogues as their outcomes do, of the most that is possible"),
-        ("C9", "norm_itpo, best, place", "the best turn by Norm-ITPO is the oracle's more often than one fixed place is"),
+        (
+            "C9",
+            "norm_itpo, best, place",
+            "Norm-ITPO's best turn is the oracle's more often than one fixed place is",
+        ),
         ("C9", "norm_itpo, worst, place", "its worst turn likewise"),
     )
     found = [(text, _find(ledger, claim, part)) for claim, part, text in questions]
