@@ -6,7 +6,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 from itpo.apps.configs import check_name
 from itpo.apps.terminal import visible
 from itpo.chat import ChatFormat
-from itpo.config import RunConfig
+from itpo.config import RunConfig, TaskSpec
 from itpo.data import FORMATS, Example, load_examples
 from itpo.dialogue import Message
 from itpo.models.loading import adapted, load_base, load_model
@@ -29,7 +29,6 @@ from itpo.runs.store import Run, Store
 from itpo.specs import Adapter, Endpoint
 from itpo.tasks.base import MAX_TURNS, ScriptedTask
 from itpo.tasks.prose import Prose, read
-from itpo.tasks.registry import NAMES, get_task
 from itpo.thoughts import THOUGHT_TAGS
 from itpo.training.build import base_model
 
@@ -82,7 +81,7 @@ class Scene:
 def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
     """A problem of a scripted task, with its user and its scripted policy.
 
-    >>> scene = scripted_scene(get_task("medical"), seed=0)
+    >>> scene = scripted_scene(TaskSpec("medical").build(), seed=0)
     >>> scene.knows, scene.opening[0].content
     ('complaint: pain, place: ..., time: ..., allergy: ...', 'doctor , this pain worries me .')
     """
@@ -93,8 +92,10 @@ def scripted_scene(task: ScriptedTask, seed: int) -> Scene:
         """What the expert may say, or the policy that the base model imitates."""
         return task.scripted_policy(example, messages, rng, rng.choice((task.expert, task.noisy_expert)))
 
+    # A reader's own task may draw anything.
+    known = asdict(example) if is_dataclass(example) and not isinstance(example, type) else {}
     return Scene(
-        ", ".join(f"{name}: {value}" for name, value in asdict(example).items()),
+        ", ".join(f"{name}: {value}" for name, value in known.items()) or str(example),
         tuple(task.opening(example)),
         task.max_turns,
         {
@@ -144,18 +145,17 @@ def real_scene(examples: Sequence[Example], seed: int, endpoint: Endpoint | None
 
 
 def find_scene(
-    task: str, data: str | None, format: str | None, endpoint: Endpoint | None, seed: int
+    task: TaskSpec, data: str | None, format: str | None, endpoint: Endpoint | None, seed: int
 ) -> Scene:
     """An example of a scripted task, or of real ``data`` in this format.
 
-    Raises ``ValueError`` for an unknown name, and :class:`itpo.data.DataError` for data that cannot be read.
+    Raises ``ValueError`` for an unknown format, and :class:`itpo.data.DataError` for data that cannot be read.
 
-    >>> find_scene("medical", None, None, None, seed=0).opening[0].content
+    >>> find_scene(TaskSpec("medical"), None, None, None, seed=0).opening[0].content
     'doctor , this pain worries me .'
     """
     if data is None or format is None:
-        check_name("task", task, NAMES)
-        return scripted_scene(get_task(task), seed)
+        return scripted_scene(task.build(), seed)
     check_name("format", format, FORMATS)
     return real_scene(load_examples(data, format).examples, seed, endpoint)
 

@@ -26,6 +26,7 @@ from itpo.apps.terminal import (
     Group,
     examples,
     expected_errors,
+    import_from_here,
     one_line,
     stoppable,
     visible,
@@ -120,6 +121,8 @@ def shared(
 ) -> None:
     """What all commands share."""
     context.obj = verbose
+    with one_line(OSError):
+        import_from_here()  # for any command may read a run of a reader's own method or task
     if context.invoked_subcommand is None:
         print(context.get_help())
 

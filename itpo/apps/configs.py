@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from itpo.apps.terminal import import_from_here
 from itpo.attribution import known_methods
 from itpo.config import Estimator, Method, RunConfig, TaskSpec, from_json
 from itpo.estimators import ESTIMATORS
@@ -20,11 +20,30 @@ from itpo.runs.store import Run
 from itpo.study.profiles import PROFILES
 from itpo.tasks.registry import NAMES
 
+# Classes of configs in run folders that hold no policy: by name, as importing their modules costs a listing a second.
+_MEASUREMENTS = ("MicroscopeConfig", "OracleConfig")
+
+
+def is_measurement(config: Any) -> bool:
+    """Whether a config, as it is written in a run's folder, is one of the library's measurements, which train no policy.
+
+    >>> is_measurement({"class": "OracleConfig"}), is_measurement({"class": "RunConfig"})
+    (True, False)
+    """
+    return isinstance(config, Mapping) and config.get("class") in _MEASUREMENTS
+
+
+def refuse_measurement(folder: Path) -> NoReturn:
+    """Say that a folder holds a measurement where a trained policy is wanted, in a ``ValueError``."""
+    raise ValueError(
+        f"{folder} is a measurement, which has no trained policy: name a run that `itpo runs` lists"
+    )
+
 
 def finished_run(folder: Path) -> Run:
     """The run with a trained policy in a folder.
 
-    Raises ``ValueError`` for a folder that is none, or that another version of the library wrote, and
+    Raises ``ValueError`` for a folder that is none, for a measurement, or where another version of the library wrote it, and
     :class:`itpo.runs.store.RunFolderError` for a damaged one.
 
     >>> finished_run(Path("nowhere"))
@@ -37,7 +56,10 @@ def finished_run(folder: Path) -> Run:
         document = None
     if not isinstance(document, dict) or document.get("format") != "itpo-run":
         raise ValueError(f"{folder} is not the folder of a run: name one, such as runs/0123456789abcdef")
-    run = Run(folder.resolve(), from_json(check_run(folder.resolve())["config"]))
+    config = check_run(folder.resolve())["config"]
+    if is_measurement(config):
+        refuse_measurement(folder)
+    run = Run(folder.resolve(), from_json(config))
     if not run.done:
         raise ValueError(f"the run {folder} is not finished: train it to its end")
     if not (run.folder / "policy" / "adapter_config.json").is_file():
@@ -159,13 +181,25 @@ def named_config(
     return replace(run, method=chosen, estimator=Estimator(estimator), seed=seed)
 
 
+def named_task(name: str) -> TaskSpec:
+    """A scripted task by its name, one of the library or a reader's own, with default options.
+
+    Raises ``ValueError`` for an unknown name, with the nearest ones.
+
+    >>> named_task("medical").build().max_turns
+    6
+    """
+    if ":" not in name:
+        check_name("task", name, NAMES)
+    return TaskSpec(name, version=_stated_version(name))
+
+
 def _stated_version(name: str) -> int:
     """The version that a reader's own ``module:name`` states; 0 for a name of the library, or where it states none."""
     module, colon, attribute = name.partition(":")
     if not colon:
         return 0
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; the processes that train take it over
+    import_from_here()  # also where no command line did: in a script of another folder
     try:
         return int(getattr(getattr(importlib.import_module(module), attribute), "version", 0))
     except (ImportError, AttributeError, ValueError) as error:

@@ -100,12 +100,13 @@ def _check_target(folder: Path, run: Path) -> None:
 
 
 def find_base(run: Path, config: RunConfig, known_as: str, named: str | None = None) -> Base:
-    """What a run was trained on: a folder ``known_as``, which comes with the library or the run store made, or a hub's model.
+    """What a run was trained on: a folder, which comes with the library or the run store made, or a hub's model.
 
+    ``known_as`` is what the run's adapter calls it: a folder by its own name alone, a model of the hub by its name there.
     ``named`` is its name on the hub. Raises :class:`ExportError` where others could not find it.
 
     >>> from itpo.study.profiles import get_profile
-    >>> find_base(Path("run"), get_profile("consumer").run, "Qwen2.5-3B-Instruct").text
+    >>> find_base(Path("run"), get_profile("consumer").run, "Qwen/Qwen2.5-3B-Instruct").text
     '`Qwen/Qwen2.5-3B-Instruct`'
     """
     if named is not None:
@@ -122,8 +123,9 @@ def find_base(run: Path, config: RunConfig, known_as: str, named: str | None = N
         precision = spec.precision if isinstance(spec, PretrainedModel) else "full"
         about = (_base_text(config), precision, _recipe(config), digest, named is not None, shipped)
         return Base(named or known_as, *about)
-    name = named or spec.name
-    if named is None and ("/" not in name or Path(name).exists()):
+    # The config's name may be the path of a folder that cannot be seen from here.
+    name = named or known_as
+    if "/" not in name and named is None:
         raise ExportError(
             f"{run} was trained on a base that it knows as {known_as!r}: name it on the hub with --base"
         )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itpo.apps.configs import check_name, finished_run, named_config, settings
+from itpo.apps.configs import (
+    check_name,
+    finished_run,
+    is_measurement,
+    named_config,
+    parse_changes,
+    settings,
+)
 from itpo.attribution import known_methods
 from itpo.config import RunConfig, from_json
 from itpo.estimators import ESTIMATORS
@@ -71,29 +81,36 @@ class Listed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The runs of a store, and a line for each folder that is no run of this library's trainer or cannot be read."""
+    """The runs of a store, a line for each folder that cannot be read, and the folders of measurements."""
 
     runs: list[Listed]
     others: list[str]
+    measurements: list[Path]
 
 
 def list_runs(root: Path) -> Found:
     """Every run of a store, by task, method, estimator, profile, settings and seed. Reads; changes nothing.
 
     >>> list_runs(Path("nowhere"))
-    Found(runs=[], others=[])
+    Found(runs=[], others=[], measurements=[])
     """
-    runs, others = [], []
+    runs: list[Listed] = []
+    others: list[str] = []
+    measurements: list[Path] = []
     for path in sorted(root.glob("[!.]*/config.json")):
         try:
-            config = from_json(read_json(path).get("config"))
+            written = read_json(path).get("config")
+            if is_measurement(written):
+                measurements.append(path.parent.resolve())
+                continue
+            config = from_json(written)
             if not isinstance(config, RunConfig):
                 raise ValueError("its config is none of this library's trainer")
             run = Run(path.parent.resolve(), config)
             runs.append(Listed(run, *_described(config), status_of(run)))
         except (RunFolderError, ValueError) as error:
             others.append(f"{path.parent}: {error}")
-    return Found(sorted(runs, key=_order), others)
+    return Found(sorted(runs, key=_order), others, measurements)
 
 
 def _order(listed: Listed) -> tuple[Any, ...]:
@@ -239,7 +256,9 @@ def _nearest(runs: list[Listed], facts: Facts) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as ``--set`` reads it: JSON, but for texts that are not read as something else."""
+    plain = isinstance(value, str) and parse_changes([f"name={value}"]) == {"name": value}
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def train_command(facts: Facts) -> str:
@@ -250,10 +269,10 @@ def train_command(facts: Facts) -> str:
     """
     named = {name: value for name, value in facts.given().items() if name != "status"}
     options = (
-        f"--{name} {value}" if name in _NAMES else f"--set {name}={_text(value)}"
+        [f"--{name}", str(value)] if name in _NAMES else ["--set", f"{name}={_text(value)}"]
         for name, value in named.items()
     )
-    return " ".join(["itpo train", *options])
+    return shlex.join(["itpo", "train", *chain.from_iterable(options)])
 
 
 def run_at(text: str | Path, root: Path) -> Path:

@@ -88,6 +88,8 @@ def _list(root: Path, facts: "Facts") -> int:
             others.append(f"{listed.run.folder}: {error}")
     for line in others:
         print(visible(line), file=sys.stderr)
+    if found.measurements:
+        print(f"measurements, which have no policy, not listed: {len(found.measurements)}", file=sys.stderr)
     if not chosen:
         of = f" of {facts}" if facts.given() else ""
         print(f"no runs{of} in {root}: make one with `itpo train`")
@@ -225,6 +227,7 @@ def _at(text: str, root: Path) -> "Run":
 
 def _chosen(text: str | None, root: Path, facts: "Facts") -> "list[Listed]":
     """The runs that are meant; raises one line where there are none."""
+    from itpo.apps.configs import refuse_measurement
     from itpo.apps.finding import list_runs, matching, run_at
 
     if text is None and not facts.given():
@@ -233,7 +236,10 @@ def _chosen(text: str | None, root: Path, facts: "Facts") -> "list[Listed]":
         )
     with one_line(ValueError):
         folder = run_at(text, root).resolve() if text else None
-        chosen = matching(list_runs(folder.parent if folder else root).runs, facts)
+        found = list_runs(folder.parent if folder else root)
+        if folder in found.measurements:
+            refuse_measurement(folder)
+        chosen = matching(found.runs, facts)
     if folder:
         chosen = [listed for listed in chosen if listed.run.folder == folder]
     if not chosen:

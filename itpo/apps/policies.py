@@ -14,6 +14,8 @@ from itpo.apps.training import watch_models
 
 if TYPE_CHECKING:
     from itpo.apps.finding import Facts
+    from itpo.config import TaskSpec
+    from itpo.runs.store import Run
 
 
 @finds_runs("status", task="Of the run; without a run the scripted task  [default: math]")
@@ -50,20 +52,19 @@ def chat(
     _refuse_conflicts(assistant, facts, run, data, format, url, model_name, free, model)
 
     from itpo.apps.chat import converse, find_policy, find_scene
-    from itpo.apps.configs import check_name, finished_run, named_config
-    from itpo.apps.finding import run_at, the_run
+    from itpo.apps.configs import check_name, named_config
     from itpo.apps.turn_credit import show_turn_credit
     from itpo.data import FORMATS
     from itpo.specs import Endpoint
+    from itpo.study.profiles import PROFILES
 
     # In this order, so that nothing is loaded for options that are refused.
     with one_line(*expected_errors()):
         if format is not None:
             check_name("format", format, FORMATS)
-        finished = finished_run(run_at(run, root)) if run else None
-        if facts.method is not None and not assistant:
-            finished = the_run(root, facts)
-        task = facts.task or (finished.config.task.name if finished and data is None else "math")
+        if facts.profile is not None:
+            check_name("profile", facts.profile, PROFILES)
+        finished, task = _run_and_task(run, root, facts)
         scene = None
         if not free:
             endpoint = Endpoint(url, model_name, max_tokens=max_tokens) if url and model_name else None
@@ -71,13 +72,28 @@ def chat(
         if scene and assistant:
             other = scene.parties["user"]
         else:
-            start = named_config(facts.profile or "laptop", task)
+            start = finished.config if finished else named_config(facts.profile or "laptop", task.name)
             with watch_models(root, _say_making):
                 other = find_policy(start, finished, model, max_tokens, example, root)
         messages = converse(other, scene, role)
         if finished and scene and scene.example is not None and model is None:
             show_turn_credit(finished, task, scene.example, messages)
     return 0
+
+
+def _run_and_task(text: str | None, root: Path, facts: "Facts") -> "tuple[Run | None, TaskSpec]":
+    """The run that is meant, if any, and the scripted task: the run's own, with its options, unless another one is named."""
+    from itpo.apps.configs import finished_run, named_task
+    from itpo.apps.finding import run_at, the_run
+    from itpo.config import TaskSpec
+
+    run = finished_run(run_at(text, root)) if text else None
+    if facts.method is not None:
+        run = the_run(root, facts)  # also for an assistant, whose turns it credits at the end
+    own = run.config.task if run else None
+    if isinstance(own, TaskSpec) and facts.task in (None, own.name):
+        return run, own
+    return run, named_task(facts.task or (own.name if own else "math"))
 
 
 def _refuse_conflicts(

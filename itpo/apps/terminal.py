@@ -1,4 +1,4 @@
-"""What a terminal is shown: errors in one line, tables and colours that fit it, and what others wrote, safely."""
+"""A command and its terminal: modules of the folder, errors in one line, tables and colours that fit, safe texts of others."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -18,6 +19,16 @@ else:
     Context = typer.Context.__base__  # which what a command is given is an instance of
 
 GOES_ON = "the same command goes on from the last checkpoint"
+
+
+def import_from_here() -> None:
+    """Let a reader's own modules be imported from the current folder, as ``python -m`` does.
+
+    The script ``itpo`` does not by itself. Processes that train take it over.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 @contextmanager

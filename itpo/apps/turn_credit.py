@@ -15,6 +15,7 @@ from typing import Any
 from itpo import turns
 from itpo.apps.terminal import can_print, columns, paint, visible
 from itpo.attribution import MethodEntry, known_methods
+from itpo.config import TaskSpec
 from itpo.dialogue import Dialogue, Message, TokenBatch, collate
 from itpo.estimators import allows, estimate, method_sources
 from itpo.rollout.sampler import Sampling, rollout
@@ -23,7 +24,6 @@ from itpo.runs.files import RunFolderError
 from itpo.runs.store import Run
 from itpo.tasks.base import ScriptedTask
 from itpo.tasks.judging import JudgeError
-from itpo.tasks.registry import get_task
 from itpo.training.build import trained
 from itpo.training.learner import Learner
 
@@ -132,19 +132,19 @@ def _line(
     return Line(method, None if method.compares else by_turn[0], by_turn[1])
 
 
-def show_turn_credit(run: Run, task: str, example: Any, messages: Sequence[Message]) -> None:
+def show_turn_credit(run: Run, task: TaskSpec, example: Any, messages: Sequence[Message]) -> None:
     """Print the table for a conversation about an example of a scripted task, or in one line why there is none.
 
     Nothing is said of a conversation in which nobody answered.
     """
     if not any(message.role == "assistant" for message in messages):
         return
-    if run.config.task.name != task:
-        print(f"no turn credit: the run was trained on the task {run.config.task.name}, not on {task}")
+    if run.config.task.name != task.name:
+        print(f"no turn credit: the run was trained on the task {run.config.task.name}, not on {task.name}")
         return
     try:
         print()
-        print(turn_credit_table(turn_credit(trained(run), get_task(task), example, messages)))
+        print(turn_credit_table(turn_credit(trained(run), task.build(), example, messages)))
     except (ValueError, OSError, RunFolderError, JudgeError) as error:
         print(f"no turn credit: {visible(' '.join(str(error).split()))}")
 

@@ -286,7 +286,13 @@ def test_a_person_is_the_doctor_of_a_scripted_patient(
         ("--free --model nowhere", "no model in nowhere"),
         ("--task maths", "unknown task 'maths': did you mean math"),
         ("--data x.jsonl --format gsm8 --run r", "unknown format 'gsm8': did you mean gsm8k"),
+        ("--run nowhere --profile labtop", "unknown profile 'labtop': did you mean laptop?"),
         ("--format gsm8k", "--format needs --data"),
+        ("--as assistant --method nonsense --store nowhere", "unknown method 'nonsense'"),
+        (
+            "--as assistant --method itpo --seed 1 --store nowhere",
+            "no finished run of method itpo, seed 1 in nowhere: train it by `itpo",
+        ),
         ("--as assistant --model somewhere", "takes the model's place: leave --model out"),
         ("--max-tokens 0", "'--max-tokens': Input should be greater than or equal to 1"),
         ("--max-tokens -5", "'--max-tokens': Input should be greater than or equal to 1"),

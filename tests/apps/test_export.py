@@ -286,11 +286,46 @@ def test_a_pretrained_base_that_imitated_is_made_again(prose_folder, tmp_path):
     assert execute(load, names["base"], folder)["reply"].shape[0] == 1
 
 
+def test_a_base_in_4_bits_that_the_library_makes_is_loaded_so(prose_folder, tmp_path, monkeypatch):
+    """The card has the code that makes the base, and the code that loads it in 4 bits."""
+    pytest.importorskip("bitsandbytes", reason='needs the extra "gpu"')
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # as above
+    spec = PretrainedModel(str(prose_folder), "nf4", Imitation(steps=1, dialogues_per_step=2))
+    config = replace(tiny_config("uniform"), task=TaskSpec("math_prose"), model=spec)
+    store = Store(tmp_path / "runs")
+    run, base = store.open(config), base_model(config, store)
+    backbone = Backbone(load_base(base, "nf4", "cpu")[0], ["policy"], config.adapter)
+    run.log(0, {"eval_success": 0.25})
+    backbone.save_adapter("policy", run.folder / "policy")
+    run.finish({"success": 0.5, "greedy_success": None})
+    recipe, load = code_blocks(export(run.folder, tmp_path / "adapter"))
+    assert "base_model(" in recipe
+    names = execute(load, base, tmp_path / "adapter")
+    assert names["model"].get_base_model().is_loaded_in_4bit and names["reply"].shape[0] == 1
+
+
 def test_bases_and_data_that_a_config_names_need_no_options(run):
     config = get_profile("consumer").run
-    base = find_base(run.folder, config, "models--Qwen--Qwen2.5-3B-Instruct")
+    base = find_base(run.folder, config, "Qwen/Qwen2.5-3B-Instruct")
     assert (base.name, base.precision, base.recipe) == ("Qwen/Qwen2.5-3B-Instruct", "nf4", "")
     assert "`collabllm/collabllm-multiturn-math-hard-large`" in data_text(config)
+
+
+def test_a_folder_stays_one_when_it_is_seen_from_elsewhere(run, tiny_folder, tmp_path, monkeypatch):
+    """A path of two parts reads as a name of the hub, but the run's adapter knows it as a folder."""
+    (tmp_path / "build").symlink_to(tiny_folder.parent)
+    name = f"build/{tiny_folder.name}"
+    config = replace(run.config, task=TaskSpec("math_prose"), model=PretrainedModel(name))
+    monkeypatch.chdir(tmp_path)
+    backbone = Backbone(load_base(name)[0], ["policy"], Adapter(4, 8))
+    backbone.save_adapter("policy", tmp_path / "policy")
+    known_as = json.loads((tmp_path / "policy" / CONFIG).read_text())["base_model_name_or_path"]
+    (tmp_path / "elsewhere").mkdir()
+    for place in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(place)
+        with pytest.raises(ExportError, match="name it on the hub with --base"):
+            find_base(run.folder, config, known_as)
+        assert find_base(run.folder, config, known_as, "me/tiny").name == "me/tiny"
 
 
 def test_refusals_say_what_to_do_and_lose_nothing(run, written_runs, tmp_path, capsys):

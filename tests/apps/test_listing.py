@@ -9,6 +9,9 @@ from itpo.__main__ import main
 from itpo.apps.configs import named_config
 from itpo.apps.finding import list_runs
 from itpo.runs.store import Run, Store
+from itpo.study.measured import measured_methods
+from itpo.study.microscope import MicroscopeConfig
+from itpo.study.oracle import OracleConfig
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 Refused = Callable[..., str]
@@ -107,3 +110,36 @@ def test_busy_runs_stay_and_are_named_and_the_others_are_removed(
     }
     for run in runs:
         run.release()
+
+
+@pytest.fixture
+def measurements(root: Path) -> list[Path]:
+    """Finished measurements of the two kinds that the library has."""
+    config = named_config("smoke", "math", "norm_itpo")
+    microscope = MicroscopeConfig(config, 0, measured_methods(config, ("trajectory_share",)))
+    runs = [Store(root).open(measured) for measured in (microscope, OracleConfig(config))]
+    for run in runs:
+        run.log(0, {"success": 0.5})
+        run.finish({})
+    return [run.folder for run in runs]
+
+
+def test_measurements_are_counted_and_not_listed(
+    root: Path, measurements: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = written(root, seed=0)
+    assert main(["runs", "--store", str(root)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "measurements, which have no policy, not listed: 2\n"
+    assert str(run.folder) in printed.out and printed.out.count("\n") == 2
+    assert main(["runs", "remove", measurements[0].name, "--yes", "--store", str(root)]) == 0
+    assert not measurements[0].exists() and measurements[1].exists()
+
+
+@pytest.mark.parametrize("command", ["runs show {}", "chat --run {}", "export {} adapter"])
+def test_a_measurement_in_the_place_of_a_policy_is_called_one(
+    root: Path, refused: Refused, measurements: list[Path], command: str
+) -> None:
+    says = " is a measurement, which has no trained policy: name a run that `itpo runs` lists"
+    for folder in measurements:
+        assert refused(*command.format(folder).split()) == f"{folder}{says}"

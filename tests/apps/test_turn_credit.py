@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quickjs
@@ -17,6 +18,7 @@ from itpo import prm, trainer
 from itpo.__main__ import main
 from itpo.apps import terminal, turn_credit
 from itpo.apps.configs import finished_run
+from itpo.apps.training import chosen_config
 from itpo.apps.turn_credit import TurnCredit, turn_credit_table
 from itpo.attribution import get_method, known_methods
 from itpo.dialogue import collate
@@ -211,6 +213,45 @@ def test_a_chat_with_a_run_ends_with_it(
     assert chat(monkeypatch, "a\na\n\n", "--run", str(run.folder), "--as", role) == 0
     told = capsys.readouterr().out.partition("\n\nWhat each turn earned.")[2]
     assert "Signed Norm-ITPO" in told and "Not shown: Value model" in told and "\x1b" not in told
+
+
+def test_an_assistant_may_name_the_run_by_facts(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = ["--method", "norm_itpo", "--seed", "0", "--store", str(root)]
+    assert chat(monkeypatch, "a\na\n\n", "--as", "assistant", *facts) == 0
+    assert "\n\nWhat each turn earned." in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def corridor(root: Path) -> Run:
+    """A run on a corridor that is longer than the default one."""
+    options = {"task.turns": 10, "model.steps": 2}
+    config = chosen_config("smoke", "corridor", "uniform", "rloo", 0, {**SIZES, **options})
+    run = Store(root / "corridors").open(config)
+    with _unchecked():
+        trainer.train(config, run)
+    return run
+
+
+@pytest.mark.parametrize("named", [[], ["--task", "corridor"]])
+def test_the_task_of_the_run_keeps_its_options(
+    corridor: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: list[str],
+) -> None:
+    """In the conversation and in its credit, also where its name is said once more."""
+    credited = []
+
+    def noted(learner: Learner, task: Any, *others: Any) -> TurnCredit:
+        credited.append(task)
+        return many_turns(1)
+
+    monkeypatch.setattr(turn_credit, "turn_credit", noted)
+    assert chat(monkeypatch, "a\n\n", "--run", str(corridor.folder), "--as", "assistant", *named) == 0
+    assert "There are 10 assistant turns." in capsys.readouterr().out
+    assert [task.max_turns for task in credited] == [10]
 
 
 def test_where_there_is_no_credit_a_chat_says_why_or_nothing(
