@@ -363,7 +363,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with explain_full_disk(root):
             if running:
-                side_by_side = min(options.jobs, len(sources)) or 1
+                side_by_side = min(options.jobs, len(sources))
                 run(in_order(sources), options.profile, root, side_by_side, options.keep_times)
             for source in sources if options.sync else ():
                 if difference(source):
