@@ -367,7 +367,11 @@ def test_the_plan_says_order_questions_and_times(root: Path, capsys) -> None:
         ["01_training", "2", "min  What is learned?"]
     ]
     assert lines[start + 1].split() == ["00_first", "1", "h", "30", "min", "A", "title"]
-    ended = lines[start + 3 :]
+    assert lines[start + 2 : start + 4] == [
+        "What a running one has so far: build/laptop/NAME.partial.ipynb.",
+        "Ctrl-C stops; the same command goes on.",
+    ]
+    ended = lines[start + 4 :]
     assert re.fullmatch(r"01_training \.\.\. \d+ s -> .*\.ipynb \(about 1 h 30 min left\)", ended[0])
     assert ended[1].startswith("00_first ... ") and "left" not in ended[1]
     own = json.loads((root / "build" / "laptop" / "times.json").read_text())

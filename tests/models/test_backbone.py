@@ -369,19 +369,27 @@ def test_a_forward_pass_that_fails_leaves_no_layer_in_training_mode(make_backbon
     assert not any(module.training for module in backbone.model.modules())
 
 
-def test_a_switch_between_adapters_takes_less_than_a_millisecond():
-    """On as many layers as models of 3 B parameters have or fewer; peft's own switch takes 10 ms there."""
+def test_a_switch_between_adapters_costs_a_fraction_of_pefts_own():
+    """Least processor times on as many layers as models of 3 B parameters have; a seventh was measured."""
     config = LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=30, num_attention_heads=1
     )
     backbone = Backbone(LlamaForCausalLM(config), ["policy", "prm"], Adapter(1, 1))
     assert len(everything(backbone)[1]) == 210
-    laps = []
-    for _ in range(50):
-        start = time.perf_counter()
-        with backbone.use("policy"):
-            laps.append(time.perf_counter() - start)
-    assert min(laps) < 1e-3
+
+    def ours(name):
+        with backbone.use(name):  # there and back: two switches
+            pass
+
+    def least(switch):
+        laps = []
+        for lap in range(50):
+            start = time.process_time()
+            switch(backbone.names[lap % 2])
+            laps.append(time.process_time() - start)
+        return min(laps)
+
+    assert least(ours) < least(backbone.peft_model.set_adapter) / 2
 
 
 @pytest.fixture
