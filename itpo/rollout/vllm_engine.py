@@ -28,6 +28,15 @@ from itpo.rollout.engine import Ask, Decoding, Following, Turn
 TESTED = ("0.32",)  # versions of vLLM
 
 
+def largest_rank(rank: int) -> int:
+    """The ``max_lora_rank`` with which vLLM, which takes powers of two from 8 on, has room for adapters of this rank.
+
+    >>> [largest_rank(rank) for rank in (1, 8, 12, 64)]
+    [8, 8, 16, 64]
+    """
+    return max(8, 1 << (rank - 1).bit_length())
+
+
 class VLLMEngine:
     """Writes turns by vLLM under the backbone's active adapter; see :class:`itpo.rollout.engine.Engine`.
 
@@ -56,7 +65,7 @@ class VLLMEngine:
             str(folder),
             dtype="bfloat16" if self.on_gpu else "float32",
             enable_lora=True,
-            max_lora_rank=max(rank, 8),
+            max_lora_rank=largest_rank(rank),
             max_loras=1,
             max_num_seqs=max_rows,
             enable_prefix_caching=True,
