@@ -116,7 +116,7 @@ publish(
     profile,
     f"Gain on trajectory-share at the same learning rate, RLOO, {len(plan.band_seeds)} seeds a task at the rate of Table 1 and "
     f"{len(plan.sweep_seeds)} at the others: difference of the mean outcome of training, in points. Symbols: means over seeds; bars: "
-    "95 % t-intervals over clusters of task and seed; black line: trajectory-share; grey: below 3 points. Open symbols: another setting of the method that has the filled ones.",
+    "95 % t-intervals over clusters of task and seed; black line: trajectory-share; grey: below 3 points. Open symbols: another setting of the method of the same colour.",
     gains=table,
 )
 
@@ -229,5 +229,6 @@ Markdown(tables.markdown(tables.as_text(whole[whole["auc_n"] > 0], quality)))
 # level.groupby(["task", "row"])["gain"].describe()
 # ```
 #
-# Near the ceiling methods can only lose, so that a few runs that collapsed make most of the differences. Look at the minimum.
+# Where nearly all runs are at the ceiling, nothing can differ. Elsewhere look at the minimum: is a difference made by a few runs that
+# collapsed, or do all seeds end lower?
 # </details>

@@ -163,7 +163,7 @@ publish(
     profile,
     "F5. Kendall's tau-b between implicit return and outcome, RLOO, math tutoring: on fresh training batches before the PRM learns from them "
     "(left; centred mean over three batches) and on the monitor set (right). Mean and 95 % interval over seeds (Fisher's z). Negative "
-    "steps: warm-up of the PRM. Dotted: tau of a perfect ranking at that success rate. Hatched: range in secondary sources [S].",
+    "steps: warm-up of the PRM. Dotted: the ceiling, tau of a perfect ranking at that success rate; 0: chance. Hatched: range in secondary sources [S].",
     batches=batches,
     monitor=tables.bands(monitored, kind="correlation"),
     ceilings=ceilings,

@@ -232,7 +232,7 @@ publish_by_hand(
     "estimators_length",
     profile,
     "A made-up group: advantage of the second turn of successful dialogues by their number of turns, equal shares. A line for each "
-    "estimator, and for each baseline of RLOO; those that give the same lie on one another.",
+    "estimator, and for each baseline of RLOO; those of `trajectory`, `to_go` and PPO lie close together.",
     table=table,
     ylabel="advantage of turn 2",
 )

@@ -197,7 +197,7 @@ publish(
     profile,
     f"F23 [O]. Spearman correlation of each method's turn credit with the oracle's advantage on {len(watched.outcome)} dialogues "
     f"of the monitor set, RLOO, math tutoring; mean and 95 % interval over {len(scale.seeds)} seeds (Fisher's z). Filled: truth under the run's own final "
-    f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Strokes and dotted lines: ceilings.",
+    f"policy ({OWN} continuations); open: under the reference ({REFERENCE}). Ceilings: strokes, under the own policy; dotted, under the reference. Line at 0: chance.",
     band=band,
     ceilings=ceilings,
     reference=other,

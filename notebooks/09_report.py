@@ -67,15 +67,15 @@ for task in TASKS:
     effects.append(ledger_rewards.reward_effects(task, runs["rloo", task], scale))
     effects.append(ledger_rewards.agreement_effects(task, fidelity, scale))
 effects = pd.concat(effects, ignore_index=True)
-ruled = ledger.ledger(effects, scale)
+ruled, by_cell = ledger.ledger(effects, scale), ledger.cell_table(effects, scale)
 worths = microscope.worth_table(gradients)
 shown = ("norm_itpo", "norm_itpo_to_go", "itpo", "signed_norm_itpo")
-Markdown(report.answers(ruled, scale, microscope_tables.findings(worths, shown, "policies")))
+Markdown(report.answers(ruled, by_cell, scale, microscope_tables.findings(worths, shown, "policies")))
 
 # %% [markdown]
 # ## 1. The ledger in one picture
 #
-# **How to read it.** A line for each claim; the dot is its effect, the bar its 95 % interval, in points of the outcome. Right of
+# **How to read it.** A line for each claim; the mark is its effect, the bar its 95 % interval, in points of the outcome. Right of
 # 0: as claimed; C4 claims *no gain*, and holds left of 0 too. In the grey zone a difference would not matter. A claim about
 # collapses is better to the right too: fewer of them. Primary claims are adjusted together by Holm; the others stand by their own
 # intervals, and some of so many will leave 0 out by chance.
@@ -87,15 +87,16 @@ main = ruled["claim"].isin(["C2", "C3", "C4", "further", "best of the sweep"]) |
 main |= ruled["claim"].isin(["P1", "P7"]) & (ruled["part"] == "level")
 caption = (
     f"The ledger: effect of each claim in points, {len(scale.seeds)} or {len(get_experiment(profile).band_seeds)} seeds on three tasks "
-    f"(best of the sweep: {len(get_experiment(profile).sweep_seeds) // 2}). Dots: mean over tasks of means over seeds; bars: 95 % t-intervals over clusters of task and "
-    "seed, tasks fixed; grey: below 3 points. Colour and shape say the ruling."
+    f"(best of the sweep: {len(get_experiment(profile).sweep_seeds) // 2}). Marks: mean over tasks of means over seeds; bars: 95 % t-intervals over clusters of task and "
+    "seed, tasks fixed; line at 0: no difference; grey: below 3 points. Colour and shape say the ruling."
 )
 publish(comparison.forest, "ledger_forest", profile, caption, ledger=ruled[main].drop(columns="reason"))
 
 # %%
 caption = (
     "The ledger's further lines in points: level, collapse, single rates and estimators, and C9, against chance and against always "
-    "naming the place that is most often right. Marks as in the picture above; arrows: beyond the edge."
+    "naming the place that is most often right, in points of decisions; collapse: of runs. Marks: mean over tasks of means over seeds; bars: 95 % "
+    "t-intervals over clusters of task and seed; line at 0: no difference; grey: below 3 points; arrows: beyond the edge. Colour and shape say the ruling."
 )
 publish(comparison.forest, "ledger_forest_more", profile, caption, ledger=ruled[~main].drop(columns="reason"))
 
@@ -149,7 +150,7 @@ for number, column in ((16, "tokens"), (17, "turns")):
     lengths = tables.bands(curves[curves["step"] >= 0], by=["setting", "row"])
     what = f"assistant {column}"
     caption = f"F{number}. {what.capitalize()} of a training dialogue against training step, RLOO, a panel for each task; line: mean over "
-    caption += f"{len(scale.seeds)} seeds; shaded: 95 % t-interval. ITPO with the outcome as a second reward."
+    caption += f"{len(scale.seeds)} seeds; shaded: 95 % t-interval, cut off where it leaves the range of the means. ITPO with the outcome as a second reward."
     name = f"F{number}_{'length' if number == 16 else 'turns'}"
     display(
         publish(
@@ -171,7 +172,6 @@ note = "95 % intervals over clusters of task and seed; p of primary claims by Ho
 Markdown(tables.write_table(tables.as_text(ruled, ledger.LEDGER_COLUMNS), ruled, "ledger", scale, note))
 
 # %%
-by_cell = ledger.cell_table(effects, scale)
 tables.write_table(
     by_cell.round(3), by_cell, "ledger_cells", scale, "Every claim in every task and estimator."
 )

@@ -53,7 +53,7 @@ publish(
     "F18_settings",
     profile,
     "F18 to F20 by the microscope: what a method's credit is worth, in times the batch that trajectory-share would need for a gradient with the "
-    "same cosine to the true one. Blue: more than 1, red: less; grey: the difference does not count; empty: the method has no eta. Thousand "
+    "same cosine to the true one. Blue: more than 1, red: less; grey: the difference of cosines does not count; empty: the method has no eta. Depth of colour: the estimate. Thousand "
     f"weights beside the vocabulary by width: {weights}. Math tutoring, RLOO, {size}.",
     table=table[["group", "setting", "name", "label", "worth", "counts"]],
 )

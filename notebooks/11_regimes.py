@@ -69,7 +69,8 @@ publish(
     "regimes_map",
     profile,
     "Map of regimes: what a method's credit is worth, in times the batch that trajectory-share would need for a gradient with the same cosine "
-    f"to the true one. Blue: more than 1, red: less; grey: the difference does not count. Middle of the map: {middle}. RLOO, {size}.",
+    f"to the true one. Blue: more than 1, red: less; grey: the difference of cosines does not count. Depth of colour: the estimate, whose interval "
+    f"may be wide. Middle of the map: {middle}. RLOO, {size}.",
     table=table[["group", "setting", "name", "label", "worth", "counts"]],
 )
 

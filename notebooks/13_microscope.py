@@ -123,7 +123,7 @@ publish(
     profile,
     "What each method's credit is worth: how many times the batch trajectory-share (line at 1) would need for a gradient with the same cosine to "
     "the true one. A mark for each policy, trained so many steps by trajectory-share; filled: the difference of cosines counts (Holm over the "
-    f"methods at a policy, 5 %). Bars: 95 %, jackknife over {size}. RLOO; to_go: its other baseline; arrows: beyond the edge.",
+    f"methods at a policy, 5 %). Bars: 95 %, jackknife over {size}. RLOO; to_go: its other baseline; bars are cut at the edge, arrows: beyond it.",
     table=shown.drop(columns=["task", "policy_steps"]),
 )
 

@@ -70,14 +70,15 @@ Markdown(f"{tables.scale_note(scale)} {len(runs)} policies, {size}.")
 
 # %%
 table = microscope.worth_table(runs)
-shown = table.assign(panel=scale.name, policy=[f"after {steps} steps" for steps in table["policy_steps"]])
+shown = table.assign(panel=run.model.name, policy=[f"after {steps} steps" for steps in table["policy_steps"]])
 publish(
     draw.worths,
     "microscope_real",
     profile,
     f"What each method's credit is worth to {run.model.name}: how many times the batch trajectory-share (line at 1) would need for a gradient with the "
     "same cosine to the true one. Filled: the difference of cosines counts (Holm over the methods at a policy, 5 %). "
-    f"Bars: 95 %, jackknife over {size}. Math tutoring in plain English, RLOO; arrows: beyond the edge.",
+    f"A mark for each policy, none where its true gradient is lost in noise. Bars: 95 %, jackknife over {size}; none: not known; cut at the "
+    "edge; arrows: beyond it. Math tutoring in plain English, RLOO; to_go: its other baseline.",
     table=shown.drop(columns=["task", "policy_steps"]),
 )
 
@@ -94,7 +95,7 @@ Markdown(tables.mark(scale) + "\n".join(f"- {text}" for text in said))
 
 # %% [markdown]
 # **Does the PRM know anything yet?** Its AUC on these batches says how well it tells successes from failures, 0.5 by chance. Where it is at
-# chance, no method that asks it can be better than trajectory-share, whatever it does with the answer.
+# chance, a better gradient cannot be put down to what the PRM knows of dialogues.
 
 # %%
 quality = [microscope.batch_means(run) for run in runs]

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -72,25 +71,3 @@ def test_its_example_of_training_trains(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, object] = {}
     exec(block.replace("seed=1)", 'seed=1, profile="smoke", steps=1, store="runs")'), names)
     assert names["run"].done
-
-
-@pytest.mark.parametrize("text", [ANSWER, (ROOT / "docs" / "results.md").read_text(encoding="utf-8")])
-def test_the_numbers_of_the_answer_are_those_of_the_ledger(text: str) -> None:
-    """Every effect stands in the ledger so."""
-    effects = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", text)
-    ledger = pd.read_csv(ROOT / "figures" / "ledger.csv")
-    lines = zip(*(ledger[name] for name in ("effect", "low", "high")), strict=True)
-    known = {f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]" for effect, low, high in lines}
-    assert len(effects) >= 5 and [effect for effect in effects if effect not in known] == []
-
-
-def test_what_the_results_say_of_smollm2_is_so() -> None:
-    text = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
-    table = pd.read_csv(ROOT / "figures" / "microscope_real_table.csv")
-    usual = table[table["name"] == "trajectory_share"].set_index("policy_steps")["cosine"]
-    assert "no difference from trajectory-share counts" in text and not table["counts"].any()
-    assert "after 4 steps the true gradient itself is lost in noise" in text
-    assert usual.isna().to_dict() == {0: False, 4: True}
-    real = pd.read_csv(ROOT / "figures" / "T_real_model.csv").set_index("row")
-    after = [f"{real.loc[row, 'success']:.2f}" for row in ("trajectory_share", "norm_itpo")]
-    assert f"{real['before'].iloc[0]:.2f} before, {' and '.join(after)} after" in text

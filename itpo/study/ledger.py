@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -51,7 +51,7 @@ def effects(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     ``effect`` is in the claim's unit, and ``runs`` counts those that it is made of. A claim that cannot be ruled on has one
     line, whose ``reason`` says why.
     """
-    once = frame.drop_duplicates(KEYS)
+    once = frame.drop_duplicates([*KEYS, *MEASURES])  # a run of both; what differs in a measure is two runs
     experiment, cells = get_experiment(profile.name), _cells(once)
     rates = {task: table_rate(profile, task) for task in TASKS}
     parts = []
@@ -90,7 +90,7 @@ def _cells(frame: pd.DataFrame) -> Cells:
 
 def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, pair: Pair) -> pd.DataFrame:
     """The effect of a pair in each task, estimator and seed. Raises ``NotRuledError`` if a run is missing."""
-    experiment, fresh = get_experiment(profile.name), _is_fresh(profile)
+    experiment = get_experiment(profile.name)
     half = len(experiment.sweep_seeds) // 2
     lines = []
     for task, estimator in product(TASKS, pair.estimators):
@@ -106,30 +106,42 @@ def _differences(cells: Cells, table_rates: dict[str, float], profile: Profile, 
             rates = experiment.rates if pair.runs == "sweep" else (rate,)
             keys = [(task, name, estimator, f"{rate:g}") for rate in rates]
             if pair.runs == "sweep":
-                keys.sort(key=lambda key: -sum(_values(cells, key, seeds, "speed", fresh)))
-            sides.append(_values(cells, keys[0], judged, pair.measure, fresh))
+                keys.sort(key=lambda key: -sum(_values(cells, key, seeds, "speed", profile)))
+            sides.append(_values(cells, keys[0], judged, pair.measure, profile))
         for seed, better, worse in zip(judged, *sides, strict=True):
             lines.append((task, estimator, seed, MEASURES[pair.measure][1] * (better - worse), 2))
     return pd.DataFrame(lines, columns=["task", "estimator", "seed", "effect", "runs"])
 
 
-def _is_fresh(profile: Profile) -> bool:
-    """Whether seeds that chose the settings are refused; not at the smoke profile, which has no others."""
-    return min(get_experiment(profile.name).band_seeds) >= FIRST_SEED
+def check_seeds(what: str, there: Sequence[int], profile: Profile) -> None:
+    """Raise ``NotRuledError`` for a seed that chose settings, or one of which there are several runs of ``what``.
 
+    The smoke profile may use any seed: it has no others.
 
-def _values(cells: Cells, key: Key, seeds: Sequence[int], measure: str, fresh: bool) -> list[float]:
-    """A measure of one cell in these seeds. Raises ``NotRuledError`` naming a run that is missing or does not belong."""
-    task, name, estimator, rate = key
-    what, runs = f"{task}, {name}, rate {rate}, {estimator}", cells.get(key, [])
-    there = [run["seed"] for run in runs]
-    used = sorted(seed for seed in {*there, *seeds} if seed < FIRST_SEED)
-    if fresh and used:
+    >>> from itpo.study.profiles import get_profile
+    >>> check_seeds("math, itpo", [100, 203], get_profile("laptop"))
+    Traceback (most recent call last):
+        ...
+    itpo.study.ledger.NotRuledError: not a fresh seed: math, itpo, seed 203: those below 100, and 200 to 205, chose the settings
+    """
+    experiment = get_experiment(profile.name)
+    choice = experiment.choice_seeds
+    used = sorted(seed for seed in there if seed < FIRST_SEED or seed in choice)
+    if used and min(experiment.band_seeds) >= FIRST_SEED:
         raise NotRuledError(
-            f"not a fresh seed: {what}, seed {used[0]}: those below {FIRST_SEED} chose the settings"
+            f"not a fresh seed: {what}, seed {used[0]}: those below {FIRST_SEED}, and {min(choice)} to {max(choice)}, "
+            "chose the settings"
         )
     if twins := [seed for seed in there if there.count(seed) > 1]:
         raise NotRuledError(f"several runs: {what}, seed {twins[0]}: pass one")
+
+
+def _values(cells: Cells, key: Key, seeds: Sequence[int], measure: str, profile: Profile) -> list[float]:
+    """A measure of one cell in these seeds. Raises ``NotRuledError`` naming a run that is missing or does not belong."""
+    task, name, estimator, rate = key
+    what, runs = f"{task}, {name}, rate {rate}, {estimator}", cells.get(key, [])
+    check_seeds(what, [run["seed"] for run in runs], profile)
+    check_seeds(what, seeds, profile)
     numbers = {run["seed"]: run[measure] for run in runs}
     for seed in seeds:
         if not math.isfinite(numbers.get(seed, math.nan)):
@@ -166,7 +178,7 @@ def _own_differences(cells: Cells, profile: Profile, row: str, rival: str) -> pd
     lines = []
     for task, estimator in (place for place in places if allows(place[1], rival)):
         keys = [(task, name, estimator, f"{table_rate(profile, task):g}") for name in (row, rival)]
-        sides = [_values(cells, key, profile.seeds, "speed", _is_fresh(profile)) for key in keys]
+        sides = [_values(cells, key, profile.seeds, "speed", profile) for key in keys]
         for seed, better, worse in zip(profile.seeds, *sides, strict=True):
             lines.append((task, estimator, seed, 100 * (better - worse), 2))
     if not lines:
@@ -198,10 +210,15 @@ def _effects_by_line(frame: pd.DataFrame, profile: Profile) -> Iterator[tuple[Li
         yield _line_of(str(claim), str(part), known), own
 
 
+def _reason(line: Line, own: pd.DataFrame, tasks: Collection[str]) -> str:
+    """Why a claim is not ruled on; empty where it is. Claims about methods know their tasks, those about rewards come by task."""
+    missing = [task for task in tasks if task not in set(own["task"])] if line.family == "rewards" else []
+    said = next((text for text in own["reason"] if text), "")
+    return said or (f"missing task: {missing[0]}: pass its effects too" if missing else "")
+
+
 def _effect(line: Line, own: pd.DataFrame) -> Effect:
     """The effect over clusters, estimators of a cluster averaged first; of correlations in Fisher's z."""
-    if own["reason"].astype(bool).any():
-        return cluster_effect([])
     clusters = own.groupby(["task", "seed"], sort=False)["effect"].mean()
     values = [group.to_numpy(dtype=float) for _, group in clusters.groupby("task", sort=False)]
     return cluster_effect([fisher_z(group) for group in values] if line.kind == "correlation" else values)
@@ -214,32 +231,41 @@ def _fewest(own: pd.DataFrame) -> int:
 
 
 def _numbers(line: Line, effect: Effect, fewest: int) -> dict[str, float]:
-    """Effect and bounds in the line's unit; a correlation has no bounds if a task has too few seeds."""
+    """Effect and bounds in the line's unit, within what is possible.
+
+    No bounds where no spread was measured, and of a correlation where a task has too few seeds.
+    """
     interval = effect.interval()
     bounds = np.array([interval.mean, interval.low, interval.high])
     if line.kind == "correlation":
         bounds = np.tanh(bounds)
-        bounds[1:] = np.nan if fewest < MIN_SEEDS else bounds[1:]
+    elif line.unit == "points":
+        bounds = bounds.clip(-100, 100)  # between never and always
+    if effect.se == 0 or (line.kind == "correlation" and fewest < MIN_SEEDS):
+        bounds[1:] = np.nan
     return dict(zip(("effect", "low", "high"), bounds.tolist(), strict=True))
 
 
-def ledger(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+def ledger(frame: pd.DataFrame, profile: Profile, tasks: Collection[str] = tuple(TASKS)) -> pd.DataFrame:
     """A line for every claim that ``frame``, from :func:`effects` and others of its columns, has effects of.
 
     Columns: claim, part, statement, unit, effect, low, high (95 %), p, p_adjusted (by Holm, over the primary claims), clusters,
-    runs, family, ruling, reason. A claim that cannot be ruled on is "not ruled", and ``reason`` says which run is missing.
+    runs, family, ruling, reason. A claim that cannot be ruled on is "not ruled", and ``reason`` says which run is missing, or
+    which of ``tasks`` has no effect of a claim about rewards.
     """
-    ruled = [(line, own, _effect(line, own)) for line, own in _effects_by_line(frame, profile)]
-    primary = {line: effect.p for line, _, effect in ruled if line.family == "primary"}
+    ruled = []
+    for line, own in _effects_by_line(frame, profile):
+        reason = _reason(line, own, tasks)
+        ruled.append((line, own, reason, cluster_effect([]) if reason else _effect(line, own)))
+    primary = {line: effect.p for line, _, _, effect in ruled if line.family == "primary"}
     adjusted = dict(zip(primary, holm(list(primary.values())).tolist(), strict=True)) if primary else {}
     lines = []
-    for line, own, effect in ruled:
-        reason, p_adjusted = next((text for text in own["reason"] if text), ""), adjusted.get(line, np.nan)
+    for line, own, reason, effect in ruled:
         about = {"claim": line.claim, "part": line.part, "statement": line.statement, "unit": line.unit}
         numbers = _numbers(line, effect, _fewest(own))
         tests = {
             "p": effect.p,
-            "p_adjusted": p_adjusted,
+            "p_adjusted": adjusted.get(line, np.nan),
             "clusters": effect.n,
             "runs": int(own["runs"].sum()),
         }

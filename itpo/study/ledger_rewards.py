@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from itpo.runs.store import Run
 from itpo.study.credit_tables import RIVALS, SIDES, agreement_shares, order_curves, slope_curves
-from itpo.study.ledger import EFFECTS, refusal
+from itpo.study.ledger import EFFECTS, NotRuledError, check_seeds, refusal
 from itpo.study.profiles import Profile
 from itpo.study.protocol import REWARDS
 from itpo.study.reward_dynamics import last_taus, monitor_curves, spearman_curves
@@ -24,15 +25,15 @@ def reward_effects(task: str, runs: Sequence[Run], profile: Profile) -> pd.DataF
     finished run of such a method is missing, none is ruled on, and the reason names it.
     """
     names = [method.name for method in profile.methods if method.entry.needs_prm]
-    judged = [run for run in runs if run.done and run.config.method.name in names]
-    there = {(run.config.method.name, run.config.seed) for run in judged}
-    for name in names:
-        for seed in profile.seeds:
-            if (name, seed) not in there:
-                reason = f"missing run: {task}, {name}, rloo, seed {seed}: train it to its end"
-                return pd.concat(
-                    [refusal(line, reason) for (claim, _), line in REWARDS.items() if claim != "C9"]
-                )
+    own = {run.folder: run for run in runs if run.done and run.config.estimator.name == "rloo"}.values()
+    try:
+        for name in names:
+            there = [run.config.seed for run in own if run.config.method.name == name]
+            _check_seeds(f"{task}, {name}, rloo", there, profile, "train it to its end")
+    except NotRuledError as error:
+        lines = [line for (claim, _), line in REWARDS.items() if claim != "C9"]
+        return pd.concat([refusal(line, str(error)) for line in lines])
+    judged = [run for run in own if run.config.method.name in names and run.config.seed in profile.seeds]
     values = _reward_values(judged)
     made_of = {claim: 2 if claim[0] == "C7" else len(names) for claim in values}
     parts = [_lines(*claim, task, effect, made_of[claim]) for claim, effect in values.items()]
@@ -70,20 +71,28 @@ def agreement_effects(task: str, frame: pd.DataFrame, profile: Profile) -> pd.Da
     The share of decisions that a run hits less that of a guess, or of always naming one place. Runs without a decision are
     left out; where a run is missing, the claims of its method are not ruled on.
     """
-    shares, parts = agreement_shares(frame), []
+    frame = frame[frame["estimator"] == "rloo"]
+    shares, parts = agreement_shares(frame[frame["seed"].isin(profile.seeds)]), []
     for row in JUDGED:
-        there = set(frame.loc[frame["row"] == row, "seed"])
-        missing = [seed for seed in profile.seeds if seed not in there]
-        for side in SIDES:
+        try:
+            there = frame.loc[frame["row"] == row, "seed"].tolist()
+            _check_seeds(f"oracle of {task}, {row}, rloo", there, profile, "measure it")
+        except NotRuledError as error:
+            lines = [REWARDS["C9", f"{row}, {side}, {rival}"] for side, rival in product(SIDES, RIVALS)]
+            parts += [refusal(line, str(error)) for line in lines]
+            continue
+        for side, rival in product(SIDES, RIVALS):
             own = shares[(shares["row"] == row) & (shares["side"] == side)].set_index("seed")
-            for rival in RIVALS:
-                claim = ("C9", f"{row}, {side}, {rival}")
-                if missing:
-                    reason = f"missing run: oracle of {task}, {row}, rloo, seed {missing[0]}: measure it"
-                    parts.append(refusal(REWARDS[claim], reason))
-                else:
-                    parts.append(_lines(*claim, task, 100 * (own["share"] - own[rival]), 1))
+            effect = 100 * (own["share"] - own[rival])
+            parts.append(_lines("C9", f"{row}, {side}, {rival}", task, effect, 1))
     return pd.concat(parts, ignore_index=True)
+
+
+def _check_seeds(what: str, there: list[int], profile: Profile, remedy: str) -> None:
+    """:func:`itpo.study.ledger.check_seeds`, and raise its error for the first seed of Table 1 that is missing too."""
+    check_seeds(what, there, profile)
+    if missing := [seed for seed in profile.seeds if seed not in there]:
+        raise NotRuledError(f"missing run: {what}, seed {missing[0]}: {remedy}")
 
 
 def _lines(claim: str, part: str, task: str, effect: pd.Series, runs: int) -> pd.DataFrame:

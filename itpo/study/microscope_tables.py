@@ -154,9 +154,10 @@ def worths(products: Products, baseline: str = BASELINE) -> Float[np.ndarray, "M
 def interval(
     values: Float[np.ndarray, " J"], low: float = -np.inf, high: float = np.inf, confidence: float = 0.95
 ) -> Interval:
-    """Student's interval by the jackknife error, N - 1 degrees of freedom, within the bounds of what is measured.
+    """Student's interval by the jackknife error, N - 1 degrees of freedom; it and the estimate are within the bounds given.
 
-    Where the number or its error is ``nan``, the interval is of no batch: it is written as a dash.
+    An estimate from which the noise was taken off may be beyond what is possible, such as a cosine of 1.01. Where the number
+    or its error is ``nan``, the interval is of no batch: it is written as a dash.
 
     >>> print(interval(batch_means(np.array([0.5, 0.9, 1.0])), 0.0, 1.0))
     0.800 [0.143, 1.000]
@@ -164,8 +165,8 @@ def interval(
     estimate, error = jackknife(values)
     count = len(values) - 1
     half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
-    first, last = (float(np.clip(end, low, high)) for end in (estimate - half, estimate + half))
-    return Interval(estimate, first, last, count if np.isfinite(half) else 0)
+    ends = (estimate, estimate - half, estimate + half)
+    return Interval(*(float(np.clip(end, low, high)) for end in ends), count if np.isfinite(half) else 0)
 
 
 def ratio_interval(values: Float[np.ndarray, " J"]) -> Interval:
@@ -182,14 +183,14 @@ def differences(products: Products, baseline: str = BASELINE) -> pd.DataFrame:
     """How much each cosine is above trajectory-share's, paired by batch: name, ``difference`` (interval), p, p_adjusted.
 
     p is that of Student's t with the jackknife error and N - 1 degrees of freedom; p_adjusted is Holm's over all lines.
-    Neither the reference nor trajectory-share has a line. p is 1 where a cosine is ``nan``.
+    Neither the reference nor trajectory-share has a line. p is ``nan`` where a cosine is, and where no spread was measured.
     """
     every = cosines(products)
     usual, lines = every[products.names.index(baseline)], []
     for name, own in zip(products.names[1:], every[1:], strict=True):
         if name != baseline:
             estimate, error = jackknife(own - usual)
-            p = 2 * float(stats.t.sf(abs(estimate) / error, products.batches - 1)) if error > 0 else 1.0
+            p = 2 * float(stats.t.sf(abs(estimate) / error, products.batches - 1)) if error > 0 else np.nan
             lines.append({"name": name, **interval_columns("difference", interval(own - usual)), "p": p})
     frame = pd.DataFrame(lines)
     return frame.assign(p_adjusted=holm(frame["p"])) if len(frame) else frame
@@ -203,7 +204,7 @@ def microscope_table(products: Products, baseline: str = BASELINE) -> pd.DataFra
     statistics: dict[str, Any] = {
         "cosine": [interval(values, -1.0, 1.0) for values in cosines(products)],
         "bias": [interval(values, -1.0, 1.0) for values in biases(products)],
-        "snr": [interval(values) for values in signal_to_noise(products)],
+        "snr": [interval(values, 0.0) for values in signal_to_noise(products)],
         "worth": [ratio_interval(values) for values in worths(products, baseline)],
     }
     lines = []

@@ -21,15 +21,17 @@ TITLES = {
 }
 
 
-def answers(ledger: pd.DataFrame, profile: Profile, gradients: Sequence[str] = ()) -> str:
+def answers(
+    ledger: pd.DataFrame, cells: pd.DataFrame, profile: Profile, gradients: Sequence[str] = ()
+) -> str:
     """The report in ten lines: what holds, what does not, why, and what a practitioner should do.
 
-    ``ledger`` is that of :func:`itpo.study.ledger.ledger`, ``gradients`` are sentences on the gradient microscope. A part of
-    which the ledger has no line is left out.
+    ``ledger`` and ``cells`` are those of :func:`itpo.study.ledger.ledger` and :func:`itpo.study.ledger.cell_table`,
+    ``gradients`` are sentences on the gradient microscope. A part of which the ledger has no line is left out.
     """
     parts = [*_primary(ledger), *_after(ledger), *_elsewhere(ledger), *_why(ledger)]
     parts += [f"**At a fixed policy:** {' '.join(gradients)}"] * bool(gradients)
-    return "\n".join(f"- {mark(profile)}{part}" for part in [*parts, advice(ledger)])
+    return "\n".join(f"- {mark(profile)}{part}" for part in [*parts, advice(ledger, cells)])
 
 
 def number(line: pd.Series) -> str:
@@ -89,7 +91,7 @@ def _elsewhere(ledger: pd.DataFrame) -> list[str]:
 def _why(ledger: pd.DataFrame) -> list[str]:
     questions = (
         ("P2", "speed", "what the PRM's weights add to an equal split in Norm-ITPO"),
-        ("further", "baseline", "what Norm-ITPO gains by a baseline that does not charge every turn"),
+        ("further", "baseline", "what Norm-ITPO gains by a baseline that counts only what is still to come"),
         ("further", "outcome", "what ITPO with outcome gains on trajectory-share"),
         ("C6", "share", "how far the PRM ranks dialogues as their outcomes do, of the most that is possible"),
         (
@@ -112,15 +114,18 @@ _AT_THE_RATE = {
 }
 
 
-def advice(ledger: pd.DataFrame) -> str:
+def advice(ledger: pd.DataFrame, cells: pd.DataFrame) -> str:
     """What a practitioner should do: by the comparisons with trajectory-share at the learning rate that suits it best.
 
-    What each method gains at the rate that suits itself is said beside it, from fewer seeds.
+    Tasks on which a method's own interval shows no gain are named, from ``cells``. What each method gains at the rate that suits
+    itself is said beside it, from fewer seeds.
 
-    >>> columns = ["claim", "part", "unit", "effect", "low", "high", "ruling", "reason"]
-    >>> lines = [("further", "outcome", "points", 4.0, 1.0, 7.0, "holds", "")]
-    >>> advice(pd.DataFrame(lines, columns=columns)).split(":")[1].strip()
-    'ITPO with outcome is +4.0 [+1.0, +7.0] points above trajectory-share at the rate that suits trajectory-share best.'
+    >>> columns = ["claim", "part", "task", "unit", "effect", "low", "high", "ruling", "reason"]
+    >>> lines = [("further", "outcome", "", "points", 4.0, 1.0, 7.0, "holds", "")]
+    >>> lines += [("further", "outcome", "math", "points", 1.0, -2.0, 4.0, "open", "")]
+    >>> frame = pd.DataFrame(lines, columns=columns)
+    >>> "but not on math (+1.0 [-2.0, +4.0] points, open)" in advice(frame[:1], frame[1:])
+    True
     """
     title = "**What to do** on tasks like these, at this scale"
     found = {name: _find(ledger, *key) for key, name in _AT_THE_RATE.items()}
@@ -130,14 +135,25 @@ def advice(ledger: pd.DataFrame) -> str:
     names = sorted(ruled, key=lambda name: -ruled[name]["effect"])
     better = [name for name in names if ruled[name]["ruling"] == HOLDS]
     if better:
-        said = [f"{ARMS[name].label} is {number(ruled[name])}" for name in better]
-        text = f"{' and '.join(said)} above trajectory-share at the rate that suits trajectory-share best."
+        said = [
+            f"{ARMS[name].label} is {number(ruled[name])} above trajectory-share, {_but(ruled[name], cells)}"
+            for name in better
+        ]
+        where = "under RLOO, by the mean outcome of training, at the rate that suits trajectory-share best."
+        text = f"{'and '.join(said)}{where}"
     else:
         text = (
             f"stay with {ARMS[BASELINE].label.lower()} and tune its learning rate. No method is established above it; "
             f"the nearest, {ARMS[names[0]].label}, is at {number(ruled[names[0]])}."
         )
     return f"{title}: {text}{_own_rates(ledger)}"
+
+
+def _but(line: pd.Series, cells: pd.DataFrame) -> str:
+    """The tasks on which a claim does not hold by its own interval, in words; nothing where it holds on all."""
+    own = cells[(cells["claim"] == line["claim"]) & (cells["part"] == line["part"])]
+    said = [f"{cell['task']} ({_ruled(cell)})" for _, cell in own[own["ruling"] != HOLDS].iterrows()]
+    return f"but not on {' or '.join(said)}, " if said else ""
 
 
 def _own_rates(ledger: pd.DataFrame) -> str:

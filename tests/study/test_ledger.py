@@ -1,5 +1,6 @@
 """The ledger on made-up results of the whole experiment: effects, refusals, and rulings by the rule of the protocol."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from itpo.study.profiles import Profile, get_profile
 from itpo.study.protocol import PRIMARY, REWARDS, pairs
 from itpo.study.statistics import HOLDS, OPEN, REVERSED, SAME, cluster_effect, holm
 from itpo.study.tables import as_text
+from itpo.tasks.registry import TASKS
 
 LAPTOP = get_profile("laptop")
 
@@ -139,6 +141,8 @@ def test_seeds_of_tuning_twins_and_unfinished_numbers_are_refused(experiment_run
     expected = "not a fresh seed: documents, signed_norm_itpo, rate 0.002, rloo, seed 3: those below 100"
     assert used.loc[("P7", "speed"), "reason"].startswith(expected)
     assert used.loc[("P2", "speed"), "reason"] == ""
+    chose = ruled(pd.concat([experiment_runs, one.assign(seed=204)]))
+    assert "signed_norm_itpo, rate 0.002, rloo, seed 204: " in chose.loc[("P7", "speed"), "reason"]
     twin = ruled(pd.concat([experiment_runs, one.assign(baseline="own")]))
     assert twin.loc[("P8", "speed"), "reason"].startswith("several runs: documents, signed_norm_itpo")
     unfinished = experiment_runs.assign(speed=experiment_runs["speed"].where(~mine))
@@ -148,8 +152,10 @@ def test_seeds_of_tuning_twins_and_unfinished_numbers_are_refused(experiment_run
         .startswith("missing run: documents, signed_norm_itpo")
     )
     assert ruled(unfinished).loc[("P7", "level"), "reason"] == ""  # whose numbers are there
-    # The same run twice, of the band and of Table 1, is one run.
+    # The same run twice, of the band and of Table 1, is one run; with another number it is a second one.
     pd.testing.assert_frame_equal(ruled(pd.concat([experiment_runs, one])), ruled(experiment_runs))
+    for pair in ([experiment_runs, one.assign(speed=0.0)], [one.assign(speed=0.0), experiment_runs]):
+        assert ruled(pd.concat(pair)).loc[("P8", "speed"), "reason"].startswith("several runs: documents")
 
 
 # A reader's own method
@@ -239,10 +245,10 @@ def test_bounds_of_correlations_count_the_seeds_that_have_one() -> None:
     line = {"claim": "C7", "part": "order", "estimator": "rloo", "runs": 2, "reason": ""}
     values = np.linspace(0.5, 0.7, 6)
     whole = pd.DataFrame([line | {"task": t, "seed": s, "effect": values[s]} for t in "ab" for s in range(6)])
-    assert ledger.ledger(whole, LAPTOP)[["low", "high"]].notna().all(axis=None)
+    assert ledger.ledger(whole, LAPTOP, "ab")[["low", "high"]].notna().all(axis=None)
     one, all_of_b = whole["seed"].eq(3) & whole["task"].eq("b"), whole["task"].eq("b")
     for undefined, clusters in ((one, 11), (all_of_b, 6)):
-        table = ledger.ledger(whole.assign(effect=whole["effect"].mask(undefined)), LAPTOP)
+        table = ledger.ledger(whole.assign(effect=whole["effect"].mask(undefined)), LAPTOP, "ab")
         assert table[["low", "high"]].isna().all(axis=None)
         assert (table["ruling"][0], table["clusters"][0]) == (OPEN, clusters)
 
@@ -286,7 +292,7 @@ def test_reward_effects_are_those_of_the_rows_with_a_prm(
         assert values["C8", "drift"][seed] == pytest.approx(np.mean(growth))
     with_others = ledger_rewards.reward_effects("math", written_runs, three_seeds)
     pd.testing.assert_frame_equal(with_others, found)
-    table = ledger.ledger(found, three_seeds).set_index(["claim", "part"])
+    table = ledger.ledger(found, three_seeds, tasks=["math"]).set_index(["claim", "part"])
     # Three seeds of a correlation have a mean by Fisher's z and no bounds; the monitor sets agree perfectly here.
     expected = np.tanh(np.arctanh(values["C6", "tau-b"]).mean())
     assert table.loc[("C6", "tau-b"), "effect"] == pytest.approx(expected)
@@ -302,6 +308,45 @@ def test_rewards_of_a_missing_run_are_not_ruled(judged_runs: list[Run], three_se
     assert set(table["reason"]) == {"missing run: math, norm_itpo, rloo, seed 2: train it to its end"}
 
 
+def test_claims_about_rewards_need_every_task_and_fresh_single_runs() -> None:
+    """As claims about methods do: nothing is ruled on the rest, or on what does not belong to Table 1."""
+    counts = {f"{side}_{name}": 4.0 for side in ("best", "worst") for name in ("hits", "chance", "place")}
+    counts |= {"best_decisions": 8, "worst_decisions": 8, "estimator": "rloo"}
+    frame = pd.DataFrame(
+        [counts | {"row": row, "seed": seed} for row in ("itpo", "norm_itpo") for seed in LAPTOP.seeds]
+    )
+
+    def reasons(changed: pd.DataFrame, tasks: Sequence[str] = TASKS) -> set[str]:
+        """What the ledger says of the claims about Norm-ITPO."""
+        found = [ledger_rewards.agreement_effects(task, changed, LAPTOP) for task in tasks]
+        table = ledger.ledger(pd.concat(found), LAPTOP)
+        return set(table.loc[table["part"].str.startswith("norm_itpo"), "reason"])
+
+    one = frame.iloc[[-1]]
+    assert reasons(frame) == reasons(pd.concat([frame, one.assign(estimator="ppo")])) == {""}
+    assert reasons(pd.concat([frame, one.assign(seed=150)])) == {""}  # which is none of Table 1's
+    assert reasons(frame, ["math", "documents"]) == {"missing task: medical: pass its effects too"}
+    (twin,) = reasons(pd.concat([frame, one]))
+    assert twin == "several runs: oracle of math, norm_itpo, rloo, seed 105: pass one"
+    for seed in (3, 203):
+        (used,) = reasons(pd.concat([frame, one.assign(seed=seed)]))
+        assert used.startswith(f"not a fresh seed: oracle of math, norm_itpo, rloo, seed {seed}: ")
+
+
+def test_no_number_is_beyond_what_is_possible(experiment_runs: pd.DataFrame) -> None:
+    """The difference of two shares lies within 100 points, and seeds that agree to the last digit have no interval."""
+    signed = experiment_runs["arm"] == "signed_norm_itpo"
+    always = np.where(signed, experiment_runs["seed"] == 100, 1.0)
+    cells = ledger.cell_table(ledger.effects(experiment_runs.assign(collapsed=always), LAPTOP), LAPTOP)
+    mine = cells[(cells["claim"] == "P7") & (cells["part"] == "collapse")]
+    assert mine["effect"].tolist() == [90.0] * 3 and mine["high"].tolist() == [100.0] * 3
+    assert (mine["low"] > 0).all() and (mine["ruling"] == HOLDS).all()
+    none = ledger.cell_table(ledger.effects(experiment_runs.assign(collapsed=0.0), LAPTOP), LAPTOP)
+    none = none[none["part"] == "collapse"]
+    assert (none["effect"] == 0).all() and none[["low", "high"]].isna().all(axis=None)
+    assert set(none["ruling"]) == {OPEN}
+
+
 def test_agreement_effects_take_the_two_sides_apart(three_seeds: Profile) -> None:
     counts = {"best_hits": 6.0, "best_decisions": 10, "best_chance": 3.0, "best_place": 8}
     counts |= {"worst_hits": 4.0, "worst_decisions": 5, "worst_chance": 1.0, "worst_place": 4}
@@ -311,10 +356,10 @@ def test_agreement_effects_take_the_two_sides_apart(three_seeds: Profile) -> Non
         for seed in range(3)
     ]
     frame = pd.DataFrame(lines)
-    table = ledger.ledger(ledger_rewards.agreement_effects("math", frame, three_seeds), three_seeds)
+    table = ledger.ledger(ledger_rewards.agreement_effects("math", frame, three_seeds), three_seeds, ["math"])
     assert table["effect"].tolist() == pytest.approx([30.0, -20.0, 60.0, 0.0] * 2)
     assert table["part"].tolist()[:2] == ["itpo, best, chance", "itpo, best, place"]
     missing = ledger.ledger(
-        ledger_rewards.agreement_effects("math", frame.iloc[:-1], three_seeds), three_seeds
+        ledger_rewards.agreement_effects("math", frame.iloc[:-1], three_seeds), three_seeds, ["math"]
     )
     assert missing["ruling"].tolist()[4:] == ["not ruled"] * 4 and "seed 2" in missing["reason"].iloc[-1]

@@ -15,8 +15,15 @@ def table(experiment_runs: pd.DataFrame) -> pd.DataFrame:
     return ledger.ledger(ledger.effects(experiment_runs, LAPTOP), LAPTOP)
 
 
-def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(table: pd.DataFrame) -> None:
-    lines = report.answers(table, LAPTOP, ["A sentence on gradients."]).splitlines()
+@pytest.fixture(scope="module")
+def cells(experiment_runs: pd.DataFrame) -> pd.DataFrame:
+    return ledger.cell_table(ledger.effects(experiment_runs, LAPTOP), LAPTOP)
+
+
+def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(
+    table: pd.DataFrame, cells: pd.DataFrame
+) -> None:
+    lines = report.answers(table, cells, LAPTOP, ["A sentence on gradients."]).splitlines()
     assert len(lines) <= 10 and "A sentence on gradients." in lines[-2]
     assert lines[0].startswith("- **What holds** (5 of 8 primary claims")
     for line in table[table["family"] == "primary"].itertuples():
@@ -26,15 +33,17 @@ def test_ten_lines_at_most_and_every_primary_claim_under_its_ruling(table: pd.Da
             in said
         )
     assert not any("not meaningful" in line for line in lines)
-    smoke = report.answers(table, get_profile("smoke")).splitlines()
+    smoke = report.answers(table, cells, get_profile("smoke")).splitlines()
     assert all(line.startswith("- (smoke, not meaningful)") for line in smoke)
 
 
 @pytest.mark.parametrize("ruling", [HOLDS, REVERSED, SAME, OPEN])
-def test_advice_follows_the_comparisons_at_the_rate_of_table_1(table: pd.DataFrame, ruling: str) -> None:
+def test_advice_follows_the_comparisons_at_the_rate_of_table_1(
+    table: pd.DataFrame, cells: pd.DataFrame, ruling: str
+) -> None:
     keys = table[["claim", "part"]].apply(tuple, axis=1)
     mine = keys.isin([("P1", "speed"), ("P7", "speed"), ("further", "outcome")])
-    said = report.advice(table.assign(ruling=table["ruling"].where(~mine, ruling)))
+    said = report.advice(table.assign(ruling=table["ruling"].where(~mine, ruling)), cells)
     best = table[mine].sort_values("effect").iloc[-1]
     is_at = "igned Norm-ITPO is" if ruling == HOLDS else "igned Norm-ITPO, is at"
     assert best["claim"] == "P7" and f"{is_at} {report.number(best)}" in said
@@ -45,14 +54,26 @@ def test_advice_follows_the_comparisons_at_the_rate_of_table_1(table: pd.DataFra
     )
 
 
+def test_advice_names_the_tasks_that_gain_nothing(table: pd.DataFrame, cells: pd.DataFrame) -> None:
+    signed = cells[(cells["claim"] == "P7") & (cells["part"] == "speed")]
+    assert signed["ruling"].tolist() == [HOLDS] * 3
+    assert "Signed Norm-ITPO is" in report.advice(table, cells) and "but not" not in report.advice(table, cells)
+    medical = signed.index[signed["task"] == "medical"]
+    changed = cells.assign(ruling=cells["ruling"].where(~cells.index.isin(medical), OPEN))
+    said = report.advice(table, changed)
+    assert f"but not on medical ({report.number(cells.loc[medical[0]])}, open), " in said
+
+
 def test_what_is_missing_is_said(experiment_runs: pd.DataFrame) -> None:
     gone = experiment_runs[~((experiment_runs["arm"] == "norm_itpo") & (experiment_runs["seed"] == 109))]
-    lines = report.answers(ledger.ledger(ledger.effects(gone, LAPTOP), LAPTOP), LAPTOP)
+    effects = ledger.effects(gone, LAPTOP)
+    cells = ledger.cell_table(effects, LAPTOP)
+    lines = report.answers(ledger.ledger(effects, LAPTOP), cells, LAPTOP)
     said = "**Not ruled, as a run is missing**: P2 (missing run: math, norm_itpo, rate 0.002, rloo, seed 109: train it"
     assert said in lines
     nothing = ledger.ledger(ledger.effects(experiment_runs.head(0), LAPTOP), LAPTOP)
-    assert report.advice(nothing).endswith("not known, as runs are missing.")
-    assert report.answers(nothing, LAPTOP).startswith("- **What holds** (0 of 8 primary claims")
+    assert report.advice(nothing, cells.head(0)).endswith("not known, as runs are missing.")
+    assert report.answers(nothing, cells.head(0), LAPTOP).startswith("- **What holds** (0 of 8 primary claims")
 
 
 def test_rewards_and_correlations_are_written_with_their_units() -> None:
