@@ -261,13 +261,25 @@ def _waves(work: Work, settings: Settings) -> Iterator[Settings]:
         yield from (replace(settings, max_rows=-(-work.dialogues // n), read_budget=read) for read in READS)
 
 
-def check(shape: Shape, work: Work, settings: Settings, gpu_gib: float) -> None:
+def check(
+    shape: Shape, work: Work, settings: Settings, gpu_gib: float, engine_gib: float | None = None
+) -> None:
     """Raise :class:`DoesNotFit`, which names the largest settings that do, if these do not fit; to be called before loading.
+
+    With ``engine_gib``, another engine writes the turns and takes that much for it, whatever ``max_rows`` and ``read_budget``.
 
     >>> check(find_shape("Qwen/Qwen2.5-3B-Instruct"), Work(), Settings(5120, 512, 64, 8192), gpu_gib=12.0)
     Traceback (most recent call last):
     itpo.models.memory.DoesNotFit: ... the largest that fit: token_budget 15360, head_chunk 512, max_rows 32, read_budget 8192
     """
+    if engine_gib is not None:
+        held = sum(budget(shape, work, settings).held.values()) / GIB
+        if (left := gpu_gib - RESERVE - held) < engine_gib:
+            raise DoesNotFit(
+                f"engine_memory asks for {engine_gib:.1f} GiB, and {held:.1f} GiB of base, adapters and optimizer leave "
+                f"{max(left, 0):.1f} of a GPU of {gpu_gib:g} GiB: lower engine_memory, or take a smaller model"
+            )
+        settings = replace(settings, max_rows=1, read_budget=READS[-1])
     largest, needed = choose(shape, work, gpu_gib), _peak(shape, work, settings)
     if needed > _room(gpu_gib):
         raise DoesNotFit(
@@ -355,3 +367,15 @@ def free_gib() -> float | None:
     import torch
 
     return torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None
+
+
+def gib_of_share(share: float) -> float:
+    """GiB that an engine takes which may have this share of the first GPU.
+
+    >>> import torch
+    >>> not torch.cuda.is_available() or gib_of_share(0.5) > 0
+    True
+    """
+    import torch
+
+    return share * torch.cuda.mem_get_info()[1] / GIB

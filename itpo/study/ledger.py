@@ -211,7 +211,7 @@ def _effects_by_line(frame: pd.DataFrame, profile: Profile) -> Iterator[tuple[Li
 
 
 def _reason(line: Line, own: pd.DataFrame, tasks: Collection[str]) -> str:
-    """Why a claim is not ruled on; empty where it is. Claims about methods know their tasks, those about rewards come by task."""
+    """Why a claim is not ruled on; empty where it is. Claims about methods know their tasks, those about rewards do not."""
     missing = [task for task in tasks if task not in set(own["task"])] if line.family == "rewards" else []
     said = next((text for text in own["reason"] if text), "")
     return said or (f"missing task: {missing[0]}: pass its effects too" if missing else "")

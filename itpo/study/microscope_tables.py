@@ -165,8 +165,8 @@ def interval(
     estimate, error = jackknife(values)
     count = len(values) - 1
     half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
-    ends = (estimate, estimate - half, estimate + half)
-    return Interval(*(float(np.clip(end, low, high)) for end in ends), count if np.isfinite(half) else 0)
+    mean, first, last = np.clip([estimate, estimate - half, estimate + half], low, high).tolist()
+    return Interval(mean, first, last, count if np.isfinite(half) else 0)
 
 
 def ratio_interval(values: Float[np.ndarray, " J"]) -> Interval:

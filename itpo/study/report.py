@@ -117,8 +117,8 @@ _AT_THE_RATE = {
 def advice(ledger: pd.DataFrame, cells: pd.DataFrame) -> str:
     """What a practitioner should do: by the comparisons with trajectory-share at the learning rate that suits it best.
 
-    Tasks on which a method's own interval shows no gain are named, from ``cells``. What each method gains at the rate that suits
-    itself is said beside it, from fewer seeds.
+    Tasks on which a method's own interval shows no gain are named, from ``cells``. What each method gains at the rate that
+    suits itself is said beside it, from fewer seeds.
 
     >>> columns = ["claim", "part", "task", "unit", "effect", "low", "high", "ruling", "reason"]
     >>> lines = [("further", "outcome", "", "points", 4.0, 1.0, 7.0, "holds", "")]

@@ -41,7 +41,10 @@ def base_model(config: RunConfig, store: Store) -> Path | str:
             return pretrain_by_imitation(task, task.noisy_expert, spec, folder)
         return imitate(task, task.noisy_expert, spec, folder)
 
-    return store.artifact("base", {"task": config.task, "model": spec}, make)
+    determinants: dict[str, Any] = {"task": config.task, "model": spec}
+    if isinstance(spec, PretrainedModel) and spec.name not in PACKAGED:
+        determinants["weights"] = model_hashes(spec.name)  # what a name stands for may change
+    return store.artifact("base", determinants, make)
 
 
 def inputs(config: RunConfig, store: Store) -> dict[str, dict[str, str]]:
@@ -64,7 +67,8 @@ def build_learner(config: RunConfig, store: Store, to_train: bool = True) -> Lea
     base = base_model(config, store)
     if isinstance(config.model, PretrainedModel) and (room := memory.free_gib()) is not None:
         try:
-            memory.check(memory.find_shape(locate(base)), *memory.of_run(config), room)
+            engine = memory.gib_of_share(config.engine_memory) if config.engine == "vllm" else None
+            memory.check(memory.find_shape(locate(base)), *memory.of_run(config), room, engine)
         except CannotPlan as error:
             warnings.warn(f"whether it fits the GPU is not known: {error}", stacklevel=2)
     model, tokenizer = load_model(config.model, base)
@@ -88,7 +92,7 @@ def _readable_by_engines(
     assert isinstance(config.model, PretrainedModel)
     if config.model.precision == "full":
         return Path(locate(base))
-    determinants = {"task": config.task, "model": config.model}
+    determinants = {"model": config.model, "base": model_hashes(base)}
     return store.artifact("dequantised", determinants, partial(_dequantised, model, tokenizer))
 
 

@@ -20,6 +20,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from itpo.__main__ import main
@@ -284,6 +285,20 @@ def test_a_pretrained_base_that_imitated_is_made_again(prose_folder, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert sha256(weights[0].read_bytes()) in card
     assert execute(load, names["base"], folder)["reply"].shape[0] == 1
+
+
+def test_a_base_that_imitated_is_made_anew_when_the_folder_behind_it_changes(prose_folder, tmp_path):
+    """The folder's name stays; what it holds decides."""
+    own = Path(shutil.copytree(prose_folder, tmp_path / "own"))
+    spec = PretrainedModel(str(own), imitation=Imitation(steps=1, dialogues_per_step=2))
+    config = replace(tiny_config("uniform"), task=TaskSpec("math_prose"), model=spec)
+    store = Store(tmp_path / "runs")
+    first = base_model(config, store)
+    assert base_model(config, store) == first
+    weights = load_file(own / "model.safetensors")
+    changed = {name: 1.01 * tensor for name, tensor in weights.items()}
+    save_file(changed, own / "model.safetensors", metadata={"format": "pt"})
+    assert base_model(config, store) != first
 
 
 def test_a_base_in_4_bits_that_the_library_makes_is_loaded_so(prose_folder, tmp_path, monkeypatch):

@@ -62,14 +62,26 @@ def test_every_line_of_the_tables_is_its_line_of_the_ledger() -> None:
     assert [line[1] for line in lines] == [effect(*key) for key in LINES]
     ruled = [line[2].split(",")[0] for line in lines]
     assert ruled == LEDGER.loc[LINES, "ruling"].tolist()
-    names = ("Norm-ITPO", "equal split", "random split", "without outcome", "with the outcome", "PRIME", "signed", "signed")
+    names = (
+        "Norm-ITPO",
+        "equal split",
+        "random split",
+        "without outcome",
+        "with the outcome",
+        "PRIME",
+        "signed",
+        "signed",
+    )
     assert all(name in line[0] for name, line in zip(names, lines, strict=False))
 
 
 @pytest.mark.parametrize(
     ("text", "keys"),
     [
-        (ANSWER, [("P1", "speed"), ("P2", "speed"), ("P3", "speed"), ("further", "outcome"), ("P7", "speed")]),
+        (
+            ANSWER,
+            [("P1", "speed"), ("P2", "speed"), ("P3", "speed"), ("further", "outcome"), ("P7", "speed")],
+        ),
         (RESULTS.split("**After training**")[1].split("\n\n")[0], [("P1", "level")]),
     ],
 )
@@ -86,14 +98,17 @@ def test_what_is_said_of_single_tasks_is_so() -> None:
         line = GAINS.loc[("medical", arm, lowest)]
         assert 2 <= line["mean"] <= 3 and line["low"] > 0
     assert "lead by two to three points at the lowest rate" in WORDS
-    assert "On medical recommendation they gain two to three points, at the lowest rate" in " ".join(ANSWER.split())
+    assert "On medical recommendation they gain two to three points, at the lowest rate" in " ".join(
+        ANSWER.split()
+    )
     documents = CELLS.loc[("P4", "speed", "documents", "rloo"), "effect"]
     assert f"on documents it is {-documents:.1f} points behind" in WORDS
     lost, collapsed = (
-        [TABLE.loc[("medical", "grpo", row), name] for row in ("itpo", "prime")] for name in ("gain", "collapsed")
+        [TABLE.loc[("medical", "grpo", row), name] for row in ("itpo", "prime")]
+        for name in ("gain", "collapsed")
     )
-    said = f"lose {-100 * lost[0]:.0f} and {-100 * lost[1]:.0f} points, and {collapsed[0]:.0f} and {collapsed[1]:.0f} of their 6 runs"
-    assert said in WORDS
+    assert f"lose {-100 * lost[0]:.0f} and {-100 * lost[1]:.0f} points, and" in WORDS
+    assert f"and {collapsed[0]:.0f} and {collapsed[1]:.0f} of their 6 runs collapse" in WORDS
     assert f"loses {-GAINS.loc[('medical', 'itpo_released', rate), 'mean']:.0f} points in training" in WORDS
 
 
@@ -110,7 +125,11 @@ def test_what_is_said_of_the_best_turn_and_of_lengths_is_so() -> None:
     assert length.loc["medical"].to_dict() == {"grpo": "reversed", "ppo": "holds", "rloo": "reversed"}
     assert length.loc["documents"].to_dict() == {"grpo": "reversed", "ppo": "holds", "rloo": "open"}
     assert length.loc["math"].to_dict() == {"grpo": "open", "ppo": "holds", "rloo": "open"}
-    assert CELLS.loc[("C8", "drift", "math"), "high"].item() < 0 < CELLS.loc[("C8", "drift", "documents"), "low"].item()
+    assert (
+        CELLS.loc[("C8", "drift", "math"), "high"].item()
+        < 0
+        < CELLS.loc[("C8", "drift", "documents"), "low"].item()
+    )
 
 
 def test_what_is_said_of_the_microscope_is_so() -> None:
@@ -125,7 +144,11 @@ def test_what_is_said_of_the_microscope_is_so() -> None:
     counted = WORTH[WORTH["counts"]]["difference"].unstack("name")
     assert (counted.xs(12, level="policy_steps")[list(uses)].fillna(0) <= 0).all(axis=None)
     six = counted.xs(6, level="policy_steps")[list(uses)]
-    assert (six.loc["math"] < 0).all() and (six.loc["documents"] > 0).all() and not (six.loc["medical"] > 0).any()
+    assert (
+        (six.loc["math"] < 0).all()
+        and (six.loc["documents"] > 0).all()
+        and not (six.loc["medical"] > 0).any()
+    )
     assert "the same three are ahead on documents alone, and behind on math" in WORDS
 
 
@@ -163,8 +186,16 @@ def test_every_number_lies_within_its_interval_and_what_is_possible(name: str) -
     for middle, low, high in triples:
         known = table[[middle, low, high]].dropna()
         slack = 1e-5 * known.abs().max(axis=1)  # files hold six digits
-        assert (known[low] <= known[middle] + slack).all() and (known[middle] <= known[high] + slack).all(), middle
-    bounds = {"cosine": (-1, 1), "bias": (-1, 1), "snr": (0, np.inf), "success": (0, 1), "greedy_success": (0, 1)}
+        assert (known[low] <= known[middle] + slack).all() and (known[middle] <= known[high] + slack).all(), (
+            middle
+        )
+    bounds = {
+        "cosine": (-1, 1),
+        "bias": (-1, 1),
+        "snr": (0, np.inf),
+        "success": (0, 1),
+        "greedy_success": (0, 1),
+    }
     for column, (least, most) in bounds.items():
         for end in ("", "_low", "_high"):
             if f"{column}{end}" in table:

@@ -110,6 +110,20 @@ def test_what_does_not_fit_is_refused_with_what_does():
         choose(find_shape("Qwen/Qwen2.5-7B-Instruct"), Work(), 4.0)
 
 
+def test_another_engine_counts_instead_of_our_own_rollout():
+    """What it takes must be left beside base and adapters; how many dialogues are held at a time is its own affair."""
+    many = Settings(5120, 512, max_rows=128, read_budget=16384)
+    with pytest.raises(DoesNotFit, match="max_rows 128"):
+        check(QWEN_3B, Work(), many, 24.0)
+    check(QWEN_3B, Work(), many, 24.0, engine_gib=12.0)
+    held = sum(budget(QWEN_3B, Work(), many).held.values()) / 2**30
+    check(QWEN_3B, Work(), many, 24.0, engine_gib=23.0 - held - 0.01)
+    with pytest.raises(DoesNotFit, match=rf"asks for 24.0 GiB, and {held:.1f} GiB .* leave {23 - held:.1f} of"):
+        check(QWEN_3B, Work(), many, 24.0, engine_gib=24.0)
+    with pytest.raises(DoesNotFit, match="token_budget 131072"):
+        check(QWEN_3B, Work(), replace(many, token_budget=131072), 24.0, engine_gib=12.0)
+
+
 def test_the_command_prints_a_plan_or_one_line(capsys, tmp_path):
     config = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "vocab_size": 151936}
     config |= {"num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True}

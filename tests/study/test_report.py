@@ -57,7 +57,9 @@ def test_advice_follows_the_comparisons_at_the_rate_of_table_1(
 def test_advice_names_the_tasks_that_gain_nothing(table: pd.DataFrame, cells: pd.DataFrame) -> None:
     signed = cells[(cells["claim"] == "P7") & (cells["part"] == "speed")]
     assert signed["ruling"].tolist() == [HOLDS] * 3
-    assert "Signed Norm-ITPO is" in report.advice(table, cells) and "but not" not in report.advice(table, cells)
+    assert "Signed Norm-ITPO is" in report.advice(table, cells) and "but not" not in report.advice(
+        table, cells
+    )
     medical = signed.index[signed["task"] == "medical"]
     changed = cells.assign(ruling=cells["ruling"].where(~cells.index.isin(medical), OPEN))
     said = report.advice(table, changed)
@@ -73,7 +75,9 @@ def test_what_is_missing_is_said(experiment_runs: pd.DataFrame) -> None:
     assert said in lines
     nothing = ledger.ledger(ledger.effects(experiment_runs.head(0), LAPTOP), LAPTOP)
     assert report.advice(nothing, cells.head(0)).endswith("not known, as runs are missing.")
-    assert report.answers(nothing, cells.head(0), LAPTOP).startswith("- **What holds** (0 of 8 primary claims")
+    assert report.answers(nothing, cells.head(0), LAPTOP).startswith(
+        "- **What holds** (0 of 8 primary claims"
+    )
 
 
 def test_rewards_and_correlations_are_written_with_their_units() -> None:
