@@ -118,7 +118,9 @@ def test_another_engine_counts_instead_of_our_own_rollout():
     check(QWEN_3B, Work(), many, 24.0, engine_gib=12.0)
     held = sum(budget(QWEN_3B, Work(), many).held.values()) / 2**30
     check(QWEN_3B, Work(), many, 24.0, engine_gib=23.0 - held - 0.01)
-    with pytest.raises(DoesNotFit, match=rf"asks for 24.0 GiB, and {held:.1f} GiB .* leave {23 - held:.1f} of"):
+    with pytest.raises(
+        DoesNotFit, match=rf"asks for 24.0 GiB, and {held:.1f} GiB .* leave {23 - held:.1f} of"
+    ):
         check(QWEN_3B, Work(), many, 24.0, engine_gib=24.0)
     with pytest.raises(DoesNotFit, match="token_budget 131072"):
         check(QWEN_3B, Work(), replace(many, token_budget=131072), 24.0, engine_gib=12.0)
