@@ -156,17 +156,18 @@ from pathlib import Path
 Path("{own}").touch()
 while not Path("{other}").exists():
     time.sleep(0.02)
-print(os.environ["ITPO_WORKERS"])
+print(os.environ["ITPO_WORKERS"], os.environ["OMP_NUM_THREADS"])
 """
 
 
 def test_two_run_side_by_side_and_share_the_cores(root: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(run_notebooks, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what the user says would count
     (root / "notebooks" / "00_first.py").write_text(MEET.format(own="a", other="b"))
     (root / "notebooks" / "01_second.py").write_text(MEET.format(own="b", other="a"))
     call(root)
     for name in ("00_first", "01_second"):
-        assert printed(root / "notebooks" / f"{name}.ipynb") == "3\n"
+        assert printed(root / "notebooks" / f"{name}.ipynb") == "3 1\n"
     lines = capsys.readouterr().out.partition(GOES_ON)[2].split("\n")[1:-1]
     assert sorted(line.partition(" ")[0] for line in lines) == ["00_first", "01_second"]
     assert all(re.fullmatch(r"\w+ \.\.\. \d+ s -> notebooks/\w+\.ipynb", line) for line in lines)

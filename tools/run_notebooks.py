@@ -215,6 +215,9 @@ class Running:
         self.name, self.start, self.progress = source.stem, time.monotonic(), folder / source.stem
         self.progress.touch()
         environment = {"ITPO_PROGRESS": str(self.progress), "ITPO_WORKERS": str(workers)}  # for sweeps
+        # One thread, as in training: the threads of several notebooks would wait for each other's cores, and bytes would depend
+        # on what runs beside.
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
         import papermill  # noqa: F401  # once, for all
 
         context = get_context("fork")
