@@ -399,6 +399,48 @@ def test_conversations_with_the_users_of_a_task(tmp_path):
     assert users(prompts, trainer)["outcome"] == [None] * 8, "what could not be judged is left out"
 
 
+@pytest.fixture
+def by_pad(tmp_path):
+    """A trainer whose tokenizer and model know no end of a turn, which the chat template alone does, and its users."""
+    task, (model, tokenizer) = get_task("math"), load(SHIPPED / "laptop-math")
+    end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    users = Conversations(task, tokenizer, max_turn_tokens=24)
+    args = ITPOConfig(
+        str(tmp_path),
+        method="trajectory_share",
+        num_generations=4,
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        bf16=False,
+        mask_truncated_completions=True,
+    )
+    trainer = ITPOTrainer(
+        model, outcome_reward, args, users.problems(2), processing_class=tokenizer, rollout_func=users
+    )
+    return trainer, users, end
+
+
+def test_turns_end_where_the_chat_template_ends_them(by_pad):
+    """Whatever tokenizer and model call their end: what follows the template's would be trained as the assistant's words."""
+    trainer, users, end = by_pad
+    assert end not in trainer.eos_token_ids and end in users.chat.end_ids
+    prompts, before = users.problems(2)["prompt"], trainer.generation_config.to_dict()
+    out = users([prompt for prompt in prompts for _ in range(4)], trainer)
+    ended = 0
+    for ids, own in zip(out["completion_ids"], out["env_mask"], strict=True):
+        for here, run in itertools.groupby(zip(ids, own, strict=True), key=lambda pair: pair[1]):
+            turn = [token for token, _ in run]
+            assert not here or end not in turn[:-1]
+            ended += here and turn[-1] == end
+    assert ended > 8
+    assert trainer.generation_config.to_dict() == before
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(4)])
+    (cut_off,) = trainer._metrics["train"]["completions/clipped_ratio"]
+    assert cut_off < 1 and batch["completion_mask"].any(), "those that the template ended are whole"
+
+
 def test_scores_of_turns_that_are_missing_are_named(build):
     trainer = build(method="judge")
     trainer.model.train()

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from datasets import Dataset
 from jaxtyping import Float64
 from torch import Tensor
 
-from itpo.chat import ChatFormat
+from itpo.chat import ChatFormat, generation_ends
 from itpo.dialogue import Dialogue
 from itpo.rollout.engine import Ask, Decoding, Turn
 from itpo.rollout.sampler import Sampling, rollout
@@ -90,6 +91,11 @@ def _as_fields(dialogues: Sequence[Dialogue], with_logprobs: bool) -> dict[str, 
     }
 
 
+def _union(*ids: Sequence[int]) -> list[int]:
+    """Each id once, in the order of the lists."""
+    return list(dict.fromkeys(chain(*ids)))
+
+
 class TRLEngine:
     """An :class:`itpo.rollout.engine.Engine` that samples as the trainer does, by the trainer's own random numbers."""
 
@@ -97,17 +103,28 @@ class TRLEngine:
         self.trainer = trainer
 
     @contextmanager
-    def _at_most(self, tokens: int) -> Iterator[None]:
-        """Let a turn have that many tokens, where TRL has one limit for a completion."""
+    def _ending(self, decoding: Decoding) -> Iterator[None]:
+        """Let a turn end as the chat template ends it, or after so many tokens, where TRL has limits for a whole completion."""
         trainer = self.trainer
-        limited = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
-        name = "max_completion_length" if trainer.use_vllm else "max_new_tokens"
-        before = getattr(limited, name)
-        setattr(limited, name, tokens)
+        # These stay: TRL reads them after the rollout too, to tell which conversations were cut off.
+        ends = _union(trainer.eos_token_ids, generation_ends(trainer), decoding.end_ids)
+        trainer.eos_token_ids = ends
+        limits: dict[str, Any]
+        if trainer.use_vllm:
+            limited, given = trainer.vllm_generation, trainer.vllm_generation.generation_kwargs
+            stops = {"stop_token_ids": _union(given.get("stop_token_ids") or (), ends)}
+            limits = {"max_completion_length": decoding.max_turn_tokens, "generation_kwargs": given | stops}
+        else:
+            limited = trainer.generation_config
+            limits = {"max_new_tokens": decoding.max_turn_tokens, "eos_token_id": ends}
+        before = {name: getattr(limited, name) for name in limits}
+        for name, value in limits.items():
+            setattr(limited, name, value)
         try:
             yield
         finally:
-            setattr(limited, name, before)
+            for name, value in before.items():
+                setattr(limited, name, value)
 
     def _goes_on(self, open_: bool) -> bool:
         """Whether another turn is sampled: with vLLM all processes sample together, as long as one has an open dialogue."""
@@ -125,7 +142,7 @@ class TRLEngine:
     ) -> None:
         """See :class:`itpo.rollout.engine.Engine`; the ``uniforms`` are left aside."""
         open_ = {row: list(prompt) for row, prompt in enumerate(prompts)}
-        with self._at_most(decoding.max_turn_tokens):
+        with self._ending(decoding):
             while self._goes_on(bool(open_)):
                 rows = list(open_)
                 turns = self._write([open_[row] for row in rows])
