@@ -3,11 +3,13 @@
 The conversations are made up (`trl_parts`), the trainer, its model and its adapters are real ones.
 """
 
+import copy
 import itertools
 import json
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ from itpo.dialogue import Dialogue, Message, collate
 from itpo.estimators import estimate
 from itpo.integrations.trl import Conversations, ITPOConfig, ITPOTrainer, outcome_reward
 from itpo.integrations.trl.config import TESTED, check_version
+from itpo.integrations.trl.conversations import TRLEngine
 from itpo.models.tiny import load
+from itpo.rollout.engine import Decoding, at_once
 from itpo.rollout.seeding import seeded
 from itpo.runs.artifacts import SHIPPED
 from itpo.tasks.judging import JudgeError, ScriptedJudge
@@ -439,6 +443,58 @@ def test_turns_end_where_the_chat_template_ends_them(by_pad):
     batch = trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(4)])
     (cut_off,) = trainer._metrics["train"]["completions/clipped_ratio"]
     assert cut_off < 1 and batch["completion_mask"].any(), "those that the template ended are whole"
+
+
+class Together:
+    """What ``TRLEngine`` asks of a trainer, in one process of two; the other has so many open dialogues before each turn."""
+
+    pad = 3
+
+    def __init__(self, others, vllm=True, fsdp=False, zero3=False):
+        self.others, self.use_vllm, self.seen = list(others), vllm, []
+        self.accelerator, self._dist = self, SimpleNamespace(is_fsdp=fsdp, is_zero3=zero3)
+        self.device, self.eos_token_ids = torch.device("cpu"), [1]
+        limits = {"max_completion_length": 99, "generation_kwargs": {"seed": 0, "stop_token_ids": [4]}}
+        self.vllm_generation = SimpleNamespace(**limits)
+        self.generation_config = SimpleNamespace(max_new_tokens=99, eos_token_id=1)
+
+    def gather(self, count):
+        return torch.cat([count, torch.tensor([self.others.pop(0)])])
+
+    def _generate_single_turn(self, histories, images, fields, num_generations):
+        limited = self.vllm_generation if self.use_vllm else self.generation_config
+        self.seen.append((len(histories), copy.deepcopy(vars(limited))))
+        return [[history[0], 2] for history in histories], None
+
+
+@pytest.mark.parametrize("kind", [{}, {"vllm": False, "fsdp": True}, {"vllm": False, "zero3": True}])
+def test_where_all_must_generate_together_each_does_as_often_and_as_much(kind):
+    """By vLLM, which is asked for all at once, or because each holds a part of the model."""
+    trainer, heard = Together([1, 5, 2, 0], **kind), []  # here 3, 2, 1 and none
+
+    def ask(rows, turns):
+        heard.append([(row, turn.ids) for row, turn in zip(rows, turns, strict=True)])
+        over = (1, 2, 0)[len(heard) - 1]
+        return at_once([None if row == over else [8] for row in rows])
+
+    decoding = Decoding((2, 1), Together.pad, 7, False, 99)
+    TRLEngine(trainer).converse([[10], [11], [12]], torch.zeros(3, 0, 0).double(), decoding, ask)
+    assert [count for count, _ in trainer.seen] == [3, 5, 2]
+    assert heard == [[(0, [10, 2]), (1, [11, 2]), (2, [12, 2])], [(0, [10, 2]), (2, [12, 2])], [(0, [10, 2])]]
+    limits = trainer.seen[0][1]
+    if trainer.use_vllm:
+        own = {"seed": 0, "stop_token_ids": [4, 1, 2]}
+        assert limits == {"max_completion_length": 7, "generation_kwargs": own}
+        assert trainer.vllm_generation.generation_kwargs == {"seed": 0, "stop_token_ids": [4]}
+    else:
+        assert limits == {"max_new_tokens": 7, "eos_token_id": [1, 2]}
+        assert vars(trainer.generation_config) == {"max_new_tokens": 99, "eos_token_id": 1}
+
+
+def test_a_process_without_dialogues_generates_along():
+    trainer = Together([2, 1, 0])
+    TRLEngine(trainer).converse([], torch.zeros(0, 0, 0).double(), Decoding((1,), 3, 7, False, 99), at_once)
+    assert [count for count, _ in trainer.seen] == [2, 1]
 
 
 def test_scores_of_turns_that_are_missing_are_named(build):

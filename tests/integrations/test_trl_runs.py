@@ -1,5 +1,7 @@
 """Whole runs of ``ITPOTrainer``: several processes, and the example of the page on engines. For ``make test-trl``."""
 
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -22,15 +24,18 @@ def quiet(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+def launch(program: str, processes: int, *arguments: object, timeout: float = 300) -> None:
+    """Run a program of the tests in several processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, str(ROOT / "tests" / program), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def train(folder: Path, processes: int, *arguments: object) -> list[dict[str, torch.Tensor]]:
     """The weights of each process of a run; each has its share of the twelve conversations of a batch."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, str(ROOT / "tests" / "trl_parts.py"), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch("trl_parts.py", processes, folder, *arguments)
     return [load_file(folder / f"rank_{rank}.safetensors") for rank in range(processes)]
 
 
@@ -57,6 +62,23 @@ def test_two_processes_are_one(tmp_path, say):
         f"two processes: weights equal on both, within {apart:.1e} of one process (they moved by {moved:.1e}), and equal "
         "again after resuming from a checkpoint"
     )
+
+
+@pytest.mark.parametrize("kind", ["server", "fsdp"])
+def test_conversations_that_are_sampled_together_are_those_of_each_process_alone(kind, tmp_path, say):
+    """A server shares the turns out by numbers of prompts, and shards of a model speak only all at once."""
+    launch("trl_users.py", 2, kind, tmp_path, timeout=120)
+    first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
+    assert first["asked"] == second["asked"]
+    open_ = [
+        list(itertools.zip_longest(*own, fillvalue=0))
+        for own in zip(first["own"], second["own"], strict=True)
+    ]
+    assert [[max(pair) for pair in batch] for batch in open_] == first["asked"]
+    pairs = set(itertools.chain(*open_))
+    assert any(one > other for one, other in pairs) and any(one < other for one, other in pairs)
+    assert any(0 in pair for pair in pairs), "one process has ended before the other"
+    say(f"{kind}: conversations as alone, with these numbers open on two processes: {sorted(pairs)}")
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch, say):

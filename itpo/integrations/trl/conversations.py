@@ -126,12 +126,13 @@ class TRLEngine:
             for name, value in before.items():
                 setattr(limited, name, value)
 
-    def _goes_on(self, open_: bool) -> bool:
-        """Whether another turn is sampled: with vLLM all processes sample together, as long as one has an open dialogue."""
-        if not self.trainer.use_vllm:
+    def _rows(self, open_: int) -> int:
+        """How many turns are sampled next: here as many as in the process with most, where all must generate together."""
+        trainer = self.trainer
+        if not (trainer.use_vllm or trainer._dist.is_fsdp or trainer._dist.is_zero3):
             return open_
-        accelerator = self.trainer.accelerator
-        return bool(accelerator.gather(torch.tensor([open_], device=accelerator.device)).any())
+        accelerator = trainer.accelerator
+        return int(accelerator.gather(torch.tensor([open_], device=accelerator.device)).max())
 
     def converse(
         self,
@@ -143,9 +144,11 @@ class TRLEngine:
         """See :class:`itpo.rollout.engine.Engine`; the ``uniforms`` are left aside."""
         open_ = {row: list(prompt) for row, prompt in enumerate(prompts)}
         with self._ending(decoding):
-            while self._goes_on(bool(open_)):
+            while count := self._rows(len(open_)):
                 rows = list(open_)
-                turns = self._write([open_[row] for row in rows])
+                # TRL finds a process's share of the turns by its number of prompts, as if all had as many.
+                idle = [[decoding.pad_id]] * (count - len(rows))
+                turns = self._write([open_[row] for row in rows] + idle)[: len(rows)]
                 if not rows:
                     continue
                 for row, turn, block in zip(rows, turns, ask(rows, turns).result(), strict=True):
