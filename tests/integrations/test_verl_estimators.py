@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl import DataProto
+from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from itpo import advantages, attribution, turns
@@ -235,6 +236,31 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(algorithm, message):
         estimators.advantages("rloo", torch.rand(2, 3), mask, ["a", "a"], OmegaConf.create(algorithm))
     assert "\n" not in str(refused.value)
     print(f"\nrefused: {refused.value}")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "algorithm", "message"),
+    [
+        ("rloo", {"gamma": 0.99}, "algorithm.gamma=0.99 has no effect here"),
+        ("grpo", {"gamma": 0.0}, "set algorithm.gamma=1.0"),
+        (
+            "grpo",
+            {"norm_adv_by_std_in_grpo": False},
+            "no effect on itpo_grpo, which divides by the deviation of a group; set it to True, or",
+        ),
+    ],
+)
+def test_settings_of_verl_without_effect_are_refused_in_one_line(estimator, algorithm, message):
+    for config in (algorithm, OmegaConf.create(algorithm), AlgoConfig(**algorithm)):
+        with pytest.raises(ValueError, match=re.escape(message)) as refused:
+            estimators.settings(config, estimator)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_defaults_of_verl_are_taken(estimator):
+    assert estimators.settings(AlgoConfig(), estimator)["method"] == "turn_rewards"
+    estimators.settings({"gamma": 1, "norm_adv_by_std_in_grpo": estimator == "grpo"}, estimator)
 
 
 @pytest.mark.parametrize("uids", [None, ["a"], ["a", "a", "b"]])

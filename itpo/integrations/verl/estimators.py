@@ -82,6 +82,15 @@ def settings(algorithm: Mapping[str, Any], estimator: str = "rloo") -> dict[str,
             f"algorithm.use_kl_in_reward=True adds a penalty to the outcome that method {method!r} shares out; "
             "use actor_rollout_ref.actor.use_kl_loss=True"
         )
+    if (gamma := algorithm.get("gamma")) not in (None, 1):
+        raise ValueError(
+            f"algorithm.gamma={gamma} has no effect here, where returns are not discounted; set algorithm.gamma=1.0"
+        )
+    if estimator == "grpo" and not algorithm.get("norm_adv_by_std_in_grpo", True):
+        raise ValueError(
+            "algorithm.norm_adv_by_std_in_grpo=False has no effect on itpo_grpo, which divides by the deviation of a group; "
+            "set it to True, or algorithm.adv_estimator=itpo_rloo"
+        )
     rejection = (algorithm.get("rollout_correction") or {}).get("rollout_rs") or ""
     if "token" in rejection:
         raise ValueError(
