@@ -68,6 +68,15 @@ def split_thoughts(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> Speech:
     return Speech(said.strip(), begins, start is None)
 
 
+def says_something(text: str) -> bool:
+    r"""Whether a text has a sign that can be seen.
+
+    >>> says_something("\u200b\n"), says_something("?")
+    (False, True)
+    """
+    return any(sign.isprintable() and not sign.isspace() for sign in text)
+
+
 def _squeezed(tag: str) -> str:
     return "".join(tag.split()).casefold()
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from itpo.data.answers import is_bare, reference_answer
 from itpo.dialogue import Message
+from itpo.thoughts import says_something
 
 _ROLES = ("system", "user", "assistant")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_MARK = re.compile(r"\\(?:boxed|fbox)|####")  # of a final answer
 _REPAIR = "repair the row, or skip bad rows"
 _COMPLAINT, _INSTRUCTION = "Patient's description: ", "\nDecide next action:"
 
@@ -75,14 +77,9 @@ def _column(row: Mapping[str, Any], name: str) -> Any:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = _column(row, name)
-    if not _says_something(value):
+    if not (isinstance(value, str) and says_something(value)):
         raise RowError(f"column {name!r} is {reprlib.repr(value)}, not text", _REPAIR)
     return value
-
-
-def _says_something(value: Any) -> bool:
-    """Whether a value is a text with a sign that can be seen."""
-    return isinstance(value, str) and any(sign.isprintable() and not sign.isspace() for sign in value)
 
 
 def _identity(row: Mapping[str, Any], name: str, default: str) -> str:
@@ -119,7 +116,7 @@ def _opening(row: Mapping[str, Any]) -> tuple[Message, ...]:
                 "begin with the user's message, or with one system message and the user's, or skip bad rows"
             )
             raise RowError(wrong, remedy)
-        if not _says_something(content):
+        if not (isinstance(content, str) and says_something(content)):
             raise RowError(
                 f"the content of message {position} of 'prompt' is {reprlib.repr(content)}, not text", _REPAIR
             )
@@ -179,6 +176,9 @@ def _answer(row: Mapping[str, Any], column: str) -> str:
     try:
         return reference_answer(text)
     except ValueError as error:
+        if mark := _MARK.search(text):  # the whole text is no answer then
+            wrong = f"column {column!r}: no answer can be read behind its mark {mark[0]}, or its braces do not close"
+            raise RowError(wrong, _REPAIR) from error
         if is_bare(text):
             return text
         raise RowError(f"column {column!r}: {error}", _REPAIR) from error
@@ -224,7 +224,7 @@ def _math(row: Mapping[str, Any], default: str) -> Example:
 def _given(row: Mapping[str, Any], column: str) -> str:
     """The answer in a column of answers, which may be a few words; a worked solution there is read as one."""
     value = row[column]
-    bare = isinstance(value, str) and not re.search(r"\\boxed|####", value) and is_bare(value, words=5)
+    bare = isinstance(value, str) and not _MARK.search(value) and is_bare(value, words=5)
     return _text(row, column) if bare else _answer(row, column)
 
 

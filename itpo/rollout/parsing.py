@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from itpo.tasks.bleu import MARKER
-from itpo.thoughts import THOUGHT_TAGS, split_thoughts
+from itpo.thoughts import THOUGHT_TAGS, says_something, split_thoughts
 
 TERMINATE = "[[TERMINATE CHAT]]"  # what a simulated user says to end the conversation [S]
 _TERMINATE = r"terminate[\s_-]*chat"  # as models spell it: between brackets anywhere, or alone
@@ -20,11 +20,25 @@ _ENDS = re.compile(rf"\[[\s*]*{_TERMINATE}[\s*]*\]|^[\W_]*{_TERMINATE}[\W_]*$", 
 _ROLE = re.compile(r"[\s*_]*(?:user|student|patient|human)[\s*_]*:[\s*_]*", re.IGNORECASE)
 # A brace that begins an object, or a key that was asked for: what a text that is no JSON does not have.
 _JSON_LIKE = re.compile(
-    r"""\{\s*["'“]|["'{,]\s*(?:thought|response)["']?\s*:|^\s*\{\s*\}\s*$""", re.IGNORECASE
+    r"""\{\s*["'“]|\{\s*\\"\w+\\"\s*:|["'{,]\s*(?:thought|response)["']?\s*:|^\s*\{\s*\}\s*$""", re.IGNORECASE
 )
 _OBJECT = re.compile(r"""\{\s*["'“]?\w+["'”]?\s*:""")
 # json-repair takes seconds from some thousands on.
 _MOST_BRACES = 500
+_SEVERAL = ...  # what a key has that is given twice with two values
+# Lines that part thought from response in a reply that is no JSON.
+_LABEL = re.compile(r"^[ \t*_#>]*(thought|response)s?[ \t*_]*(?::[*_]*|$)", re.IGNORECASE | re.MULTILINE)
+
+# In broken JSON: a key, and a value without quotes, which ends before the next key, a brace or a comment.
+_KEY = r"""(?:(?P<quoted>["'“])%s["'”]|[{,]\s*%s)\s*:\s*"""
+_BARE = r"""(?P<value>(?![\s"'“‘`{},])(?>\[[^\[\]]*\]|\{[^{}]*\}|\s+|[^{}])+?)
+(?= \s*+(?: (?(quoted),?\s*["'“]\w+["'”]|,\s*["'“]?\w+["'”]?)\s*: | ,?\s*\} ) | ,?\s+(?://|/\*))"""
+_ITEM = re.compile(
+    r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)|'[^']*(?:'|\Z)|(?P<value>[^\s,"'](?:(?!//|/\*)[^,"])*)""",
+    re.DOTALL,
+)
+_LIST, _QUOTE = re.compile(r"\[[^\[\]]*\]"), re.compile(r'(?<!\\)"')
+_LITERAL = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|true|false|null|none|nan", re.IGNORECASE | re.ASCII)
 
 # LaTeX commands whose first letter makes a valid escape of JSON: \n, \r, \t. (\b and \f make signs that nobody writes.)
 _COMMANDS = re.compile(
@@ -75,8 +89,9 @@ def aloud(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str:
 def read_response(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str | None:
     r"""What a simulated user says: the "response" of its JSON reply, ``None`` where it ends the conversation.
 
-    A reply that is no JSON is taken as the response itself: small models often forget the form [O]. Raises ``ReplyError``
-    for JSON without a response, and for an empty one.
+    A reply that is no JSON is taken as the response itself: small models often forget the form [O]; of lines that are
+    labelled "Thought:" and "Response:" only the latter are. The terminating mark ends also behind the JSON. Raises
+    ``ReplyError`` for JSON without a response, and for an empty one.
 
     >>> read_response('{"thought": "I have what I need", "response": "Thanks! [[TERMINATE CHAT]]"}') is None
     True
@@ -85,10 +100,13 @@ def read_response(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str | No
     """
     text = aloud(text, tags)
     values = _values(text, "response")
+    behind = text[text.rfind("}") + 1 :] if values else ""
     if not values and not _JSON_LIKE.search(text):
         _check_whole(text)
-        values = [text]
+        values = _labelled(text)
     response = _one(values, "response", text)
+    if _ENDS.search(behind):
+        return None
     if type(response) in (int, float):
         response = str(response)
     if not isinstance(response, str):
@@ -149,31 +167,57 @@ def read_document(text: str, tags: Mapping[str, str] = THOUGHT_TAGS) -> str:
     return MARKER + document
 
 
+def _labelled(text: str) -> list[str]:
+    """What a reply without JSON says: all of it, or what stands behind its label where thought and response have labels."""
+    before, *parts = _LABEL.split(text)
+    labelled = [(label.casefold(), part.strip()) for label, part in zip(parts[::2], parts[1::2], strict=True)]
+    if all(label == "response" for label, _ in labelled) and (before.strip() or not labelled):
+        return [text]
+    return [part for label, part in labelled if label == "response"]
+
+
 def _one(values: Sequence[Any], key: str, text: str) -> Any:
     """The only value, or one that all agree on."""
     if not values:
         raise ReplyError(f"the reply has no JSON object with {key!r}: {_shown(text)}")
-    if any(value != values[0] for value in values[1:]):
-        raise ReplyError(f"the reply has several objects with {key!r}, which disagree: {_shown(text)}")
+    if any(value is _SEVERAL or value != values[0] for value in values):
+        raise ReplyError(f"the reply says several things under {key!r}, which disagree: {_shown(text)}")
     return values[0]
 
 
 def _values(text: str, key: str) -> list[Any]:
-    """What the JSON objects of a reply have under a key, in whatever case."""
+    """What the JSON objects of a reply, or else the objects directly in them, have under a key, in whatever case."""
     values: list[Any] = []
-    for found in _objects(mend_escapes(text)):
-        names = {str(name).strip().casefold(): name for name in found}
-        if key in names:
-            values.append(found[names[key]])
+    for found in _objects(_decoded(mend_escapes(text)), key):
+        inner = [value for name, value in found.items() if isinstance(value, dict) and name != "thought"]
+        values += [place[key] for place in ([found] if key in found else inner) if key in place]
     return values
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
+def _decoded(text: str) -> str:
+    """The JSON that a text spells in quotes, where it was encoded twice; any other text as it is."""
+    try:
+        return mend_escapes(json.loads(text, strict=False)) if text.lstrip().startswith('"') else text
+    except ValueError:
+        return text
+
+
+def _merged(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, its keys in lower case."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        name = name.strip().casefold()
+        found[name] = value if found.get(name, value) == value else _SEVERAL
+    return found
+
+
+def _objects(text: str, key: str) -> list[dict[str, Any]]:
     """The JSON objects of a text; where one is broken, as json-repair reads the whole.
 
     Code fences, text around them, missing quotes and commas are tolerated. Raises ``ReplyError`` where an object is cut off.
     """
-    decoder, found, at = json.JSONDecoder(strict=False), [], text.find("{")
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_merged)
+    found, at = [], text.find("{")
     try:
         while at >= 0:
             try:
@@ -181,7 +225,7 @@ def _objects(text: str) -> list[dict[str, Any]]:
                 found.append(value)
             except ValueError:
                 if _OBJECT.match(text, at):
-                    return _repaired(text)
+                    return _repaired(text, key)
                 end = at + 1  # a set, or a brace of LaTeX
             at = text.find("{", end)
     except RecursionError:  # hundreds of brackets in a row
@@ -189,15 +233,45 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _repaired(text: str) -> list[dict[str, Any]]:
+def _repaired(text: str, key: str) -> list[dict[str, Any]]:
+    """The objects that json-repair reads, none of which may leave out what the text has under the key."""
     import json_repair
 
     _check_whole(text)
+    if text.count("{") > _MOST_BRACES:
+        return []
     try:
-        parsed = json_repair.loads(text) if text.count("{") <= _MOST_BRACES else None
+        written = json.dumps(json_repair.loads(_quoted(text, key)))
+        parsed = json.loads(written, object_pairs_hook=_merged)
     except Exception:  # of a lenient reader of whatever models write
         return []
+    given = re.findall(_KEY % (key, key), text, re.IGNORECASE)
+    if len(given) > written.casefold().count(f'"{key}":'):  # of a key that repeats json-repair keeps the last
+        raise ReplyError(f"the reply is broken JSON that has {key!r} more than once: {_shown(text)}")
     return [value for value in (parsed if isinstance(parsed, list) else [parsed]) if isinstance(value, dict)]
+
+
+def _quoted(text: str, key: str) -> str:
+    """Broken JSON with quotes around what lacks them under a key, of which json-repair would read the beginning alone.
+
+    >>> print(_quoted('{"response": 12 pens}', "response"), _quoted('{"scores": [8, 3 5]}', "scores"))
+    {"response": "12 pens"} {"scores": [8, "3 5"]}
+    """
+
+    def quote(match: re.Match[str]) -> str:
+        """The match with its value in quotes, or each item of the value where that is a list."""
+        value = match["value"]
+        if value is None:  # an item in quotes, or a comment
+            return "" if match[0].startswith("/") else match[0]
+        if _LITERAL.fullmatch(value.strip()):
+            return match[0]
+        if _LIST.fullmatch(value):
+            quoted = f"[{_ITEM.sub(quote, value[1:-1])}]"
+        else:
+            quoted = '"' + _QUOTE.sub(r'\\"', value.strip()) + '"'
+        return match[0][: match.start("value") - match.start()] + quoted
+
+    return re.sub(_KEY % (key, key) + _BARE, quote, text, flags=re.IGNORECASE | re.VERBOSE)
 
 
 def _check_whole(text: str) -> None:
@@ -257,7 +331,7 @@ def _number(value: Any, key: str, low: float, high: float) -> float:
 
 def _text(text: str) -> str:
     """The text, which must not be empty."""
-    if not text.strip():
+    if not says_something(text):
         raise ReplyError(f"the response is {text!r}, not text")
     _encodable(text)
     return text.strip()

@@ -87,6 +87,25 @@ def test_text_that_is_no_json_is_speech(text):
         ("**User:** I have 12 pens", "I have 12 pens"),
         ('{"response": 12}', "12"),
         ('{"response": "a"} {"response": "a"}', "a"),
+        ('{"response": "a", "response": "a"}', "a"),
+        ('{"response": 12 pens}', "12 pens"),
+        ('{"response": 3 1/2}', "3 1/2"),
+        ('{"response": 12, 5 and 7}', "12, 5 and 7"),
+        ('{"response": 20 dollars, please, "thought": "t"}', "20 dollars, please"),
+        ('{"response": the "red" box // it said}', 'the "red" box'),
+        ('{"response": say "12", "13" or 14}', 'say "12", "13" or 14'),
+        ("{response: $\\frac{1}{2}$ of it, thought: t}", "$\\frac{1}{2}$ of it"),
+        ('{"response": 1 2' + " " * 30_000 + "}", "1 2"),
+        ("Thought: I hide the 12.\nResponse: How many?", "How many?"),
+        ("**Thought:** I hide 12\n**Response:** How many?", "How many?"),
+        ("## Thought\nI hide 12\n\n## Response\nHow many?", "How many?"),
+        ("Response: How many?\nThought: I hide 12", "How many?"),
+        ("Response: How many?", "How many?"),
+        ("I want it so:\nResponse: 12", "I want it so:\nResponse: 12"),
+        ('"{\\"thought\\": \\"hide 12\\", \\"response\\": \\"$\\\\frac12$\\"}"', "$\\frac12$"),
+        ('"How many?"', '"How many?"'),
+        ('{"user": {"response": "hi"}, "thought": {"response": "hidden"}}', "hi"),
+        ('{"user": {"response": "hi"}, "response": "ho"}', "ho"),
     ],
 )
 def test_speech_is_found(reply, response):
@@ -100,12 +119,18 @@ def test_speech_is_found(reply, response):
         *('{"thought": "no response"}', '{"response": "cut of', '{"response": "no end"', '"response": "no braces"', "{ { {"),
         *('{"response": null}', '{"response": true}', '{"response": ["a"]}', '{"response": " "}', '{"response": "User:"}'),
         *('{"response": "a"} {"response": "b"}', '{"response": "\\ud800"}', "\ud800", '{"response":' * 3000, '{"' * 15_000),
+        *('{"response": "a", "response": "b"}', '{"response": "a", "Response": "b"}', '{"response": "a", "response": "b",}'),
+        *('{"response": "a",} {"response": "b"}', "Response: a\nResponse: b", "Thought: no response", "\u200b"),
+        *('{"response": null,}', '{"response": true "thought": "t"}'),
+        *('{\\"thought\\": \\"hide 12\\"}', '{"thought": {"response": "hidden"}}', '{"response": "\u200b"}'),
+        '{"a": {"response": "hi"}, "b": {"response": "ho"}}',
     ],
 )  # fmt: skip
 def test_what_says_nothing_or_two_things_is_no_reply(reply):
     started = time.monotonic()
-    with pytest.raises(ReplyError):
+    with pytest.raises(ReplyError) as error:
         read_response(reply)
+    assert "Ellipsis" not in str(error.value)
     assert time.monotonic() - started < 1
 
 
@@ -119,6 +144,9 @@ def test_what_says_nothing_or_two_things_is_no_reply(reply):
 def test_however_the_end_is_spelled_it_ends(end):
     assert said(end) is None and read_response(end) is None
     assert read_response("Please do not terminate chat yet.") is not None
+    assert read_response('```json\n{"thought": "t", "response": "ok"}\n```\n' + end) is None
+    assert read_response(f"Thought: t\nResponse: {end}") is None
+    assert read_response(f"Thought: not yet {end}\nResponse: more please") == "more please"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +160,9 @@ def test_however_the_end_is_spelled_it_ends(end):
 def test_a_score_in_words_is_its_number(value, number):
     assert read_score(f'{{"Score": "{value}"}}') == number
     assert read_numbers(f'{{"scores": ["{value}", 3]}}', "scores", 0.0, 10.0) == [number, 3.0]
+    if "," not in value:  # without quotes
+        assert read_score(f'{{"score": {value}, "thought": "3 of 4"}}') == number
+        assert read_numbers(f'{{"scores": [{value}, 3]}}', "scores", 0.0, 10.0) == [number, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +173,9 @@ def test_a_score_in_words_is_its_number(value, number):
         *('{"score": 1e999}', '{"score": 1%s}' % ("0" * 400), '{"score": 1', '{"score": 1} no, {"score": 7}'),
         *('{"score": null}', "<think>7</think>", '<think>{"score": 7}', ),
         *('{"score": "7%s1"}' % ("*" * 400), '{"score": "7%sx"}' % (" " * 30_000)),
+        *('{"score": 8 or 9}', '{"score": 0 or 10}', '{"score": 1_0}', '{score: 8-9}', '{“score”: 8 9, "thought": ""}'),
+        *('{"score": 7, "score": 2}', '{"score": 7, "Score": 2}', '{"score": 7, "score": 2,}', '{"score": {"score": 8}}'),
+        *('{"a": {"score": 7}, "b": {"score": 2}}', '{"score": 7 %s 8}' % (" " * 30_000)),
     ],
 )  # fmt: skip
 def test_a_score_is_one_number_in_its_range(reply):
@@ -153,15 +187,26 @@ def test_a_score_is_one_number_in_its_range(reply):
 
 def test_scores_are_those_after_the_thought():
     assert read_numbers('<think>maybe {"scores": [1]}</think>{"scores": [7]}', "scores", 0.0, 10.0) == [7.0]
+    assert read_score('{"evaluation": {"score": 8}}') == 8.0
+    commented = '{"scores": [7, // good\n +3 /* bad, worse */, "1, as said"], // all\n}'
+    assert read_numbers(commented, "scores", 0.0, 10.0) == [7.0, 3.0, 1.0]
     for reply in (
         '{"scores": [1, 9, 1',
         '{"scores": "7, 3"}',
         '{"scores": {"1": 7}}',
         '{"scores": 7}',
         '{"scores": [NaN]}',
+        '{"scores": [8, 3 5]}',
+        '{"scores": [7, 3, ...]}',
+        '{"scores": [7, 3] or [1, 2]}',
+        '{"scores": [7, 3], "scores": [1, 2]}',
+        '{"scores": [8, 3}',
+        '{"scores": [1 ' + "/*" * 10_000 + "],}",
     ):
+        started = time.monotonic()
         with pytest.raises(ReplyError):
             read_numbers(reply, "scores", 0.0, 10.0)
+        assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(
