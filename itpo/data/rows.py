@@ -134,7 +134,9 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         yield from _lines(path, content)
         return
     try:
-        rows = json.loads(content)
+        rows = json.loads(content, object_pairs_hook=_object)
+    except _RepeatedKey as error:
+        raise DataError(str(path), None, str(error), "give each its own name") from error
     except (ValueError, RecursionError) as error:
         raise DataError(str(path), None, _not_json(error), "download or write the file again") from error
     yield from enumerate(rows, 1)
@@ -145,10 +147,36 @@ def _lines(path: Path, content: bytes) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, json.loads(line, object_pairs_hook=_object)
+        except _RepeatedKey as error:
+            remedy = "give each its own name, or skip bad rows"
+            yield number, DataError(str(path), number, str(error), remedy)
         except (ValueError, RecursionError) as error:
             remedy = "repair or delete the line, or skip bad rows"
             yield number, DataError(str(path), number, _not_json(error), remedy)
+
+
+class _RepeatedKey(ValueError):
+    """An object of JSON has a key twice: which of its values is meant is not known."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKey(f"has the key {_repeated(name for name, _ in pairs)!r} twice in one object")
+    return found
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first name that occurs twice."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
+
+
+def _check_header(path: Path, names: Iterable[str]) -> None:
+    """Refuse a table of which one column would hide another."""
+    if name := _repeated(names):  # a column without a name hides nothing
+        raise DataError(str(path), None, f"has two columns {name!r}", "delete one or give it another name")
 
 
 def _not_json(error: ValueError | RecursionError) -> str:
@@ -164,7 +192,18 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         text = io.StringIO(_content(path).decode(), newline="")
-        yield from enumerate(csv.DictReader(text, restkey="(more)"), 1)
+        reader = csv.DictReader(text)
+        _check_header(path, filter(None, reader.fieldnames or ()))
+        for number, row in enumerate(reader, 1):
+            more = row.pop(None, [])
+            if any(field.strip() for field in more):
+                wrong, remedy = (
+                    f"has more fields than the header (from {more[0]!r} on)",
+                    "quote fields with commas",
+                )
+                yield number, DataError(str(path), number, wrong, f"{remedy}, or skip bad rows")
+            else:
+                yield number, row
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(str(path), None, f"is not CSV in UTF-8 ({error})", "write the file again") from error
 
@@ -175,6 +214,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
     try:
         with parquet.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names)
             batches = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
             yield from enumerate(batches, 1)
     except (pyarrow.ArrowException, OSError) as error:

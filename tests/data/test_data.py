@@ -374,6 +374,26 @@ BAD = [
     ("math", {"problem": "What?", "answer": "7\n8"}, "column 'answer': the solution marks no final answer"),
     ("math", {"problem": "What?", "level": "Level 5"}, "column 'solution' is missing"),
     (
+        "math",
+        {"problem": "What?", "solution": r"\boxed{\frac{1}{2}"},
+        r"column 'solution': no answer can be read behind its mark \boxed, or its braces do not close: repair",
+    ),
+    (
+        "math",
+        {"problem": "What?", "answer": r"\fbox{7"},
+        r"column 'answer': no answer can be read behind its",
+    ),
+    (
+        "gsm8k",
+        {"question": "What?", "answer": "#### 7 ####"},
+        "column 'answer': no answer can be read behind",
+    ),
+    (
+        "gsm8k",
+        '{"question": "What?", "answer": "1", "answer": "2"}',
+        "has the key 'answer' twice in one object: give each its own name, or skip bad rows",
+    ),
+    (
         "mtmeddialog",
         patient(enhanced_description=PATIENT["prompt"][-1]["content"]),
         "the first message of the user tells the whole goal, so that nothing is left to ask: let the first",
@@ -476,7 +496,7 @@ def test_bytes_that_are_not_text_spoil_one_row(tmp_path):
 
 def test_a_missing_column_of_parquet_and_csv(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([{"question": "What?"}]), tmp_path / "a.parquet")
-    (tmp_path / "a.csv").write_text("question,answer\nWhat?\nHow?,#### 1,more\n")
+    (tmp_path / "a.csv").write_text("question,answer\nWhat?\nHow?,#### 1,\n")
     with pytest.raises(DataError, match=r"a.parquet, row 1: column 'answer' is missing \(found: question\)"):
         load_examples(tmp_path / "a.parquet", "gsm8k")
     with pytest.raises(DataError, match="a.csv, row 1: column 'answer' is missing"):
@@ -484,9 +504,37 @@ def test_a_missing_column_of_parquet_and_csv(tmp_path):
     assert [e.goal for e in load_examples(tmp_path / "a.csv", "gsm8k", skip_bad=True).examples] == ["How?"]
 
 
+def test_a_row_of_csv_with_more_fields_than_the_header_is_bad(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('question,answer\nWhat?,"#### 1,450"\nHow?,#### 1,450\nWhen?,1,450\n')
+    with pytest.raises(
+        DataError, match=r"a.csv, row 2: has more fields than the header \(from '450' on\): quote fields"
+    ):
+        load_examples(path, "gsm8k")
+    loaded = load_examples(path, "gsm8k", skip_bad=True)
+    assert [example.reference["answer"] for example in loaded.examples] == ["1,450"]
+    assert [error.row for error in loaded.skipped] == [2, 3]
+
+
+def test_a_column_that_hides_another_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,answer,,\nWhat?,#### 1,#### 2,,\n")
+    twice = pyarrow.table([["What?"], ["#### 1"], ["#### 2"]], names=["question", "answer", "answer"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(DataError, match=f"{name}: has two columns 'answer': delete one or give it"):
+            load_examples(tmp_path / name, "gsm8k")
+    (tmp_path / "a.csv").write_text("question,answer,,\nWhat?,#### 1,,\n")
+    assert len(load_examples(tmp_path / "a.csv", "gsm8k").examples) == 1
+
+
 @pytest.mark.parametrize(
     "name, content, wrong",
     [
+        (
+            "twice.json",
+            b'[{"question": "a", "answer": "1", "answer": "2"}]',
+            "has the key 'answer' twice in one object: give each its own name",
+        ),
         ("absent.jsonl", None, "there is no such file or folder: check the path"),
         ("rows.txt", b"hello", r"has the ending '.txt': use one of .json, .jsonl, .ndjson, .csv"),
         (
