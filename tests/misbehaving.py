@@ -110,6 +110,7 @@ PASSING = {
     "503 page": page(503, text=b"<html>" + b"x" * 100_000),
     "500 that echoes the key": (500, {}, b'{"error": {"message": "key ECHO"}}'),
     "an answer that echoes the key": say("no JSON {ECHO"),
+    "200 with an error that echoes the key": (200, {}, {"error": {"message": "a" * 118 + " key ECHO"}}),
     **{
         f"429, wait {wait}": (429, {"Retry-After": wait}, b"{}")
         for wait in ("0", "-5", "nan", "Wed, 21 Oct 2099 07:28:00 GMT")

@@ -205,7 +205,7 @@ class EndpointModel:
                         body += part
                         if len(body) > _MOST_BYTES:
                             raise _Refused(f"the answer is longer than {_MOST_BYTES} bytes")
-            text = body.decode()
+            text = body.decode("utf-8-sig")
         except _Refused:
             raise
         except openai.APIStatusError as error:
@@ -226,9 +226,12 @@ class EndpointModel:
         except Exception as error:  # of the connection, in the middle of an answer: its library has many
             raise _Refused(f"the answer broke off ({type(error).__name__}: {error})") from None
         try:
-            return json.loads(text if "json" in kind else "")
+            answered = json.loads(text if "json" in kind else "")
         except (ValueError, RecursionError):
             raise _Refused(f"the answer is not JSON: {self._short(text)}") from None
+        if isinstance(answered, dict) and answered.get("error") and not answered.get("choices"):
+            raise _Refused(f"the server reports an error: {self._short(json.dumps(answered['error']))}")
+        return answered
 
     def _without_key(self, text: str) -> str:
         """A server may send back what it was sent."""

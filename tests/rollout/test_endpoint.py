@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 import pytest
-from misbehaving import FINAL, PASSING, REPLY, Server, page, say
+from misbehaving import FINAL, PASSING, REPLY, Server, completion, page, raw, say
 
 from itpo.chat import ChatFormat
 from itpo.config import Method, RunConfig
@@ -117,6 +117,12 @@ def test_one_odd_reply_is_one_error_whatever_is_read_and_shows_no_key(server, tm
     assert set(server.keys) == {"Bearer sk-very-secret/key"}
 
 
+def test_an_answer_may_begin_with_a_byte_order_mark_and_hold_no_error(server):
+    answer = completion(REPLY) | {"error": None}
+    server.script = [raw(b"\xef\xbb\xbf" + json.dumps(answer).encode())]
+    assert ask(model(server, attempts=1)) == ["there are 3 ."]
+
+
 def test_a_server_may_say_when_to_ask_again(server):
     server.script = [(429, {"Retry-After": "0.2"}, b"{}")]
     started = time.monotonic()
@@ -159,6 +165,8 @@ def test_replies_kept_by_an_older_version_are_asked_for_again(server, tmp_path):
     ("fault", "says"),
     [
         (BROKEN, "in 2 attempts: status 500.*out of order"),
+        ((200, {}, BROKEN[2]), "in 2 attempts: the server reports an error: .*out of order"),
+        ((200, {}, {"error": "out of order", "choices": []}), "in 2 attempts: the server reports .*order"),
         (HTML, "in 2 attempts: the answer is not JSON: .*Bad gateway"),
         (slow(0.5), "in 2 attempts: no answer within 0.2 seconds"),
         (say('{"response": true}'), "in 2 attempts: the response is True, not text"),
