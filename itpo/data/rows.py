@@ -175,7 +175,7 @@ def _repeated(names: Iterable[str]) -> str | None:
 
 def _check_header(path: Path, names: Iterable[str]) -> None:
     """Refuse a table of which one column would hide another."""
-    if name := _repeated(names):  # a column without a name hides nothing
+    if name := _repeated(filter(None, names)):  # a column without a name hides nothing
         raise DataError(str(path), None, f"has two columns {name!r}", "delete one or give it another name")
 
 
@@ -193,7 +193,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         text = io.StringIO(_content(path).decode(), newline="")
         reader = csv.DictReader(text)
-        _check_header(path, filter(None, reader.fieldnames or ()))
+        _check_header(path, reader.fieldnames or ())
         for number, row in enumerate(reader, 1):
             more = row.pop(None, [])
             if any(field.strip() for field in more):

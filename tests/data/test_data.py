@@ -517,7 +517,7 @@ def test_a_row_of_csv_with_more_fields_than_the_header_is_bad(tmp_path):
 
 
 def test_a_column_that_hides_another_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("question,answer,answer,,\nWhat?,#### 1,#### 2,,\n")
+    (tmp_path / "a.csv").write_text("question,,,answer,answer\nWhat?,,,#### 1,#### 2\n")
     twice = pyarrow.table([["What?"], ["#### 1"], ["#### 2"]], names=["question", "answer", "answer"])
     parquet.write_table(twice, tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
