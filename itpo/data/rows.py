@@ -168,9 +168,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _repeated(names: Iterable[str]) -> str | None:
-    """The first name that occurs twice."""
+    """The first name that occurs a second time."""
     seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _check_header(path: Path, names: Iterable[str]) -> None:
