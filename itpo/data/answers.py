@@ -20,6 +20,8 @@ import threading
 from pathlib import Path
 
 from itpo.data.notation import NUMBER, tidy
+from itpo.data.prose import COMMAND, WORD, announced, is_prose, marked_up, undenied
+from itpo.data.units import without_units
 
 _CPU_SECONDS = 3.0
 _END_SECONDS = 5.0
@@ -28,26 +30,22 @@ _WALL_SECONDS = (
 )
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
-_PROSE = re.compile(r"[^\W\d_]{2,}")
 _NUMBERS = re.compile(r"\d+(?:[,.]\d+)*")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
+# Words and the single letter of a choice, in which case does not count
+_WORDS = re.compile(r"[^\W\d_]|no|No|NO|[^\W\d_]{3,}(?:[ ,'-]+[^\W\d_]+)*")
 _SPACES = re.compile(r"\s+|\\[ ,;!]|~")
 _BLANK = re.compile(r"[\s?._…,;\\]*")
 # "Answer: 5", "\text{Answer: } 5", "The answer is 5", "Area = 5", but not "x = 5" or "AB = 5", which math-verify reads
 _LABEL_TEXT = re.compile(r"\s*\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _LABEL = re.compile(r"\s*([^\W\d_][a-z][\w '-]{0,60}?)\s*(?:[:=]|\bis\b)\s*")
-_ANNOUNCED = re.compile(r"\b(?i:answers?)\b(?:[^.!?:\n]{0,50}?(?:\b(?:is|are)\b|:))?[\s*_:]*")
-_SENTENCE = re.compile(r"[^\n]{0,300}?(?=[.!?]+(?:[\s*_]|$)|\n|$)")
-# "It is 41 or 42", "the roots are 3, 4 and 5", "between 1 and 2": several numbers, and not the last of them
-_SEVERAL = re.compile(
-    rf"(\b(?:is|are|be|between|either)\s+|[=:]\s*)({NUMBER}(?:,\s+{NUMBER}){{0,20}}),?\s+(?:and|or)\s+({NUMBER})"
+# "2 hours 30 minutes": several numbers with a unit each
+_COMPOUND = re.compile(
+    rf"(?:{NUMBER}\s*(?:\\(?:text|mathrm|mbox)\s*\{{(?!\s*(?:and|or)\b)[^{{}}]+\}}|(?!and\b|or\b)[a-z]{{1,20}}\b)[\s,]*(?:and\s+)?){{2,6}}"
 )
-_QUOTED = re.compile(r"(?<![\w)\]])[(\[\"'`*_]{1,4}([-+]?\d+(?:\.\d+)?(?:/\d+)?)[)\]\"'`*_]{1,4}")
-_FORMULA = re.compile(
-    r"(?<![\w\\])(?:\\(?:pi|sqrt|frac|times|cdot|infty)\b|\d+(?:[.,]\d+)*|[-+*/^(){}]|\s+(?=[-+*/^(){}\\\d]))+"
-)
-_BASE = re.compile(r"(?<![\w.])(\d[0-9A-Za-z]*)_(?:\{\s*\(?(\d+)\)?\s*\}|(\d+))")
+_HALF_OF_DAY = re.compile(r"\d\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*)?([AaPp])\.?\s?[Mm]\b")
+_TAGGED = re.compile(r"<answer>(.{1,1000}?)</answer>\s*$", re.DOTALL)
+_BASE = re.compile(r"(?<![\w.])(\d[0-9A-Za-z]*)(?:\.([0-9A-Za-z]+))?_(?:\{\s*\(?(\d+)\)?\s*\}|(\d+))")
 
 
 def _last_box(text: str) -> str | None:
@@ -113,11 +111,13 @@ def answers_match(answer: str, reference: str) -> bool:
     r"""Whether an answer, alone or at the end of a text, equals a reference answer.
 
     What counts of ``answer`` is its last ``\boxed{...}`` that holds something, else what follows ``####`` on its last
-    line, else all of it where it is a bare formula, else what math-verify finds in prose: the number or formula that
-    "answer" announces, or the last number. ``reference`` is a bare answer, as :func:`reference_answer` returns it.
-    Answers in words ("east", "(C)") must agree as text, case and ``\text{}`` aside, so in prose they are found only in
-    a box. Values are compared, exactly: 1/2 = 0.5 = 0.4999..., 1,450,000 = 1450000 = 1.45e6, units are ignored, and
-    50% equals both 0.5 and 50. A decimal of six places or more also equals what rounds to it (0.333333 = 1/3).
+    line or stands in ``<answer>...</answer>`` at its end, else all of it where it is a bare formula, else what
+    math-verify finds in prose: the number or formula that "answer" announces, or the last number. Values after "not"
+    do not count; of several, as in "x = 1 or x = 2", all do. ``reference`` is a bare answer, as
+    :func:`reference_answer` returns it. Answers in words ("east", "(C)") must agree as text, case and ``\text{}`` aside,
+    so in prose they are found only in a box. Values are compared, exactly: 1/2 = 0.5 = 0.4999..., 1,450,000 = 1450000 =
+    1.45e6, and 50% equals both 0.5 and 50. Units are ignored, but "2 hours 30 minutes" must agree as text; a tuple is
+    no set, and R - r is not r - R. A decimal of six places or more also equals what rounds to it (0.333333 = 1/3).
 
     What cannot be compared within 3 seconds of processor time and 2 GiB counts as no match. May be called from any
     thread. Raises ``ValueError`` for an empty reference, ``ImportError`` if math-verify is not installed,
@@ -131,31 +131,29 @@ def answers_match(answer: str, reference: str) -> bool:
     if not reference.strip():
         raise ValueError("the reference answer is empty: nothing can be compared with it")
     final = _final(answer)
+    if final is None and (tagged := _TAGGED.search(answer)):
+        final = tagged[1]
     marked = final is not None
-    gold, candidate = tidy(reference), _in_prose(tidy(answer)) if final is None else tidy(final)
+    gold, candidate = tidy(reference), announced(undenied(tidy(answer))) if final is None else tidy(final)
     labels, (bare, own) = zip(
-        _labelled(gold), _labelled(candidate) if marked else ("", candidate), strict=True
+        _labelled(gold),
+        _labelled(candidate) if marked or not is_prose(candidate) else ("", candidate),
+        strict=True,
     )
     if "" in labels or labels[0] == labels[1]:
         gold, candidate = bare, own
-    if _as_text(candidate) == _as_text(gold):
+    if _same_text(candidate, gold):
         return True
     if _is_word(gold) or not candidate:
         return False  # math-verify reads a word as a product of letters, in which east = seat
+    if (verdict := _by_text(gold, candidate)) is not None:
+        return verdict
+    gold, candidate = without_units(gold), without_units(undenied(candidate))
+    if _same_text(candidate, gold):
+        return True
     if _BASE.search(gold) and _BASE.search(candidate):  # math-verify ignores the base
         gold, candidate = _BASE.sub(_decimal, gold), _BASE.sub(_decimal, candidate)
     return _VERIFIER.compare(_prepare(gold, marked=True), _prepare(candidate, marked))
-
-
-def _in_prose(text: str) -> str:
-    """The sentence in which a text announces its answer last; all of it where none has a number or formula."""
-    text = _QUOTED.sub(r" \1", text)
-    for match in reversed(list(_ANNOUNCED.finditer(text))):
-        sentence = _SENTENCE.match(text, match.end())
-        if sentence and re.search(r"\d|\\[a-z]", sentence[0]):
-            announced = sentence[0].strip(" *_")
-            return f"answer is {announced}" if _is_prose(announced) else announced
-    return text
 
 
 def _labelled(answer: str) -> tuple[str, str]:
@@ -174,10 +172,11 @@ def _labelled(answer: str) -> tuple[str, str]:
 
 
 def _decimal(match: re.Match[str]) -> str:
-    """A whole number with a base from 2 to 36, such as ``1010_2``, in decimal digits."""
-    base = int(match[2] or match[3])
+    """A number with a base from 2 to 36, such as ``1010_2`` or ``3.2_5``, in decimal digits or as a fraction of them."""
+    base, places = int(match[3] or match[4]), match[2] or ""
     try:
-        return str(int(match[1], base)) if base > 1 else match[0]
+        digits = str(int(match[1] + places, base)) if base > 1 else match[0]
+        return rf"\frac{{{digits}}}{{{base ** len(places)}}}" if places else digits
     except ValueError:  # a digit too high for the base
         return match[0]
 
@@ -187,30 +186,44 @@ def _prepare(text: str, marked: bool) -> str:
 
     A marked answer is prose only if it has words and one number, as in "42 dollars".
     """
-    if not _is_prose(text) or (marked and len(_NUMBERS.findall(text)) != 1):
-        return f"\\boxed{{{text.strip().strip('$')}}}"
-    if "$" in text or r"\(" in text or r"\[" in text:
-        return text
-    text = _FORMULA.sub(lambda match: f" ${match[0].strip()}$ " if "\\" in match[0] else match[0], text)
-    return _SEVERAL.sub(r"\1$\\{\2, \3\\}$", re.sub(r"(?:(?<=[^\W\d_]:)|(?<=[≈→]))(?=[-.]?\d)", " ", text))
+    if not is_prose(text) or (marked and len(_NUMBERS.findall(text)) != 1):
+        return f"\\boxed{{{text.strip().rstrip(' .').strip('$')}}}"
+    return marked_up(text)
+
+
+def _by_text(gold: str, candidate: str) -> bool | None:
+    """The verdict on answers of which math-verify reads the first number only, as "2 hours 30 minutes"; else ``None``."""
+    halves = [match[1].casefold() for text in (gold, candidate) if (match := _HALF_OF_DAY.search(text))]
+    if halves in (["a", "p"], ["p", "a"]):
+        return False
+    if not any(_COMPOUND.fullmatch(text.strip(" .$")) for text in (gold, candidate)):
+        return None
+    plain = [re.sub(r"\band\b|[\s,.]", "", _as_text(text)) for text in (gold, candidate)]
+    return plain[0] == plain[1]
 
 
 def _as_text(answer: str) -> str:
-    """An answer as plain lower-case text without ``\\text{}``, dollar signs, spaces, brackets and full stop around it."""
+    """An answer as plain text without ``\\text{}``, dollar signs, spaces, brackets and full stop around it."""
     plain = _SPACES.sub(" ", _TEXT.sub(r"\1", answer)).strip(" $*.")
-    inner = plain[1:-1] if plain.startswith("(") and plain.endswith(")") else plain
-    return (inner if re.fullmatch(r"\w+", inner) else plain).casefold()
+    plain = re.sub(r",\s+", ",", re.sub(r"(?<=\b\w) (?=\w\b)(?!\d)|(?<=\d) (?=[^\W\d_])", "", plain))
+    return plain[1:-1] if re.fullmatch(r"\(\w+\)", plain) else plain
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Whether two answers agree as text; case counts in formulas, where R - r is not r - R."""
+    plain = _as_text(one), _as_text(other)
+    texts = any(_TEXT.fullmatch(answer.strip(" .$")) for answer in (one, other))
+    if texts or all(_WORDS.fullmatch(text) for text in plain):
+        plain = plain[0].casefold(), plain[1].casefold()
+    return plain[0] == plain[1]
 
 
 def _is_word(answer: str) -> bool:
-    """Whether an answer consists of words, not of a formula."""
-    return re.fullmatch(r"[^\W\d_]{3,}(?:[ '-]+[^\W\d_]+)*", _as_text(answer)) is not None
-
-
-def _is_prose(text: str) -> bool:
-    """Whether a text has words or formulas of its own around the answer."""
-    words = _COMMAND.sub(" ", text).replace("\\", " ")
-    return _PROSE.search(words) is not None or "$" in text.strip().strip("$")
+    """Whether an answer consists of words, not of a formula such as xyz."""
+    plain = _as_text(answer)
+    return re.fullmatch(r"[^\W\d_]{3,}(?:[ '-]+[^\W\d_]+)*", plain) is not None and not re.fullmatch(
+        "[a-c]{3}|[x-z]{3}", plain
+    )
 
 
 def is_bare(text: str, words: int = 0) -> bool:
@@ -219,13 +232,11 @@ def is_bare(text: str, words: int = 0) -> bool:
     >>> is_bare("$1,200"), is_bare("so 7"), is_bare("so 7", words=2)
     (True, False, True)
     """
-    plain = tidy(text)
+    plain = without_units(tidy(text))
     if "\n" in text.strip() and r"\begin" not in text:
         return False
     return (
-        len(_PROSE.findall(_COMMAND.sub(" ", plain))) <= words
-        if words
-        else bool(plain) and not _is_prose(plain)
+        len(WORD.findall(COMMAND.sub(" ", plain))) <= words if words else bool(plain) and not is_prose(plain)
     )
 
 

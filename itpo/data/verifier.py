@@ -10,20 +10,47 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import signal
 import sys
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, grader, parse, verify
-from sympy import Float, MatrixBase, MatrixExpr, Rational  # type: ignore[import-untyped]
+from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
+    ConversionConfig,
+    NormalizationConfig,
+    latex2sympy,
+)
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, grader, parse, parser, verify
+from sympy import (  # type: ignore[import-untyped]
+    And,
+    Eq,
+    FiniteSet,
+    Float,
+    MatrixBase,
+    MatrixExpr,
+    Or,
+    Rational,
+    Symbol,
+    Tuple,
+    UnevaluatedExpr,
+)
 
 _MEMORY_BYTES = 2 << 30  # an answer such as 9^{9^{9}} asks for more than a machine has
 _DIGITS = 300  # numbers that agree in so many digits are equal
 _PLACES = 6  # a decimal with so many places and significant digits equals what rounds to it
 _POINTS = [Rational(*pair) for pair in ((7, 3), (2, 5), (31, 7), (-5, 3), (-2, 7), (13, 2), (-41, 6))]
 _numeric, _symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
+_letters = grader.sympy_compare_symbols
+_elements = grader.sympy_deep_compare_set_and_tuple
+# Units are taken off before (itpo.data.units): here k + 2m would lose its m.
+_LATEX = LatexExtractionConfig(
+    normalization_config=NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all"
+    )
+)
 
 
 def same(a: Any, b: Any, *settings: int) -> bool:
@@ -34,7 +61,7 @@ def same(a: Any, b: Any, *settings: int) -> bool:
     """
     if isinstance(a, MatrixBase | MatrixExpr) or isinstance(b, MatrixBase | MatrixExpr):
         return _numeric(a, b, *settings)  # element by element, with this function
-    percents = grader.get_pct_val(a), grader.get_pct_val(b)
+    percents = _percent(a), _percent(b)
     if None not in percents:
         return same(*percents)
     if percents != (None, None):
@@ -49,6 +76,48 @@ def same(a: Any, b: Any, *settings: int) -> bool:
         return _is_zero(exact[0] - exact[1]) or _rounds_to(a, exact[1]) or _rounds_to(b, exact[0])
     except (ArithmeticError, AttributeError, TypeError, ValueError):  # not numbers
         return False
+
+
+def _percent(expression: Any) -> Any:
+    """The number before a percent sign, below zero too; None where there is no such sign."""
+    hundredth = UnevaluatedExpr(Rational(1, 100))
+    if not getattr(expression, "is_Mul", False) or hundredth not in expression.args:
+        return grader.get_pct_val(expression)
+    return expression.func(*(factor for factor in expression.args if factor != hundredth))
+
+
+def elements(gold: Any, answer: Any, *settings: int) -> bool:
+    """Whether two sets or tuples have equal elements; a tuple equals a list in its order, as x = 1, y = 2, but no set.
+
+    math-verify sorts a reference that is a set and then compares it with a tuple in its order.
+    """
+    if isinstance(gold, FiniteSet) and isinstance(answer, Tuple):
+        listed = getattr(gold, "_unsorted_args", gold.args)
+        if not all(isinstance(element, Eq) for element in listed):
+            return False
+        gold = Tuple(*listed)
+    return bool(_elements(gold, answer, *settings))
+
+
+def letters(gold: Any, answer: Any) -> bool:
+    r"""Whether a symbol equals another expression; math-verify ignores case in names, so that \Delta = \delta."""
+    if isinstance(gold, Symbol) and isinstance(answer, Symbol):
+        return bool(gold.name == answer.name)
+    return bool(_letters(gold, answer))
+
+
+def region(expression: Any, text: str) -> Any:
+    """The set that inequalities joined by "or" or "and" describe; any other expression as it is."""
+    word = re.search(r"\b(?:or|and)\b", text)
+    relations = expression.args if isinstance(expression, FiniteSet) else ()
+    if word is None or not relations or any(grader.is_equation(relation) for relation in relations):
+        return expression
+    if not all(grader.is_relation(relation) for relation in relations):
+        return expression
+    try:
+        return (Or if word[0] == "or" else And)(*relations).as_set()
+    except (NotImplementedError, TypeError, ValueError):  # in several variables
+        return expression
 
 
 def symbolic(a: Any, b: Any) -> bool:
@@ -104,13 +173,20 @@ def main(cpu_seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
     grader.sympy_numeric_eq, grader.sympy_symbolic_eq = same, symbolic
+    grader.sympy_deep_compare_set_and_tuple, grader.sympy_compare_symbols = elements, letters
+    parser.latex2sympy = partial(latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
 
-    targets = [LatexExtractionConfig(), ExprExtractionConfig()]
+    targets = [_LATEX, ExprExtractionConfig()]
     for line in sys.stdin:
         request = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         gold, answer = (
-            parse(request[name], targets, fallback_mode="no_fallback", parsing_timeout=0)
+            [
+                region(expression, request[name])
+                for expression in parse(
+                    request[name], targets, fallback_mode="no_fallback", parsing_timeout=0
+                )
+            ]
             for name in ("gold", "answer")
         )
         verdict = verify(gold, answer, timeout_seconds=0, allow_set_relation_comp=True)
