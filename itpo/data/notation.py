@@ -81,6 +81,8 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\\thinspace\b\s*", r"\\,"),
     # \text{...} around all of an answer that is no word: \text{18 cm}.
     (r"^\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*$", r"\1"),
+    # \[...\] around all of an answer.
+    (r"^\s*\\[\[(]((?:(?!\\[\])])[^$]){1,1000})\\[\])]\.?\s*$", r"\1"),
     # A dash that stands for a minus: "It is –3".
     (r"(?:(?<=^)|(?<=[\s(=$]))[–—](?=\d)", "-"),
     # The angle of a function is in degrees: \sin 30^\circ, \cos(x + 60°).

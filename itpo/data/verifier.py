@@ -96,6 +96,8 @@ def elements(gold: Any, answer: Any, *settings: int) -> bool:
         if not all(isinstance(element, Eq) for element in listed):
             return False
         gold = Tuple(*listed)
+    elif isinstance(gold, Tuple) and isinstance(answer, FiniteSet) and not hasattr(answer, "_unsorted_args"):
+        return False  # in braces
     return bool(_elements(gold, answer, *settings))
 
 
@@ -107,7 +109,9 @@ def letters(gold: Any, answer: Any) -> bool:
 
 
 def region(expression: Any, text: str) -> Any:
-    """The set that inequalities joined by "or" or "and" describe; any other expression as it is."""
+    """The set that inequalities joined by "or" or "and" describe, and one in braces without order; else what it is."""
+    if isinstance(expression, FiniteSet) and r"\{" in text:
+        expression = FiniteSet(*expression.args)  # of sympy: math-verify's own keeps the order
     word = re.search(r"\b(?:or|and)\b", text)
     relations = expression.args if isinstance(expression, FiniteSet) else ()
     if word is None or not relations or any(grader.is_equation(relation) for relation in relations):
