@@ -20,6 +20,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 BROUGHT = {
     "IPython": "ipykernel",
     "huggingface_hub": "transformers",
+    "latex2sympy2_extended": "math-verify",
     "markupsafe": "jinja2",
     "sympy": "math-verify",
     "tokenizers": "transformers",

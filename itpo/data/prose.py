@@ -43,19 +43,31 @@ _FORMULA = re.compile(
 
 
 def is_prose(text: str) -> bool:
-    """Whether a text has words or formulas of its own around the answer; "41 or 42" has not."""
+    """Whether a text has words or formulas of its own around the answer.
+
+    >>> is_prose("so 7"), is_prose("41 or 42"), is_prose("2ab")
+    (True, False, False)
+    """
     words = COMMAND.sub(lambda match: " " if "{" in match[0] else "*", text).replace("\\", " ")
     words = re.sub(r"\s+", " ", _JOINED.sub(",", words)).strip(" .$*")
     return WORD.search(_PRODUCT.sub(" ", words)) is not None or "$" in text.strip().strip("$")
 
 
 def undenied(text: str) -> str:
-    """A text without the values that it denies: "not 41 but 42" keeps 42."""
+    """A text without the values that it denies.
+
+    >>> undenied("it is not 41 but 42")
+    'it is   but 42'
+    """
     return _DENIED.sub(" ", text)
 
 
 def announced(text: str) -> str:
-    """The sentence in which a text announces its answer last; all of it where none has a number or formula."""
+    """The sentence in which a text announces its answer last; all of it where none has a number or formula.
+
+    >>> announced("I counted 7 pens. The answer is 42. Easy.")
+    '42'
+    """
     text = _QUOTED.sub(r" \1", text)
     for match in reversed(list(_ANNOUNCED.finditer(text))):
         sentence = _SENTENCE.match(text, match.end())
@@ -66,7 +78,11 @@ def announced(text: str) -> str:
 
 
 def marked_up(text: str) -> str:
-    """Prose with its formulas and lists of numbers between dollar signs, where math-verify reads them whole."""
+    """Prose with its formulas and lists of numbers between dollar signs, where math-verify reads them whole.
+
+    >>> print(marked_up("the roots are 3, 4 and 5"))
+    the roots are $\\{3, 4, 5\\}$
+    """
     if "$" in text or r"\(" in text or r"\[" in text:
         return text
     text = _FORMULA.sub(lambda match: f" ${match[0].strip()}$ " if "\\" in match[0] else match[0], text)

@@ -40,7 +40,7 @@ def read(name: str) -> pd.DataFrame:
 
 
 LEDGER = read("ledger").set_index(["claim", "part"])
-CELLS = read("ledger_cells").set_index(["claim", "part", "task", "estimator"])
+CELLS = read("ledger_cells").set_index(["claim", "part", "task", "estimator"]).sort_index()
 GAINS = read("band_gains").set_index(["panel", "arm", "rate"])
 TABLE = read("T1").set_index(["task", "estimator", "row"])
 WORTH = read("microscope_table").set_index(["task", "policy_steps", "name"])
