@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from answer_kinds import ANSWER_KINDS
 
 from itpo.data import answers, answers_match, reference_answer
 
@@ -448,9 +449,9 @@ def test_answers(pairs, equal):
     assert [pair for pair in pairs if answers_match(*pair) != equal] == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ANSWER_KINDS])
 def test_ways_to_write_an_answer(kind):
-    equal, different = KINDS[kind]
+    equal, different = (KINDS | ANSWER_KINDS)[kind]
     assert [pair for pair in equal if not answers_match(*pair)] == []
     assert [pair for pair in different if answers_match(*pair)] == []
 

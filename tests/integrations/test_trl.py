@@ -333,22 +333,21 @@ def test_engines_that_shard_the_adapters_are_refused_with_a_prm(build, monkeypat
     build(method="judge")
 
 
+def talking(folder, users, model, tokenizer, **options):
+    """A trainer whose policy talks with these users, two prompts of four rollouts a step."""
+    sizes = {"num_generations": 4, "per_device_train_batch_size": 8, "use_cpu": True, "bf16": False}
+    args = ITPOConfig(str(folder), **sizes, **options)
+    return ITPOTrainer(
+        model, outcome_reward, args, users.problems(2), processing_class=tokenizer, rollout_func=users
+    )
+
+
 def test_conversations_with_the_users_of_a_task(tmp_path):
     """Sampled by the trainer itself: what TRL trains on is what was said, and each part of it belongs to who said it."""
     task, (model, tokenizer) = get_task("math"), load(SHIPPED / "smoke-math")
     chat = ChatFormat(tokenizer)
     users = Conversations(task, tokenizer, max_turn_tokens=6, judge=ScriptedJudge(task, 0.0))
-    args = ITPOConfig(
-        str(tmp_path),
-        method="judge",
-        num_generations=4,
-        per_device_train_batch_size=8,
-        use_cpu=True,
-        bf16=False,
-    )
-    trainer = ITPOTrainer(
-        model, outcome_reward, args, users.problems(2), processing_class=tokenizer, rollout_func=users
-    )
+    trainer = talking(tmp_path, users, model, tokenizer, method="judge")
     trainer.model.train()
     limit = trainer.generation_config.max_new_tokens
     prompts = [prompt for prompt in users.problems(2)["prompt"] for _ in range(4)]
@@ -410,19 +409,8 @@ def by_pad(tmp_path):
     end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     users = Conversations(task, tokenizer, max_turn_tokens=24)
-    args = ITPOConfig(
-        str(tmp_path),
-        method="trajectory_share",
-        num_generations=4,
-        per_device_train_batch_size=8,
-        use_cpu=True,
-        bf16=False,
-        mask_truncated_completions=True,
-    )
-    trainer = ITPOTrainer(
-        model, outcome_reward, args, users.problems(2), processing_class=tokenizer, rollout_func=users
-    )
-    return trainer, users, end
+    options = {"method": "trajectory_share", "mask_truncated_completions": True}
+    return talking(tmp_path, users, model, tokenizer, **options), users, end
 
 
 def test_turns_end_where_the_chat_template_ends_them(by_pad):
